@@ -1,0 +1,1 @@
+"""Tidegate takes a trained model to production and keeps it trustworthy there."""

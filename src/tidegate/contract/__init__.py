@@ -1,0 +1,1 @@
+"""A service's promise: a small serialisable schema, and everything that is compiled from it."""

@@ -1,0 +1,184 @@
+"""The schema: plain data from which every face, check and column layout is compiled."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidegate.core.digest import Digest, canonical_json, digest_bytes
+from tidegate.core.error import InvalidSetting
+
+
+class DataType(StrEnum):
+    """What one element of a field is."""
+
+    BOOL = "bool"
+    INT8 = "int8"
+    INT16 = "int16"
+    INT32 = "int32"
+    INT64 = "int64"
+    UINT8 = "uint8"
+    UINT16 = "uint16"
+    UINT32 = "uint32"
+    UINT64 = "uint64"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    STRING = "string"
+    CATEGORY = "category"
+    BYTES = "bytes"
+    TIMESTAMP = "timestamp"
+    DURATION = "duration"
+
+    @property
+    def is_float(self) -> bool:
+        return self in _FLOATS
+
+    @property
+    def is_integer(self) -> bool:
+        return self in _INTEGERS
+
+    @property
+    def is_text(self) -> bool:
+        return self is DataType.STRING or self is DataType.CATEGORY
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of a column: object for text and bytes, int64 microseconds for times."""
+        return _DTYPES[self]
+
+
+_FLOATS = frozenset({DataType.FLOAT16, DataType.FLOAT32, DataType.FLOAT64})
+_INTEGERS = frozenset(kind for kind in DataType if kind.value.lstrip("u").startswith("int"))
+_DTYPES: dict[DataType, np.dtype[Any]] = {
+    **{kind: np.dtype(kind.value) for kind in _FLOATS | _INTEGERS},
+    DataType.BOOL: np.dtype(np.bool_),
+    DataType.STRING: np.dtype(object),
+    DataType.CATEGORY: np.dtype(object),
+    DataType.BYTES: np.dtype(object),
+    DataType.TIMESTAMP: np.dtype(np.int64),
+    DataType.DURATION: np.dtype(np.int64),
+}
+
+
+class Role(StrEnum):
+    """What a field is to the system, beside being an input or an output."""
+
+    KEY = "key"  # whom traffic sticks to, and whom outcomes may name
+    PROTECTED = "protected"  # an attribute by which fairness is judged
+    TIMESTAMP = "timestamp"  # when the event happened, as against when it arrived
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One named value of a row.
+
+    Attributes:
+        name: Python identifier; the wire name on every face.
+        type: Element type.
+        shape: Shape of one row's value: `()` for a scalar, `(20,)` for a vector, `(None,)` for a
+            vector of any length, `(3, 224, 224)` for a tensor. None is a free dimension.
+        optional: The caller may leave it out (or send null).
+        default: What stands in when it is left out. Without one, a float is NaN and a text,
+            category or bytes value is None; other types need a default to be optional.
+        ge, gt, le, lt: Range of each element, in the field's unit. Timestamps and durations in
+            microseconds.
+        min_length, max_length: Number of characters or bytes of each element.
+        pattern: Regular expression that a text must contain a match of (anchor it to match whole).
+        categories: The values a category may take, in order; their position is the journal's code.
+        unit: For people and for compatibility: a changed unit is a breaking change.
+        roles: What the field is to the system.
+        sensitive: Never leaves the worker: not journalled, logged, measured or echoed in errors.
+        doc: One line for people.
+    """
+
+    name: str
+    type: DataType
+    shape: tuple[int | None, ...] = ()
+    optional: bool = False
+    default: Any = None
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    categories: tuple[str, ...] = ()
+    unit: str = ""
+    roles: tuple[Role, ...] = ()
+    sensitive: bool = False
+    doc: str = ""
+
+    @property
+    def is_scalar(self) -> bool:
+        return not self.shape
+
+    @property
+    def has_range(self) -> bool:
+        return not (self.ge is None and self.gt is None and self.le is None and self.lt is None)
+
+
+class Schema(msgspec.Struct, frozen=True, dict=True):
+    """An ordered list of fields with distinct names."""
+
+    fields: tuple[Field, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(field.name for field in self.fields)
+
+    @cached_property
+    def by_name(self) -> dict[str, Field]:
+        return {field.name: field for field in self.fields}
+
+    def with_role(self, role: Role) -> tuple[Field, ...]:
+        """Return the fields that have `role`, in order."""
+        return tuple(field for field in self.fields if role in field.roles)
+
+
+class Contract(msgspec.Struct, frozen=True, dict=True):
+    """What a service takes and what it answers.
+
+    Attributes:
+        input: Fields of a request row.
+        output: Fields of an answer row.
+        batched: Rows of several requests may be put into one call of the model. False for a
+            graph whose first dimension is fixed: then one request is one row, whatever its shape.
+    """
+
+    input: Schema
+    output: Schema
+    batched: bool = True
+
+    @cached_property
+    def fingerprint(self) -> Digest:
+        """Digest of the canonical JSON form; equal contracts have equal fingerprints."""
+        return digest_bytes(self.to_json())
+
+    @cached_property
+    def key(self) -> Field | None:
+        """The input field with the role of key, if there is one."""
+        return next(iter(self.input.with_role(Role.KEY)), None)
+
+    def to_json(self) -> bytes:
+        """Return the canonical JSON form, UTF-8."""
+        return canonical_json(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Contract:
+        """Read the canonical JSON form.
+
+        Raises:
+            InvalidSetting: It is not a contract.
+        """
+        try:
+            contract = msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise InvalidSetting(f"This is not a contract: {error}") from error
+        from tidegate.contract.declare import check_contract
+
+        return check_contract(contract)
