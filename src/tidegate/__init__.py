@@ -1,1 +1,65 @@
-"""Tidegate takes a trained model to production and keeps it trustworthy there."""
+"""Tidegate takes a trained model to production and keeps it trustworthy there.
+
+The public names load on first use (PEP 562), so that a data-plane worker, which imports parts of
+this package, pays only for what it serves with.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidegate.bootstrap.local import register as register
+    from tidegate.contract.compare import compare as compare
+    from tidegate.contract.declare import (
+        Input as Input,
+        Output as Output,
+        category as category,
+        duration as duration,
+        field as field,
+        timestamp as timestamp,
+        vector as vector,
+    )
+    from tidegate.contract.objective import Limits as Limits
+    from tidegate.contract.schema import Contract as Contract
+    from tidegate.service.declare import (
+        Constant as Constant,
+        Lookup as Lookup,
+        Objectives as Objectives,
+        Rule as Rule,
+        Service as Service,
+        Trained as Trained,
+    )
+
+_HOMES = {
+    "Input": "contract.declare",
+    "Output": "contract.declare",
+    "category": "contract.declare",
+    "duration": "contract.declare",
+    "field": "contract.declare",
+    "timestamp": "contract.declare",
+    "vector": "contract.declare",
+    "Contract": "contract.schema",
+    "Limits": "contract.objective",
+    "compare": "contract.compare",
+    "Constant": "service.declare",
+    "Lookup": "service.declare",
+    "Objectives": "service.declare",
+    "Rule": "service.declare",
+    "Service": "service.declare",
+    "Trained": "service.declare",
+    "register": "bootstrap.local",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of str, sorted
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tidegate' has no attribute {name!r}")
+    return getattr(import_module(f"tidegate.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

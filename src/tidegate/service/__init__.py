@@ -1,0 +1,1 @@
+"""A service: the declarations of all stages, composed into one compiled manifest."""

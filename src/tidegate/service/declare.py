@@ -1,0 +1,221 @@
+"""`tg.Service`: where a person writes down what a service is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidegate.contract import objective
+from tidegate.contract.declare import Input, Output, contract_of
+from tidegate.contract.objective import Limits
+from tidegate.contract.schema import Contract
+from tidegate.core.error import InvalidSetting
+from tidegate.core.identifier import check_name
+from tidegate.journal.record import JournalMode
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def duration_s(text: str | float) -> float:
+    """Return a duration such as `90s`, `15m`, `6h`, `1d` or `2w` in seconds; a number is seconds.
+
+    Raises:
+        InvalidSetting: It has another form.
+    """
+    if isinstance(text, int | float):
+        return float(text)
+    match = _DURATION.match(text.strip())
+    if match is None:
+        raise InvalidSetting(f"{text!r} is not a duration.", hint="Write for example '90s', '15m', '6h', '1d', '2w'.")
+    return float(match[1]) * _UNIT_S[match[2]]
+
+
+def Objectives(  # noqa: N802 - reads as the class it makes
+    *,
+    latency_p99_ms: float | None = None,
+    availability: float | None = None,
+    outcome_within: str | float | None = None,
+) -> objective.Objectives:
+    """Declare service levels.
+
+    Args:
+        latency_p99_ms: 99th percentile of service time, milliseconds, above 0.
+        availability: Share of requests answered well, in (0, 1).
+        outcome_within: Horizon of outcomes: seconds, or text such as `1d`.
+
+    Raises:
+        InvalidSetting: A value is out of its range.
+    """
+    if latency_p99_ms is not None and latency_p99_ms <= 0:
+        raise InvalidSetting(f"latency_p99_ms must be above 0, got {latency_p99_ms}.")
+    if availability is not None and not 0 < availability < 1:
+        raise InvalidSetting(f"availability must lie between 0 and 1, got {availability}.")
+    horizon_s = None if outcome_within is None else duration_s(outcome_within)
+    return objective.Objectives(latency_p99_ms, availability, horizon_s)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Answer from a table by exact match.
+
+    Attributes:
+        by: Input fields that together select a row.
+        table: Name of a table that the trainer returns in `Trained.tables`.
+        default: Outputs for a combination that the table does not have. None: the table itself
+            supplies the mean of its numeric outputs.
+    """
+
+    by: Sequence[str]
+    table: str
+    default: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Answer the same to everything.
+
+    Attributes:
+        outputs: One value for each output field.
+    """
+
+    outputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Answer by an expression over the input fields for each output field.
+
+    Attributes:
+        outputs: Output field -> expression, for example `{"p_late": "0.2 + 0.1 * (origin == 'EWR')"}`.
+    """
+
+    outputs: Mapping[str, str]
+
+
+Fallback = Lookup | Constant | Rule
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trainer returns.
+
+    Attributes:
+        model: A fitted model of a supported kind, or a path to a model file.
+        sample: Real input rows (data frame or array): parity and check inputs are taken from it.
+        metrics: Figures to keep with the version.
+        parameters: Parameters that were used.
+        tables: Data frames that fallbacks name.
+        data_digest: Digest of the data it was trained on.
+        notes: One line for the changelog.
+    """
+
+    model: Any
+    sample: Any
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    data_digest: str | None = None
+    notes: str = ""
+
+
+Trainer = Callable[[Any, Mapping[str, Any]], Trained]
+
+
+class Service:
+    """A named promise: contract, objectives, and what happens when the model cannot answer."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input: type[Input],
+        output: type[Output],
+        key: str | None = None,
+        objectives: objective.Objectives | None = None,
+        fallback: Fallback | Sequence[Fallback] = (),
+        journal: str = "available",
+        limits: Limits | None = None,
+    ) -> None:
+        """Declare a service.
+
+        Args:
+            name: 1 to 63 letters, digits, '-', '_' and '.'.
+            input: Class that lists the input fields.
+            output: Class that lists the output fields.
+            key: Input field whom traffic sticks to (a customer, an aircraft).
+            objectives: Service levels.
+            fallback: Who answers when the model cannot, in order.
+            journal: `available`, `required` or `durable`; see the journal's documentation.
+            limits: Bounds on requests.
+
+        Raises:
+            InvalidSetting: A declaration contradicts itself; the message names it.
+        """
+        self.name = check_name("service", name)
+        self.contract: Contract = contract_of(input, output, key=key)
+        self.objectives = objectives or objective.Objectives()
+        self.limits = limits or Limits()
+        self.fallback: tuple[Fallback, ...] = (
+            (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
+        )
+        self.journal = _journal_mode(name, journal)
+        self._check_fallbacks()
+        self._trainer: Trainer | None = None
+
+    def trainer(self, function: Trainer) -> Trainer:
+        """Register the function that trains this service's model; use as a decorator.
+
+        Raises:
+            InvalidSetting: The service has a trainer already.
+        """
+        if self._trainer is not None:
+            raise InvalidSetting(f"Service {self.name!r} has two trainers.", hint="Keep one @service.trainer.")
+        self._trainer = function
+        return function
+
+    def train(self, data: Any, params: Mapping[str, Any]) -> Trained:
+        """Call the trainer.
+
+        Raises:
+            InvalidSetting: There is none, or it returned something other than `Trained`.
+        """
+        if self._trainer is None:
+            raise InvalidSetting(
+                f"Service {self.name!r} has no trainer.",
+                hint="Decorate a function (data, params) -> tg.Trained with @service.trainer.",
+            )
+        trained = self._trainer(data, params)
+        if not isinstance(trained, Trained):
+            raise InvalidSetting(
+                f"The trainer of service {self.name!r} returned {type(trained).__name__}, expected tg.Trained.",
+                hint="return tg.Trained(model=model, sample=X)",
+            )
+        return trained
+
+    def _check_fallbacks(self) -> None:
+        for fallback in self.fallback:
+            known, names = (
+                (self.contract.input.names, fallback.by)
+                if isinstance(fallback, Lookup)
+                else (self.contract.output.names, fallback.outputs)
+            )
+            for name in names:
+                if name not in known:
+                    raise InvalidSetting(
+                        f"A fallback of service {self.name!r} names the field {name!r}, which the contract lacks.",
+                        hint=f"Known fields: {', '.join(known)}.",
+                        field=name,
+                    )
+
+
+def _journal_mode(service: str, mode: str) -> JournalMode:
+    try:
+        return JournalMode(mode)
+    except ValueError:
+        raise InvalidSetting(
+            f"Service {service!r} declares journal={mode!r}.",
+            hint=f"Use one of: {', '.join(mode.value for mode in JournalMode)}.",
+        ) from None

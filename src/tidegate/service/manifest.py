@@ -1,0 +1,109 @@
+"""The manifest: one version of a service as plain data, all that a worker needs to serve it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tidegate.contract.check import check_contract
+from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.schema import Contract
+from tidegate.core.digest import Digest, canonical_json, digest_bytes
+from tidegate.core.error import InvalidSetting
+from tidegate.journal.record import JournalMode
+from tidegate.predictor.protocol import Spec
+
+
+class FallbackSpec(msgspec.Struct, frozen=True):
+    """A cheaper predictor that answers when the model cannot.
+
+    Attributes:
+        name: What the answer is marked with.
+        spec: How to build it. It runs in the worker: lookups, constants and rules only.
+    """
+
+    name: str
+    spec: Spec
+
+
+class CheckInputs(msgspec.Struct, frozen=True):
+    """Rows with known answers, put through the real path before a version gets traffic.
+
+    Attributes:
+        rows: Request rows as JSON objects.
+        outputs: What the model answered when it was registered, one object a row.
+        tolerance: Largest absolute difference of a number that still counts as equal.
+    """
+
+    rows: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    tolerance: float = 1e-4
+
+
+class NativeTensor(msgspec.Struct, frozen=True):
+    """The one matrix that a model itself takes, offered beside the contract's own fields.
+
+    Attributes:
+        name: Tensor name in the model.
+        fields: Contract fields that its columns are, in order.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One version of a service, complete and immutable; its digest is its identity.
+
+    Attributes:
+        service: Name of the service.
+        contract: What goes in and comes out.
+        predictor: The model.
+        fallback: Who answers in its place, in order.
+        objectives: Declared service levels.
+        limits: Bounds on requests.
+        journal: What happens when the journal cannot be written.
+        check_inputs: Rows with known answers; None where none were given.
+        tensor_names: Contract field -> the model's own tensor name, where they differ.
+        native_input: The model's own matrix, if it takes one.
+    """
+
+    service: str
+    contract: Contract
+    predictor: Spec
+    fallback: tuple[FallbackSpec, ...] = ()
+    objectives: Objectives = Objectives()
+    limits: Limits = Limits()
+    journal: JournalMode = JournalMode.AVAILABLE
+    check_inputs: CheckInputs | None = None
+    tensor_names: dict[str, str] = {}
+    native_input: NativeTensor | None = None
+
+    @property
+    def digest(self) -> Digest:
+        return digest_bytes(self.to_json())
+
+    @property
+    def artifacts(self) -> tuple[Digest, ...]:
+        """Digests of all files that this version needs."""
+        specs = [self.predictor, *(fallback.spec for fallback in self.fallback)]
+        return tuple(spec.artifact for spec in specs if spec.artifact is not None)
+
+    def to_json(self) -> bytes:
+        """Return the canonical JSON form, UTF-8."""
+        return canonical_json(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Read the canonical JSON form.
+
+        Raises:
+            InvalidSetting: It is not a manifest, or its contract contradicts itself.
+        """
+        try:
+            manifest = msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise InvalidSetting(f"This is not a manifest: {error}") from error
+        check_contract(manifest.contract)
+        return manifest

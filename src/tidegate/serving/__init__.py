@@ -1,0 +1,1 @@
+"""The data plane: from decoded rows to journalled answers, whatever the transport."""
