@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,58 @@ class BatchError(TidegateError):
     """Columns do not form a batch."""
 
     code = "invalid_batch"
+
+
+class BlockColumns(Mapping[str, Column]):
+    """Columns that are views into blocks, made when they are asked for.
+
+    At one row a request the views of twenty columns cost more than the model's call; a model that
+    takes a matrix, and a journal that writes whole blocks, never ask for them.
+    """
+
+    __slots__ = ("_blocks", "_names", "_others", "_places")
+
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        places: Mapping[str, tuple[int, int]],
+        blocks: Sequence[Column],
+        others: Mapping[str, Column],
+    ) -> None:
+        """Take blocks and single columns.
+
+        Args:
+            names: All columns, in order.
+            places: For each column that stands in a block, the block's position in `blocks`
+                and the column's position in it.
+            blocks: Matrices with a row per row of the batch.
+            others: The columns that stand in no block.
+        """
+        self._names = names
+        self._places = places
+        self._blocks = blocks
+        self._others = others
+
+    def __getitem__(self, name: str) -> Column:
+        place = self._places.get(name)
+        if place is None:
+            return self._others[name]
+        return self._blocks[place[0]][:, place[1]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def rows(self, start: int, stop: int) -> BlockColumns:
+        """Return the same columns of some of the rows, as views."""
+        return BlockColumns(
+            self._names,
+            self._places,
+            [block[start:stop] for block in self._blocks],
+            {name: column[start:stop] for name, column in self._others.items()},
+        )
 
 
 class Batch:
@@ -85,8 +137,11 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return the rows from `start` up to `stop` as views."""
+        columns = self.columns
         return Batch(
-            {name: column[start:stop] for name, column in self.columns.items()},
+            columns.rows(start, stop)
+            if isinstance(columns, BlockColumns)
+            else {name: column[start:stop] for name, column in columns.items()},
             stop - start,
             blocks=[(names, block[start:stop]) for names, block in self._blocks.items()],
         )

@@ -2,124 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import cached_property
-from typing import Any
 
 import msgspec
-import numpy as np
 
+from tidegate.contract.check import check_fields
+from tidegate.contract.field import DataType, Field, Role
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
 
-
-class DataType(StrEnum):
-    """What one element of a field is."""
-
-    BOOL = "bool"
-    INT8 = "int8"
-    INT16 = "int16"
-    INT32 = "int32"
-    INT64 = "int64"
-    UINT8 = "uint8"
-    UINT16 = "uint16"
-    UINT32 = "uint32"
-    UINT64 = "uint64"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
-    STRING = "string"
-    CATEGORY = "category"
-    BYTES = "bytes"
-    TIMESTAMP = "timestamp"
-    DURATION = "duration"
-
-    @property
-    def is_float(self) -> bool:
-        return self in _FLOATS
-
-    @property
-    def is_integer(self) -> bool:
-        return self in _INTEGERS
-
-    @property
-    def is_text(self) -> bool:
-        return self is DataType.STRING or self is DataType.CATEGORY
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The dtype of a column: object for text and bytes, int64 microseconds for times."""
-        return _DTYPES[self]
-
-
-_FLOATS = frozenset({DataType.FLOAT16, DataType.FLOAT32, DataType.FLOAT64})
-_INTEGERS = frozenset(kind for kind in DataType if kind.value.lstrip("u").startswith("int"))
-_DTYPES: dict[DataType, np.dtype[Any]] = {
-    **{kind: np.dtype(kind.value) for kind in _FLOATS | _INTEGERS},
-    DataType.BOOL: np.dtype(np.bool_),
-    DataType.STRING: np.dtype(object),
-    DataType.CATEGORY: np.dtype(object),
-    DataType.BYTES: np.dtype(object),
-    DataType.TIMESTAMP: np.dtype(np.int64),
-    DataType.DURATION: np.dtype(np.int64),
-}
-
-
-class Role(StrEnum):
-    """What a field is to the system, beside being an input or an output."""
-
-    KEY = "key"  # whom traffic sticks to, and whom outcomes may name
-    PROTECTED = "protected"  # an attribute by which fairness is judged
-    TIMESTAMP = "timestamp"  # when the event happened, as against when it arrived
-
-
-class Field(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One named value of a row.
-
-    Attributes:
-        name: Python identifier; the wire name on every face.
-        type: Element type.
-        shape: Shape of one row's value: `()` for a scalar, `(20,)` for a vector, `(None,)` for a
-            vector of any length, `(3, 224, 224)` for a tensor. None is a free dimension.
-        optional: The caller may leave it out (or send null).
-        default: What stands in when it is left out. Without one, a float is NaN and a text,
-            category or bytes value is None; other types need a default to be optional.
-        ge, gt, le, lt: Range of each element, in the field's unit. Timestamps and durations in
-            microseconds.
-        min_length, max_length: Number of characters or bytes of each element.
-        pattern: Regular expression that a text must contain a match of (anchor it to match whole).
-        categories: The values a category may take, in order; their position is the journal's code.
-        unit: For people and for compatibility: a changed unit is a breaking change.
-        roles: What the field is to the system.
-        sensitive: Never leaves the worker: not journalled, logged, measured or echoed in errors.
-        doc: One line for people.
-    """
-
-    name: str
-    type: DataType
-    shape: tuple[int | None, ...] = ()
-    optional: bool = False
-    default: Any = None
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    pattern: str | None = None
-    categories: tuple[str, ...] = ()
-    unit: str = ""
-    roles: tuple[Role, ...] = ()
-    sensitive: bool = False
-    doc: str = ""
-
-    @property
-    def is_scalar(self) -> bool:
-        return not self.shape
-
-    @property
-    def has_range(self) -> bool:
-        return not (self.ge is None and self.gt is None and self.le is None and self.lt is None)
+__all__ = ["Contract", "DataType", "Field", "Role", "Schema"]
 
 
 class Schema(msgspec.Struct, frozen=True, dict=True):
@@ -164,6 +56,16 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
         """The input field with the role of key, if there is one."""
         return next(iter(self.input.with_role(Role.KEY)), None)
 
+    def checked(self) -> Contract:
+        """Return this contract in its normal form, so that equal promises are equal values.
+
+        Raises:
+            InvalidSetting: Something in it is impossible; the message names the field.
+        """
+        inputs = check_fields("input", self.input.fields)
+        outputs = check_fields("output", self.output.fields)
+        return Contract(Schema(inputs), Schema(outputs), self.batched)
+
     def to_json(self) -> bytes:
         """Return the canonical JSON form, UTF-8."""
         return canonical_json(self)
@@ -179,6 +81,4 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
             contract = msgspec.json.decode(data, type=cls)
         except msgspec.MsgspecError as error:
             raise InvalidSetting(f"This is not a contract: {error}") from error
-        from tidegate.contract.declare import check_contract
-
-        return check_contract(contract)
+        return contract.checked()
