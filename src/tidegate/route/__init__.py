@@ -1,0 +1,1 @@
+"""The route: which version answers which key; its numbered files, their writers and readers."""
