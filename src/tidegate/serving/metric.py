@@ -41,6 +41,9 @@ class Cell(msgspec.Struct, frozen=True):
     gauge: bool = False
 
 
+_cells = msgspec.json.Decoder(Cell)
+
+
 class Sample(NamedTuple):
     """One number as read."""
 
@@ -93,9 +96,11 @@ class MetricPage:
                 file.truncate(_SIZE_BYTES)
             self._map = mmap.mmap(file.fileno(), _SIZE_BYTES)
         self._cells: dict[tuple[str, Labels], Cell] = {}
+        self._header_bytes = 0
         self._next = 0
         if not fresh:
             for cell in _read_header(self._map):
+                self._header_bytes += len(_line(cell))
                 self._cells[cell.name, cell.labels] = cell
                 width = len(LATENCY_BOUNDS_US) + 2 if cell.name.endswith("_us") else 1
                 self._next = max(self._next, cell.index + width)
@@ -123,19 +128,24 @@ class MetricPage:
             self._values[self._overflow] += 1
             return _N_CELLS - width  # shared by all that came too late; the overflow count says so
         cell = Cell(name, labels, self._next, gauge)
-        cells = {**self._cells, (name, labels): cell}
-        header = msgspec.json.encode(list(cells.values()))
-        if len(header) > _HEADER_BYTES:
+        line = _line(cell)
+        end = self._header_bytes + len(line)
+        if end > _HEADER_BYTES:
             self._values[self._overflow] += 1
             return _N_CELLS - width
-        self._cells = cells
+        self._cells[name, labels] = cell
         self._next += width
         at = len(_MAGIC)
-        # The length goes in last: a reader between the two writes sees the older, whole header.
-        self._map[at + 4 : at + 4 + len(header)] = header
-        self._map[at : at + 4] = struct.pack("<I", len(header))
+        # The header only grows and its length goes in last: a reader always sees a whole header.
+        self._map[at + 4 + self._header_bytes : at + 4 + end] = line
+        self._map[at : at + 4] = struct.pack("<I", end)
         self._map[: len(_MAGIC)] = _MAGIC
+        self._header_bytes = end
         return cell.index
+
+
+def _line(cell: Cell) -> bytes:
+    return msgspec.json.encode(cell) + b"\n"
 
 
 def _read_header(page: mmap.mmap | bytes) -> list[Cell]:
@@ -143,7 +153,7 @@ def _read_header(page: mmap.mmap | bytes) -> list[Cell]:
     if page[:at] != _MAGIC:
         return []
     (length,) = struct.unpack("<I", page[at : at + 4])
-    return msgspec.json.decode(page[at + 4 : at + 4 + length], type=list[Cell])
+    return _cells.decode_lines(page[at + 4 : at + 4 + length])
 
 
 def read_page(path: Path) -> Iterator[Sample]:

@@ -1,0 +1,409 @@
+"""The data plane: rows in, journalled answers out, one loop turn at a time.
+
+All requests that arrive in one turn of the event loop are run, journalled by one write, and
+answered together. There is no timer: a lone request is a turn of its own and waits for nothing,
+and under load turns grow by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tidegate.core.clock import Clock
+from tidegate.core.error import TidegateError
+from tidegate.journal.codec import TurnEncoder, encode_outcomes, encode_refusals
+from tidegate.journal.record import Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
+from tidegate.journal.segment import JournalWriter
+from tidegate.predictor.protocol import PredictorError
+from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation
+from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
+from tidegate.serving.metric import Counter, Histogram, MetricPage
+
+_SWEEP_S = 0.01
+
+
+class DataPlane:
+    """Carries calls to their models and back, by way of the journal."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        journal: JournalWriter,
+        *,
+        clock: Clock,
+        metrics: MetricPage,
+        new_id: Callable[[], bytes],
+    ) -> None:
+        """Make a data plane without services.
+
+        Args:
+            loop: The event loop it runs in; every method is called there.
+            journal: Where records go.
+            clock: Time.
+            metrics: Where counts go.
+            new_id: Makes request ids, 16 bytes each.
+        """
+        self.clock = clock
+        self.new_id = new_id
+        self.endpoints: dict[str, Endpoint] = {}
+        self._loop = loop
+        self._journal = journal
+        self._metrics = metrics
+        self._arrived: list[Call] = []
+        self._finished: list[Group] = []
+        self._settling = False
+        self._unfinished: set[Call] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._encoders: dict[Arm, TurnEncoder] = {}
+        self._meters: dict[Arm, _Meter] = {}
+        self._refused: dict[tuple[str, str], int] = {}
+        self._lost = False
+        self._dropped = metrics.counter("tidegate_journal_dropped_total")
+        self._syncing: set[asyncio.Future[None]] = set()
+
+    # --- the way in ---
+
+    def endpoint(self, service: str) -> Endpoint:
+        """Return the endpoint of a service.
+
+        Raises:
+            UnknownService: It is not routed here.
+        """
+        endpoint = self.endpoints.get(service)
+        if endpoint is None:
+            raise UnknownService(
+                f"There is no service {service!r} here.",
+                hint=f"Known: {', '.join(sorted(self.endpoints)) or 'none yet'}.",
+                service=service,
+            )
+        return endpoint
+
+    def submit(self, call: Call) -> None:
+        """Take a call; its `reply` is called when it is answered and journalled."""
+        if not self._arrived:
+            self._loop.call_soon(self._turn)
+        self._arrived.append(call)
+
+    def record_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Journal outcomes; when it returns they survive this process.
+
+        Raises:
+            JournalUnavailable: They do not. Nothing is acknowledged.
+        """
+        self._journal.append([encode_outcomes(outcomes)])
+
+    def count_refusal(self, service: str, code: str) -> None:
+        """Count a request that was turned away before it became a call."""
+        key = (service, code)
+        self._refused[key] = self._refused.get(key, 0) + 1
+
+    def journal_refusals(self) -> None:
+        """Write what was refused since the last time, counted, into the journal."""
+        if not self._refused:
+            return
+        now_us = self.clock.wall_us()
+        refusals = [Refusal(service, code, count, now_us) for (service, code), count in self._refused.items()]
+        for refusal in refusals:
+            labels = {"service": refusal.service, "code": refusal.code}
+            self._metrics.counter("tidegate_refusals_total", labels).add(refusal.count)
+        self._refused.clear()
+        try:
+            self._journal.append([encode_refusals(refusals)])
+        except JournalUnavailable:
+            self._dropped.add(len(refusals))
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self._arrived or self._finished or self._unfinished or self._syncing)
+
+    # --- one turn ---
+
+    def _turn(self) -> None:
+        calls, self._arrived = self._arrived, []
+        self._settling = True
+        first = calls[0].arm
+        if all(call.arm is first for call in calls):
+            self._start(first, calls)
+        else:
+            by_arm: dict[Arm, list[Call]] = {}
+            for call in calls:
+                by_arm.setdefault(call.arm, []).append(call)
+            for arm, members in by_arm.items():
+                self._start(arm, members)
+        self._settling = False
+        if self._finished:
+            self._settle()
+
+    def _start(self, arm: Arm, calls: list[Call]) -> None:
+        now_s = self.clock.monotonic_s()
+        late = [call for call in calls if call.deadline_s <= now_s or call.abandoned]
+        if late:
+            calls = [call for call in calls if call.deadline_s > now_s and not call.abandoned]
+            for call in late:
+                self._expire(call)
+        if not calls:
+            return
+        group = Group.gather(arm, calls)
+        self._unfinished.update(calls)
+        arm.version.executor.submit(group, self._arrive)
+        if self._unfinished and self._sweeper is None:
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _arrive(self, group: Group) -> None:
+        """Take a group back from its executor, with outputs or an error."""
+        calls = group.calls
+        self._unfinished.difference_update(calls)
+        if any(call.settled for call in calls):
+            calls = [call for call in calls if not call.settled]
+            if not calls:
+                return
+            error = group.error
+            group = group.part(calls)
+            group.error = error
+        if group.error is None:
+            self._check(group)
+        elif len(calls) > 1 and isinstance(group.error, PredictorError):
+            # one input may have brought the whole batch down: find out which by running each alone
+            for call in calls:
+                self._unfinished.add(call)
+                group.arm.version.executor.submit(group.part([call]), self._arrive)
+        else:
+            for call in calls:
+                self._fall_back(group.part([call]), group.error)
+        if self._finished and not self._settling:
+            self._settling = True
+            self._loop.call_soon(self._settle_soon)
+
+    def _check(self, group: Group) -> None:
+        """Hold the outputs against the contract; calls that got a bad row fall back."""
+        assert group.outputs is not None
+        version = group.arm.version
+        violations = version.output_check.violations(group.outputs)
+        if not violations:
+            self._finished.append(group)
+            return
+        bad: dict[Call, str] = {}
+        for violation in violations:
+            for call in group.calls:
+                if call.start <= violation.row < call.start + call.n_rows:
+                    bad.setdefault(call, f"Field {violation.field!r}: {violation.message}")
+                elif violation.row < 0:
+                    bad.setdefault(call, violation.message)
+        good = [call for call in group.calls if call not in bad]
+        parts = [(group.part([call]), reason) for call, reason in bad.items()]
+        if good:
+            self._finished.append(group.part(good))
+        for part, reason in parts:
+            part.flags |= Flag.INVALID
+            error = OutputViolation(
+                f"Version {version.number} of service {version.service!r} answered against its contract. {reason}",
+                hint="The model is at fault, not the request.",
+                service=version.service,
+                version=version.number,
+            )
+            self._fall_back(part, error)
+
+    def _fall_back(self, part: Group, error: TidegateError) -> None:
+        """Let the declared fallbacks answer a call that the model could not; else keep the error."""
+        version = part.arm.version
+        part.outputs = None
+        for name, predictor in version.fallbacks:
+            try:
+                outputs = predictor.predict(part.inputs)
+            except PredictorError:
+                continue  # the next in the chain is there for this
+            if version.output_check.violations(outputs):
+                continue
+            part.outputs = outputs
+            part.answered_by = name
+            part.flags |= Flag.FALLBACK
+            break
+        else:
+            part.flags |= Flag.FAILED
+        part.error = error
+        for call in part.calls:
+            call.error = None if part.outputs is not None else error
+        self._finished.append(part)
+
+    # --- deadlines of calls that wait for a slow model ---
+
+    def _expire(self, call: Call) -> None:
+        call.settled = True
+        if call.abandoned:
+            return
+        call.error = DeadlineExceeded(
+            f"Service {call.arm.service!r} did not answer in time.",
+            hint="Allow more time by 'tidegate-timeout-ms', or send fewer rows.",
+            service=call.arm.service,
+        )
+        self.count_refusal(call.arm.service, "deadline_exceeded")
+        call.reply(call)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now_s = self.clock.monotonic_s()
+        late = [call for call in self._unfinished if call.deadline_s <= now_s]
+        for call in late:
+            self._unfinished.discard(call)
+            part = call.group.part([call])
+            call.settled = True
+            if call.abandoned:
+                continue
+            error = DeadlineExceeded(
+                f"Service {call.arm.service!r} did not answer in time.",
+                hint="Allow more time by 'tidegate-timeout-ms', or send fewer rows.",
+                service=call.arm.service,
+            )
+            part.flags |= Flag.LATE
+            self._fall_back(part, error)
+        if self._finished and not self._settling:
+            self._settle()
+        if self._unfinished:
+            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    # --- the way out ---
+
+    def _settle_soon(self) -> None:
+        self._settling = False
+        if self._finished:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Journal what is finished by one write, then answer."""
+        groups, self._finished = self._finished, []
+        frames = [self._encoder(group.arm).encode(self._record(group)) for group in groups]
+        try:
+            self._journal.append(frames)
+            self._lost = False
+        except JournalUnavailable as error:
+            self._lost = True
+            for group in groups[error.written :]:
+                self._unwritten(group, error)
+        durable = [group for group in groups if group.arm.version.journal is JournalMode.DURABLE]
+        if durable:
+            self._answer_after_sync(durable)
+            groups = [group for group in groups if group.arm.version.journal is not JournalMode.DURABLE]
+        for group in groups:
+            self._answer(group)
+
+    def _answer(self, group: Group) -> None:
+        meter = self._meters.get(group.arm)
+        if meter is None:
+            meter = self._meters[group.arm] = _Meter(self._metrics, group.arm)
+        meter.count(group, self.clock.monotonic_s())
+        for call in group.calls:
+            if not call.abandoned:
+                call.reply(call)
+
+    def _answer_after_sync(self, groups: list[Group]) -> None:
+        future = self._loop.run_in_executor(None, self._journal.sync)
+        self._syncing.add(future)
+
+        def answer(done: asyncio.Future[None]) -> None:
+            self._syncing.discard(done)
+            error = done.exception()
+            for group in groups:
+                if error is not None:
+                    self._fail_unwritten(group, error)
+                self._answer(group)
+
+        future.add_done_callback(answer)
+
+    def _unwritten(self, group: Group, error: JournalUnavailable) -> None:
+        self._dropped.add(group.n_rows)
+        if group.arm.version.journal is not JournalMode.AVAILABLE:
+            self._fail_unwritten(group, error)
+
+    def _fail_unwritten(self, group: Group, error: BaseException) -> None:
+        for call in group.calls:
+            call.error = JournalUnavailable(
+                f"Service {group.arm.service!r} answers only what is journalled, and its journal cannot be written.",
+                hint="Try again later; the operator sees why in `tidegate status`.",
+                service=group.arm.service,
+            )
+            call.error.__cause__ = error
+
+    def _encoder(self, arm: Arm) -> TurnEncoder:
+        encoder = self._encoders.get(arm)
+        if encoder is None:
+            encoder = self._encoders[arm] = self._journal.stream(arm.stream)
+        return encoder
+
+    def _record(self, group: Group) -> Turn:
+        calls = group.calls
+        flags = group.flags | (Flag.DROPPED if self._lost else 0)
+        several = group.n_rows != len(calls)
+        turn = Turn(
+            request_ids=[call.request_id for call in calls],
+            arrived_us=[call.arrived_us for call in calls],
+            inputs=group.inputs,
+            outputs=group.outputs,
+            rows_per_request=[call.n_rows for call in calls] if several else None,
+            flags=int(flags),
+            service_time_us=group.predict_us,
+            batch_rows=group.batch_rows,
+            answered_by=group.answered_by,
+        )
+        if group.error is not None:
+            turn.errors = [group.error.code] * len(calls)
+        if any(call.caller_id for call in calls):
+            turn.caller_ids = [call.caller_id for call in calls]
+        if any(call.trace_id for call in calls):
+            turn.trace_ids = [call.trace_id or bytes(16) for call in calls]
+        if calls[0].key_hashes is not None:
+            turn.key_hashes = [key for call in calls for key in call.key_hashes or ()]
+        if calls[0].bucket >= 0.0:
+            turn.buckets = [call.bucket for call in calls for _ in range(call.n_rows)]
+        return turn
+
+    def forget(self, arms: Sequence[Arm]) -> None:
+        """Drop what is kept for arms that no route leads to any more."""
+        for arm in arms:
+            self._encoders.pop(arm, None)
+            self._meters.pop(arm, None)
+
+
+class _Meter:
+    """The counters of one arm."""
+
+    __slots__ = ("_batch_rows", "_batches", "_failed", "_fallback", "_latency", "_ok", "_predict_us", "_rows")
+
+    def __init__(self, page: MetricPage, arm: Arm) -> None:
+        labels = {"service": arm.service, "version": str(arm.version.number), "arm": arm.name}
+
+        def counter(name: str, **more: str) -> Counter:
+            return page.counter(name, {**labels, **more})
+
+        self._ok = counter("tidegate_requests_total", result="ok")
+        self._failed = counter("tidegate_requests_total", result="error")
+        self._fallback = counter("tidegate_requests_total", result="fallback")
+        self._rows = counter("tidegate_rows_total")
+        self._batches = counter("tidegate_model_calls_total")
+        self._batch_rows = counter("tidegate_model_call_rows_total")
+        self._predict_us = counter("tidegate_model_call_microseconds_total")
+        self._latency: Histogram = page.histogram("tidegate_request_duration_us", labels)
+
+    def count(self, group: Group, now_s: float) -> None:
+        calls = group.calls
+        if group.error is None:
+            self._ok.add(len(calls))
+        elif group.outputs is not None:
+            self._fallback.add(len(calls))
+        else:
+            self._failed.add(len(calls))
+        self._rows.add(group.n_rows)
+        if group.error is None:
+            # a group's share of the model call it was part of, so that sums over groups are right
+            share = group.n_rows / group.batch_rows if group.batch_rows else 1.0
+            self._batches.add(1 if share >= 1.0 else 0)
+            self._batch_rows.add(group.n_rows)
+            self._predict_us.add(int(group.predict_us * share))
+        observe = self._latency.observe
+        for call in calls:
+            observe(int((now_s - call.started_s) * 1e6))
+
+
+Reply = Callable[[Call], Any]

@@ -1,0 +1,437 @@
+"""One client connection: bytes to exchanges, and answers back in the order of the requests.
+
+An `asyncio.Protocol` over llhttp instead of an ASGI server, because at tens of thousands of
+requests a second the ASGI layers cost as much as everything else together, and because a refusal
+has to happen on the headers, before a body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+import httptools
+
+from tidegate.core.error import TidegateError
+
+if TYPE_CHECKING:
+    from tidegate.serving.http.site import Site
+
+MAX_HEAD_BYTES = 32 << 10
+MAX_HEADERS = 100
+MAX_PIPELINED = 64
+"""Answers owed on one connection before it is read no further."""
+MAX_DISCARDED_BYTES = 256 << 10
+"""Body of a refused request that is read and dropped to keep the connection; above, it is closed."""
+MAX_LINGERED_BYTES = 64 << 20
+"""What a client may go on sending after its connection is half closed, before it is cut."""
+
+
+class HttpError(TidegateError):
+    """A request that HTTP itself forbids, or that this server does not take."""
+
+    code = "bad_request"
+
+
+class NotAllowed(TidegateError):
+    """The resource exists but not for this method."""
+
+    code = "method_not_allowed"
+
+
+class HeadTooLarge(TidegateError):
+    """The request line and headers exceed their bound."""
+
+    code = "headers_too_large"
+
+
+class BodyTooLarge(TidegateError):
+    """The body exceeds its bound, as announced, as sent or once decompressed."""
+
+    code = "body_too_large"
+
+
+class UnsupportedEncoding(TidegateError):
+    """The body is compressed in a way that is not taken."""
+
+    code = "unsupported_encoding"
+
+
+class TimedOut(TidegateError):
+    """The client did not finish its request in time."""
+
+    code = "request_timeout"
+
+
+class Handler(Protocol):
+    """What answers one resource and method."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bound of the body, also after decompression."""
+        ...
+
+    def admit(self, exchange: Exchange) -> None:
+        """Look at the headers alone; raise to refuse before the body is read."""
+        ...
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Answer, now or later, by `exchange.respond`. May raise a TidegateError instead."""
+        ...
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        """Answer with an error in the shape of this face."""
+        ...
+
+
+class Exchange:
+    """One request and the place of its answer in the order of the connection."""
+
+    __slots__ = ("connection", "handler", "headers", "keep_alive", "method", "on_abandon", "payload", "target")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.target = b""
+        self.method = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.handler: Handler
+        self.keep_alive = True
+        self.payload: bytes | None = None
+        self.on_abandon: Any = None
+
+    def respond(
+        self, status: int, body: bytes, *, content_type: bytes = b"application/json", headers: bytes = b""
+    ) -> None:
+        """Send the answer as soon as those owed before it are sent.
+
+        Args:
+            status: HTTP status.
+            body: The whole body.
+            content_type: Its media type.
+            headers: Further header lines, each ending in CR LF.
+        """
+        connection = self.connection
+        if not self.keep_alive:
+            headers += b"connection: close\r\n"
+        head = connection.site.head(status, content_type)
+        if self.method == b"HEAD":
+            self.payload = b"%b%d\r\n%b\r\n" % (head, len(body), headers)
+        else:
+            self.payload = b"%b%d\r\n%b\r\n%b" % (head, len(body), headers, body)
+        connection.flush()
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one accepted socket."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_closing",
+        "_discarding",
+        "_exchange",
+        "_head_bytes",
+        "_n_headers",
+        "_owed",
+        "_parser",
+        "_reading_paused",
+        "_transport",
+        "_unread",
+        "_write_paused",
+        "site",
+        "state",
+        "touched_s",
+    )
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.state = "idle"  # idle | head | body: what the client owes; linger: answered, not read on
+        self.touched_s = site.now_s
+        self._transport: asyncio.Transport
+        self._parser: Any = None
+        self._exchange: Exchange
+        self._owed: deque[Exchange] = deque()
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._n_headers = 0
+        self._discarding = False
+        self._closing = False
+        self._unread = False
+        self._reading_paused = False
+        self._write_paused = False
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # a stream server gives a Transport
+        self._parser = httptools.HttpRequestParser(self)
+        self.site.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.site.connections.discard(self)
+        self._closing = True
+        for exchange in self._owed:
+            if exchange.on_abandon is not None:
+                exchange.on_abandon()
+        self._owed.clear()
+        self._parser = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            self._discard(data)
+            return
+        if self.state == "idle":
+            self.state = "head"
+            self.touched_s = self.site.now_s
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # The offer to upgrade is declined by going on in HTTP/1.1 (RFC 9110, section 7.8). The
+            # message itself was read whole; the parser is done with, what follows is the next one.
+            self._parser = httptools.HttpRequestParser(self)
+            if rest := data[upgrade.args[0] :]:
+                self.data_received(rest)
+        except httptools.HttpParserCallbackError as error:
+            self._fail(error.__context__ or error)
+        except httptools.HttpParserError as error:
+            self._fail(HttpError(f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."))
+        if self.state == "head" and not self._closing:
+            self._head_bytes += len(data)
+            if self._head_bytes > 2 * MAX_HEAD_BYTES:
+                self._fail(_head_too_large())
+
+    def eof_received(self) -> bool:
+        # A client may shut its sending side and still wait for the answers it is owed.
+        self._closing = True
+        if self.state == "body" and not self._discarding and self._owed:
+            self._owed.pop()  # its body will never be whole
+        return bool(self._owed)
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._resume_reading()
+
+    # --- httptools callbacks, in the order of a message ---
+
+    def on_message_begin(self) -> None:
+        self.state = "head"
+        self.touched_s = self.site.now_s
+        self._exchange = Exchange(self)
+        self._head_bytes = 0
+        self._n_headers = 0
+        self._discarding = False
+
+    def on_url(self, url: bytes) -> None:
+        self._exchange.target += url
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise _head_too_large()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        self._n_headers += 1
+        if self._head_bytes > MAX_HEAD_BYTES or self._n_headers > MAX_HEADERS:
+            raise _head_too_large()
+        self._exchange.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        exchange = self._exchange
+        self.state = "body"
+        exchange.method = self._parser.get_method()
+        exchange.keep_alive = self._parser.should_keep_alive() and not self.site.draining
+        self._owed.append(exchange)
+        exchange.handler = self.site.find(exchange.method, exchange.target)
+        try:
+            _check_length(exchange)
+            exchange.handler.admit(exchange)
+        except TidegateError as error:
+            self._refuse_on_headers(exchange, error)
+            return
+        if b"expect" in exchange.headers:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._discarding:
+            return
+        if self._body_bytes > self._exchange.handler.max_body_bytes:
+            self._body.clear()
+            self._refuse_on_headers(self._exchange, _body_too_large(self._exchange.handler.max_body_bytes))
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange
+        body = b"".join(self._body) if len(self._body) != 1 else self._body[0]
+        self._body = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self.state = "idle"
+        self.touched_s = self.site.now_s
+        if not exchange.keep_alive:
+            self._closing = True
+        if self._discarding:
+            self._discarding = False
+        else:
+            handler = exchange.handler
+            try:
+                if b"content-encoding" in exchange.headers:
+                    body = decompress(body, exchange.headers[b"content-encoding"], handler.max_body_bytes)
+                handler.handle(exchange, body)
+            except TidegateError as error:
+                handler.refuse(exchange, error)
+            except Exception as error:  # a defect of ours must cost one request, not the connection
+                self.site.report_defect(error)
+                handler.refuse(exchange, _internal())
+        if len(self._owed) >= MAX_PIPELINED:
+            self._pause_reading()
+
+    # --- answers ---
+
+    def flush(self) -> None:
+        """Write the answers that are ready and whose predecessors are written."""
+        owed = self._owed
+        while owed and (payload := owed[0].payload) is not None:
+            exchange = owed.popleft()
+            self._transport.write(payload)
+            if not exchange.keep_alive:
+                owed.clear()
+                self._closing = True
+                break
+        if not owed and self._closing:
+            self._close()
+        elif self._reading_paused and len(owed) < MAX_PIPELINED:
+            self._resume_reading()
+
+    @property
+    def owes(self) -> bool:
+        """Whether answers are still to be sent."""
+        return bool(self._owed)
+
+    def time_out(self) -> None:
+        """Give up on a client that did not finish its request, or close an idle connection."""
+        if self.state in ("idle", "linger"):
+            self._transport.close()
+        else:
+            self._fail(TimedOut("The request was not complete in time.", hint="Send headers and body without long pauses."))
+
+    def close_when_idle(self) -> None:
+        """Close now if nothing is under way, else after the answers that are owed."""
+        if self.state == "idle" and not self._owed:
+            self._transport.close()
+
+    # --- refusals ---
+
+    def _refuse_on_headers(self, exchange: Exchange, error: TidegateError) -> None:
+        self._discarding = True
+        length = exchange.headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in exchange.headers or int(length) > MAX_DISCARDED_BYTES:
+            exchange.keep_alive = False
+            self._closing = self._unread = True
+        elif b"expect" in exchange.headers:
+            exchange.keep_alive = False  # whether the body still comes cannot be known
+        exchange.handler.refuse(exchange, error)
+
+    def _close(self) -> None:
+        """Close after the last answer; where the client is still sending, let it read that first.
+
+        Closing a socket with unread bytes resets it, and the reset may overtake the answer.
+        """
+        if self._unread and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self.state = "linger"
+            self.touched_s = self.site.now_s
+            self._body_bytes = 0
+        else:
+            self._transport.close()
+
+    def _discard(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > MAX_LINGERED_BYTES:
+            self._transport.close()
+
+    def _fail(self, error: BaseException) -> None:
+        """Answer a request that cannot be read on with an error, and close."""
+        if not isinstance(error, TidegateError):
+            self.site.report_defect(error)
+            error = _internal()
+        self._closing = self._unread = True
+        if self.state == "body" and self._owed and self._owed[-1] is self._exchange:
+            exchange = self._exchange
+            if exchange.payload is not None:
+                return
+        else:
+            exchange = Exchange(self)
+            exchange.handler = self.site.find(b"GET", b"/")
+            self._owed.append(exchange)
+        exchange.keep_alive = False
+        exchange.handler.refuse(exchange, error)
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and not self._write_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+
+def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """Return the body without its content coding.
+
+    Args:
+        body: The bytes as sent.
+        encoding: Value of Content-Encoding: gzip, deflate or identity.
+        limit: Bound of the result, bytes.
+
+    Raises:
+        UnsupportedEncoding: Another coding.
+        BodyTooLarge: The result would exceed the bound.
+        HttpError: The bytes are not so compressed.
+    """
+    name = encoding.strip().lower()
+    if name == b"identity":
+        return body
+    if name not in (b"gzip", b"x-gzip", b"deflate"):
+        raise UnsupportedEncoding(
+            f"The content encoding {name[:40]!r} is not taken.", hint="Send gzip, deflate or plain bodies."
+        )
+    # wbits 47: zlib or gzip by its header; "deflate" from some clients is the raw form
+    raw = name == b"deflate" and (len(body) < 2 or (body[0] & 0x0F) != 8 or (body[0] << 8 | body[1]) % 31 != 0)
+    state = zlib.decompressobj(-15 if raw else 47)
+    try:
+        out = state.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise HttpError(f"The body is not {name.decode()}: {error}.") from error
+    if len(out) > limit:
+        raise _body_too_large(limit)
+    if not state.eof:
+        raise HttpError(f"The {name.decode()} body ends too early.")
+    return out
+
+
+def _check_length(exchange: Exchange) -> None:
+    length = exchange.headers.get(b"content-length")
+    if length is not None and int(length) > exchange.handler.max_body_bytes:
+        raise _body_too_large(exchange.handler.max_body_bytes)
+
+
+def _body_too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body exceeds {limit} bytes.", hint="Send fewer rows in a request.", limit_bytes=limit)
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The request line and headers exceed {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers.")
+
+
+def _internal() -> TidegateError:
+    return TidegateError("The server failed on this request.", hint="The fault is in its log, not in your request.")

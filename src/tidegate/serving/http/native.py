@@ -1,0 +1,312 @@
+"""The native face: JSON rows by the contract's own field names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from tidegate.contract.decode import MalformedBody
+from tidegate.core.error import TidegateError
+from tidegate.core.identifier import format_prediction_id, format_uuid, parse_prediction_id
+from tidegate.journal.record import Outcome
+from tidegate.serving.call import Call
+from tidegate.serving.dataplane import DataPlane
+from tidegate.serving.endpoint import Endpoint
+from tidegate.serving.http.connection import Exchange, HttpError
+from tidegate.serving.http.error import native_error
+
+TIMEOUT_HEADER = b"tidegate-timeout-ms"
+REQUEST_ID_HEADER = b"x-request-id"
+TRACE_HEADER = b"traceparent"
+MAX_TIMEOUT_MS = 3_600_000.0
+MAX_CALLER_ID = 128
+MAX_OUTCOMES = 10_000
+_TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class OneAnswer(msgspec.Struct, omit_defaults=True):
+    """The answer to one row."""
+
+    prediction_id: str
+    version: int
+    output: Any
+    answered_by: str = ""
+    reason: str = ""
+
+
+class RowAnswer(msgspec.Struct):
+    """One of several rows' answers."""
+
+    prediction_id: str
+    output: Any
+
+
+class ManyAnswers(msgspec.Struct, omit_defaults=True):
+    """The answers to several rows, all by one version."""
+
+    version: int
+    rows: list[RowAnswer]
+    answered_by: str = ""
+    reason: str = ""
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def timeout_s(exchange: Exchange, default_s: float) -> float:
+    """Return the time that a request may take, seconds.
+
+    Raises:
+        HttpError: The header is not a number of milliseconds above 0.
+    """
+    raw = exchange.headers.get(TIMEOUT_HEADER)
+    if raw is None:
+        return default_s
+    try:
+        timeout_ms = float(raw)
+    except ValueError:
+        timeout_ms = -1.0
+    if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
+        raise HttpError(
+            f"The header tidegate-timeout-ms is {raw[:40].decode(errors='replace')!r}.",
+            hint=f"Send milliseconds above 0, at most {MAX_TIMEOUT_MS:.0f}.",
+        )
+    return timeout_ms / 1000
+
+
+def identify(exchange: Exchange, call: Call) -> None:
+    """Take the caller's own request id and trace from the headers, where they are given."""
+    headers = exchange.headers
+    if REQUEST_ID_HEADER in headers:
+        call.caller_id = headers[REQUEST_ID_HEADER][:MAX_CALLER_ID].decode("ascii", errors="replace")
+    if TRACE_HEADER in headers and (match := _TRACE.fullmatch(headers[TRACE_HEADER])):
+        call.trace_id = bytes.fromhex(match[1].decode())
+
+
+class NativeFace:
+    """What the native handlers of one service share: the shape of errors and the service's name."""
+
+    def __init__(self, plane: DataPlane, service: str) -> None:
+        self.plane = plane
+        self.service = service
+        self.max_body_bytes = 16 << 20
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        """Answer with the native error body."""
+        self.plane.count_refusal(self.service, error.code)
+        respond_error(exchange, error)
+
+
+def respond_error(exchange: Exchange, error: TidegateError) -> None:
+    """Send the native error body."""
+    status, body = native_error(error)
+    retry_s = error.context.get("retry_after_s")
+    headers = f"retry-after: {max(1, round(retry_s))}\r\n".encode() if isinstance(retry_s, int | float) else b""
+    exchange.respond(status, body, headers=headers)
+
+
+class PredictHandler(NativeFace):
+    """`POST /services/{name}/predict`: one object, `{"rows": [...]}` or `{"columns": {...}}`."""
+
+    def __init__(self, plane: DataPlane, service: str) -> None:
+        super().__init__(plane, service)
+        self._endpoint: Endpoint = plane.endpoint(service)
+        self.max_body_bytes = self._endpoint.stable.limits.max_body_bytes if self._endpoint.arms else 16 << 20
+
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse what could not be answered in time."""
+        self._endpoint.admit()
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Decode, pick an arm and submit."""
+        plane, endpoint = self.plane, self._endpoint
+        face = endpoint.stable
+        rows, single = face.decoder.decode(body)
+        request_id = plane.new_id()
+        keys = endpoint.keys_of(rows) if face.key_name else None
+        arm, bucket = endpoint.pick(keys[0] if keys else request_id)
+        clock = plane.clock
+        now_s = clock.monotonic_s()
+        call = Call(
+            arm,
+            rows,
+            n_rows=len(rows),
+            request_id=request_id,
+            arrived_us=clock.wall_us(),
+            started_s=now_s,
+            deadline_s=now_s + timeout_s(exchange, face.deadline_s),
+            reply=_OneReply(exchange) if single else _ManyReply(exchange),
+        )
+        call.key_hashes = keys
+        call.bucket = bucket
+        if len(exchange.headers) > 3:
+            identify(exchange, call)
+        exchange.on_abandon = call.abandon
+        plane.submit(call)
+
+
+class _OneReply:
+    """Sends the answer to a request of one object."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __call__(self, call: Call) -> None:
+        if call.error is not None:
+            respond_error(self._exchange, call.error)
+            return
+        group = call.group
+        answer = OneAnswer(format_uuid(call.request_id), call.arm.version.number, group.answer_rows[call.start])
+        if group.answered_by:
+            answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
+        self._exchange.respond(200, _encode(answer))
+
+
+class _ManyReply:
+    """Sends the answer to a request of several rows."""
+
+    __slots__ = ("_exchange",)
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+
+    def __call__(self, call: Call) -> None:
+        if call.error is not None:
+            respond_error(self._exchange, call.error)
+            return
+        group = call.group
+        rows = [
+            RowAnswer(format_prediction_id(call.request_id, number), row)
+            for number, row in enumerate(call.answer_rows)
+        ]
+        answer = ManyAnswers(call.arm.version.number, rows)
+        if group.answered_by:
+            answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
+        self._exchange.respond(200, _encode(answer))
+
+
+class SentOutcome(msgspec.Struct, forbid_unknown_fields=True):
+    """What a caller reports of one prediction.
+
+    Attributes:
+        value: What was observed, any JSON value.
+        prediction_id: The prediction, as the answer named it.
+        key: Or the value of the service's key field; then the latest prediction of that key at or
+            before `event_time` is meant.
+        event_time: The time that goes with the key, RFC 3339 or microseconds UTC.
+        name: What was observed, for a service with several outcomes.
+        id: The caller's idempotency key for this report.
+    """
+
+    value: msgspec.Raw
+    prediction_id: str = ""
+    key: str | int | None = None
+    event_time: str | int | None = None
+    name: str = "outcome"
+    id: str = ""
+
+
+class SentOutcomes(msgspec.Struct, forbid_unknown_fields=True):
+    """Several reports in one request."""
+
+    outcomes: list[SentOutcome]
+
+
+class OutcomeHandler(NativeFace):
+    """`POST /services/{name}/outcomes`: what became of predictions, now or much later."""
+
+    def __init__(self, plane: DataPlane, service: str, *, parse_time: Callable[[str], int]) -> None:
+        super().__init__(plane, service)
+        self._endpoint = plane.endpoint(service)
+        self._one = msgspec.json.Decoder(SentOutcome)
+        self._many = msgspec.json.Decoder(SentOutcomes)
+        self._parse_time = parse_time
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take outcomes whatever the load: they are cheap, and each is evidence."""
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Journal the outcomes, then say so. The same one again does no harm."""
+        sent = self._decode(body)
+        now_us = self.plane.clock.wall_us()
+        outcomes = [self._outcome(one, position, now_us) for position, one in enumerate(sent)]
+        self.plane.record_outcomes(outcomes)
+        exchange.respond(202, _encode({"accepted": len(outcomes)}))
+
+    def _decode(self, body: bytes) -> list[SentOutcome]:
+        many = re.match(rb'\s*\{\s*"outcomes"', body) is not None
+        try:
+            sent = self._many.decode(body).outcomes if many else [self._one.decode(body)]
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+            raise MalformedBody(
+                f"This is not an outcome: {error}",
+                hint='Send {"prediction_id": "...", "value": ...} or {"outcomes": [...]}.',
+            ) from error
+        if not 0 < len(sent) <= MAX_OUTCOMES:
+            raise MalformedBody(
+                f"A request reports 1 to {MAX_OUTCOMES} outcomes, got {len(sent)}.", hint="Send several requests."
+            )
+        return sent
+
+    def _outcome(self, sent: SentOutcome, position: int, now_us: int) -> Outcome:
+        request, row, key_hash, event_us = b"", 0, b"", 0
+        if sent.prediction_id:
+            try:
+                request, row = parse_prediction_id(sent.prediction_id)
+            except ValueError as error:
+                raise MalformedBody(
+                    f"Field 'prediction_id' of outcome {position} is not a prediction's id: {error}.",
+                    hint="Send the id that came with the answer.",
+                    field="prediction_id",
+                ) from error
+        elif sent.key is not None and sent.event_time is not None:
+            key_hash = self._endpoint.hash_key(sent.key)
+            event_us = self._event_us(sent.event_time, position)
+        else:
+            raise MalformedBody(
+                f"Outcome {position} names no prediction.",
+                hint="Send 'prediction_id', or 'key' together with 'event_time'.",
+                field="prediction_id",
+            )
+        # `value` points into the body; a copy lives as long as it is needed
+        value = msgspec.Raw(bytes(sent.value))
+        return Outcome(
+            self.service, sent.name[:64], value, now_us, request, row, key_hash, event_us, sent.id[:128]
+        )
+
+    def _event_us(self, time: str | int, position: int) -> int:
+        if isinstance(time, int):
+            return time
+        try:
+            return self._parse_time(time)
+        except ValueError as error:
+            raise MalformedBody(
+                f"Field 'event_time' of outcome {position} is not a time: {error}.",
+                hint="Send RFC 3339 with an offset, or microseconds UTC.",
+                field="event_time",
+            ) from error
+
+
+class DocumentHandler:
+    """Answers GET with a JSON document that is made when it is asked for."""
+
+    max_body_bytes = 1 << 16
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._make = make
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take every request."""
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Send the document."""
+        exchange.respond(200, _encode(self._make()))
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        """Answer with the native error body."""
+        respond_error(exchange, error)

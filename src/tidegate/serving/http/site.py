@@ -1,0 +1,128 @@
+"""What all connections of a worker share: resources by path, dates, clients that take too long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from http import HTTPStatus
+from time import monotonic, time
+from urllib.parse import unquote
+
+from tidegate.core.error import NotFound, TidegateError
+from tidegate.serving.http.connection import Connection, Exchange, Handler, NotAllowed
+from tidegate.serving.http.error import native_error, protocol_error
+
+_log = logging.getLogger("tidegate.serving.http")
+
+Resources = Mapping[bytes, Mapping[bytes, Handler]]
+"""Path -> method -> handler."""
+
+HEAD_TIMEOUT_S = 10.0
+BODY_TIMEOUT_S = 30.0
+IDLE_TIMEOUT_S = 75.0
+LINGER_TIMEOUT_S = 2.0
+
+
+class Site:
+    """The resources a worker offers, and the housekeeping of its connections."""
+
+    def __init__(self, *, on_defect: Callable[[BaseException], None] | None = None) -> None:
+        self.connections: set[Connection] = set()
+        self.now_s = monotonic()
+        self.draining = False
+        self._resources: Resources = {}
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self._date = formatdate(time(), usegmt=True)
+        self._on_defect = on_defect
+
+    def publish(self, resources: Resources) -> None:
+        """Replace what is offered, for all requests whose headers arrive from now on."""
+        self._resources = resources
+
+    def find(self, method: bytes, target: bytes) -> Handler:
+        """Return the handler of a request; one that refuses if the resource does not exist."""
+        methods = self._resources.get(target)
+        if methods is None:
+            path = target.partition(b"?")[0].partition(b"#")[0]
+            if path[:7] in (b"http://", b"HTTP://"):  # absolute form, RFC 9112 section 3.2.2
+                path = b"/" + path[7:].partition(b"/")[2]
+            methods = self._resources.get(path) or self._resources.get(unquote(path, errors="replace").encode())
+        if methods is None:
+            return _Refusal(target, self._not_found(target))
+        handler = methods.get(b"GET" if method == b"HEAD" else method)
+        if handler is None:
+            allowed = ", ".join(sorted(name.decode() for name in methods))
+            shown = target.decode(errors="replace")
+            return _Refusal(target, NotAllowed(f"{shown} does not take this method.", hint=f"Use {allowed}."))
+        return handler
+
+    def head(self, status: int, content_type: bytes) -> bytes:
+        """Return the head of a response up to and including `content-length: `."""
+        head = self._heads.get((status, content_type))
+        if head is None:
+            reason = HTTPStatus(status).phrase
+            head = (
+                f"HTTP/1.1 {status} {reason}\r\ndate: {self._date}\r\ncontent-type: {content_type.decode()}\r\n"
+                "content-length: "
+            ).encode()
+            self._heads[status, content_type] = head
+        return head
+
+    def report_defect(self, error: BaseException) -> None:
+        """Keep an exception that should not have happened from being lost."""
+        _log.error("request.failed", exc_info=error)
+        if self._on_defect is not None:
+            self._on_defect(error)
+
+    async def keep_house(self) -> None:
+        """Renew the date and close what takes too long, once a second, until cancelled."""
+        while True:
+            self.now_s = monotonic()
+            self._date = formatdate(time(), usegmt=True)
+            self._heads.clear()
+            self._sweep()
+            await asyncio.sleep(1.0)
+
+    def drain(self) -> None:
+        """Answer what is under way and close every connection after it."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_when_idle()
+
+    def _sweep(self) -> None:
+        limits = {"head": HEAD_TIMEOUT_S, "body": BODY_TIMEOUT_S, "idle": IDLE_TIMEOUT_S, "linger": LINGER_TIMEOUT_S}
+        for connection in list(self.connections):
+            waited_s = self.now_s - connection.touched_s
+            if waited_s > limits[connection.state] and not (connection.state == "idle" and connection.owes):
+                connection.time_out()
+
+    def _not_found(self, target: bytes) -> NotFound:
+        shown = target.decode(errors="replace")[:200]
+        posts = sorted(path.decode() for path, methods in self._resources.items() if b"POST" in methods)
+        predict = [path for path in posts if path.endswith("/predict")]
+        return NotFound(
+            f"There is nothing at {shown}.",
+            hint=f"Predictions are made at: {', '.join(predict[:10])}." if predict else "No service is ready yet.",
+        )
+
+
+class _Refusal:
+    """Answers every request with one error, in the shape of the face that the path belongs to."""
+
+    max_body_bytes = 1 << 20
+
+    def __init__(self, target: bytes, error: TidegateError) -> None:
+        self._error = error
+        self._shape = protocol_error if target.startswith(b"/v2") else native_error
+
+    def admit(self, exchange: Exchange) -> None:
+        raise self._error
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        raise self._error
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        status, body = self._shape(error)
+        exchange.respond(status, body)
