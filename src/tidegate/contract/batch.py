@@ -122,6 +122,10 @@ class Batch:
         """Return the block whose columns are exactly `names` in order, if there is one."""
         return self._blocks.get(names)
 
+    def blocks(self) -> Iterable[tuple[tuple[str, ...], Column]]:
+        """Return the blocks: the names of their columns, and the matrix of shape (n_rows, n_names)."""
+        return self._blocks.items()
+
     def matrix(self, names: tuple[str, ...], dtype: npt.DTypeLike) -> Column:
         """Return scalar columns side by side, shape (n_rows, len(names)), C order.
 

@@ -258,6 +258,7 @@ class _Side:
         )
         inherited = getattr(cls, "__schema__", None)
         fields = {field.name: field for field in inherited.fields} if inherited else {}
+        annotation: Any
         for name, annotation in annotations.items():
             if typing.get_origin(annotation) is ClassVar:
                 continue

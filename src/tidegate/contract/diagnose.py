@@ -1,0 +1,223 @@
+"""Why a body was refused, in words: the slow second look at what the fast decoder would not take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from tidegate.contract.field import Field
+from tidegate.contract.requirement import received, requirement
+from tidegate.contract.schema import Schema
+from tidegate.contract.violation import (
+    MAX_REPORTED,
+    ContractViolation,
+    MalformedBody,
+    TooManyRows,
+    Violation,
+)
+from tidegate.contract.wire import finish_of, wire_type
+from tidegate.core.error import TidegateError
+
+_FORMS = 'Send one row as an object, {"rows": [...]} or {"columns": {...}}.'
+_SHOWN_NAME = 60
+
+Fault = Callable[[Any], str | None]
+"""Says where in a value the fault is ("" for the value as a whole), None where there is none."""
+
+
+def parse(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Read a body without a schema.
+
+    Returns:
+        The object, and whether it is JSON: numbers that JSON does not have (NaN, Infinity, 1e999)
+        are read all the same, so that the field that holds one can be named.
+
+    Raises:
+        MalformedBody: It is not an object, not UTF-8, or nested beyond reason.
+    """
+    is_json = True
+    try:
+        value = msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not valid UTF-8.") from None
+    except RecursionError:
+        raise MalformedBody("The body is nested too deeply.", hint=_FORMS) from None
+    except msgspec.MsgspecError as error:
+        value, is_json = _parse_leniently(body, error), False
+    if not isinstance(value, dict):
+        raise MalformedBody(f"The body must be a JSON object, not {_kind(value)}.", hint=_FORMS)
+    return value, is_json
+
+
+def diagnose(value: Mapping[str, Any], schema: Schema, *, max_rows: int) -> TidegateError:
+    """Return the error that says what is wrong with a body that could not be decoded.
+
+    Args:
+        value: The body, read by `parse`.
+        schema: What its rows must be.
+        max_rows: Most rows in one body.
+    """
+    try:
+        if "rows" in value:
+            violations = _in_rows(_wrapped(value, "rows", list), schema, max_rows)
+        elif "columns" in value:
+            violations = _in_columns(_wrapped(value, "columns", dict), schema, max_rows)
+        else:
+            violations = _in_row(value, _faults(schema), schema, None)
+        found = list(islice(violations, MAX_REPORTED))
+    except TidegateError as error:
+        return error
+    if not found:
+        return MalformedBody("The body cannot be read as rows of this contract.", hint=_FORMS)
+    unknown = any(v.field is not None and v.field not in schema.by_name for v in found)
+    return ContractViolation.of(found, hint=f"Fields: {', '.join(schema.names)}." if unknown else "")
+
+
+def _parse_leniently(body: bytes, error: msgspec.MsgspecError) -> Any:
+    if b"NaN" in body or b"Infinity" in body or "out of range" in str(error):
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            pass  # it is malformed in another way too
+    raise MalformedBody(f"The body is not JSON: {_reason(error)}.") from None
+
+
+def _reason(error: msgspec.MsgspecError) -> str:
+    return str(error).removeprefix("JSON is malformed: ").split(" - at ")[0][:200]
+
+
+def _wrapped(value: Mapping[str, Any], name: str, kind: type) -> Any:
+    for other in value:
+        if other != name:
+            raise ContractViolation(f"Unknown field {_short(other)} beside {name!r}.", hint=_FORMS)
+    if not isinstance(value[name], kind):
+        expected = "a list of objects" if kind is list else "an object of lists"
+        raise MalformedBody(f"{name!r} must be {expected}, not {_kind(value[name])}.", hint=_FORMS)
+    return value[name]
+
+
+def _in_rows(rows: list[Any], schema: Schema, max_rows: int) -> Iterator[Violation]:
+    _check_count(len(rows), max_rows)
+    faults = _faults(schema)
+    for position, row in enumerate(rows):
+        if isinstance(row, dict):
+            yield from _in_row(row, faults, schema, position)
+        else:
+            yield Violation(None, position, f"Row {position} must be an object, not {_kind(row)}.")
+
+
+def _in_row(
+    row: Mapping[str, Any], faults: Mapping[str, Fault], schema: Schema, position: int | None
+) -> Iterator[Violation]:
+    where = "" if position is None else f" of row {position}"
+    for field in schema.fields:
+        if field.name in row:
+            yield from _in_value(field, row[field.name], faults[field.name], position)
+        elif not field.optional:
+            message = f"Field {field.name!r}{where} is missing. It must be {requirement(field)}."
+            yield Violation(field.name, position, message)
+    for name in row:
+        if name not in schema.by_name:
+            yield Violation(name[:_SHOWN_NAME], position, f"Unknown field {_short(name)}{where}.")
+
+
+def _in_value(field: Field, value: Any, fault: Fault, position: int | None) -> Iterator[Violation]:
+    at = fault(value)
+    if at is not None:
+        where = "" if position is None else f" of row {position}"
+        place = f" The fault is at {at}." if at else ""
+        message = f"Field {field.name!r}{where} must be {requirement(field)}.{received(field, value)}{place}"
+        yield Violation(field.name, position, message)
+
+
+def _in_columns(columns: Mapping[str, Any], schema: Schema, max_rows: int) -> Iterator[Violation]:
+    for name in columns:
+        if name not in schema.by_name:
+            yield Violation(name[:_SHOWN_NAME], None, f"Unknown column {_short(name)}.")
+    counts: dict[str, int] = {}
+    faults = _faults(schema)
+    for field in schema.fields:
+        values = columns.get(field.name)
+        if values is None:
+            if not field.optional:
+                message = f"Column {field.name!r} is missing. Each value must be {requirement(field)}."
+                yield Violation(field.name, None, message)
+        elif not isinstance(values, list):
+            yield Violation(field.name, None, f"Column {field.name!r} must be a list, not {_kind(values)}.")
+        else:
+            _check_count(len(values), max_rows)
+            counts[field.name] = len(values)
+            for position, value in enumerate(values):
+                yield from _in_value(field, value, faults[field.name], position)
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r} {count}" for name, count in islice(counts.items(), MAX_REPORTED))
+        yield Violation(None, None, f"Columns must have as many values as each other. Got {listed}.")
+
+
+def _check_count(n_rows: int, max_rows: int) -> None:
+    if n_rows == 0:
+        raise ContractViolation("There are no rows.", hint="Send at least one.", n_rows=0)
+    if n_rows > max_rows:
+        raise TooManyRows(
+            f"A request takes at most {max_rows} rows. Got {n_rows}.",
+            hint="Send them in several requests.",
+            n_rows=n_rows,
+            max_rows=max_rows,
+        )
+
+
+def _faults(schema: Schema) -> dict[str, Fault]:
+    return {field.name: _fault(field) for field in schema.fields}
+
+
+def _fault(field: Field) -> Fault:
+    """Return the check of one value: the fast decoder's own rules, on one field at a time."""
+    kind = wire_type(field)
+    finish = finish_of(field)
+
+    def fault(value: Any) -> str | None:
+        at = _nonfinite(value)
+        if at is not None:
+            return at
+        try:
+            decoded = msgspec.convert(value, kind)
+            if finish is not None:
+                finish(decoded)
+        except msgspec.MsgspecError as error:
+            _, found, path = str(error).rpartition(" - at `$")
+            return path.rstrip("`") if found else ""
+        except (ValueError, RecursionError):
+            return ""
+        return None
+
+    return fault
+
+
+def _nonfinite(value: Any) -> str | None:
+    """Say where in nested lists a NaN or an infinity is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ""
+    if isinstance(value, list):
+        for position, element in enumerate(value):
+            at = _nonfinite(element) if isinstance(element, float | list) else None
+            if at is not None:
+                return f"[{position}]{at}"
+    return None
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN_NAME else name[:_SHOWN_NAME] + "…")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+    return names[type(value)]
