@@ -6,9 +6,11 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NewType
+from typing import NewType, TypeVar
 
 import msgspec
+
+from tidegate.core.error import InvalidSetting
 
 Digest = NewType("Digest", str)
 """`sha256:` and 64 hexadecimal digits."""
@@ -54,3 +56,31 @@ def canonical_json(value: object) -> bytes:
     Equal values give equal bytes, whatever order their mappings were built in.
     """
     return _canonical.encode(value)
+
+
+_T = TypeVar("_T")
+
+
+def stored_form(value: _T, name: str) -> _T:
+    """Return `value` as it reads after a round through JSON, so that its digest holds for ever.
+
+    Args:
+        value: A msgspec struct, or plain JSON data.
+        name: What it is, for the message.
+
+    Raises:
+        InvalidSetting: It holds what JSON cannot keep.
+    """
+    kind = type(value)
+    try:
+        stored = msgspec.json.decode(canonical_json(value), type=kind)
+        encoded = canonical_json(stored)
+        if canonical_json(msgspec.json.decode(encoded, type=kind)) == encoded:
+            return stored
+        fault = "it reads back differently each time"
+    except (TypeError, ValueError, RecursionError) as error:
+        fault = str(error)
+    raise InvalidSetting(
+        f"The {name} cannot be stored as JSON: {fault}.",
+        hint="Use plain values: text, numbers, booleans, None, lists, and mappings with text keys.",
+    )

@@ -1,0 +1,1 @@
+"""One sub-package per outside system; nothing above them knows its name."""

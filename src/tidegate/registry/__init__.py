@@ -1,0 +1,1 @@
+"""What was registered: artifacts, versions, lineage, and the decisions taken about them."""
