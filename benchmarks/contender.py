@@ -1,0 +1,212 @@
+"""The servers that are compared: how each is started, and what each is asked."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
+
+from benchmarks.load import Target
+from benchmarks.model import CACHE, Model
+from benchmarks.process import Server, free_port, program
+
+N_BODIES = 256
+TOLERANCE = 1e-4
+SERVICES = Path(__file__).parent / "service"
+_METADATA = {"prediction_id", "version", "service"}
+
+
+class Questions(msgspec.Struct, frozen=True):
+    """Prepared request bodies and what the bare session answers to each.
+
+    Attributes:
+        bodies: JSON, one row each.
+        expected: Body -> the model's outputs.
+    """
+
+    bodies: tuple[bytes, ...]
+    expected: Mapping[bytes, list[float]]
+
+    def is_right(self, body: bytes, answer: bytes) -> bool:
+        """Tell whether an answer holds the model's outputs, in order, whatever its envelope."""
+        found = _numbers(msgspec.json.decode(answer))
+        expected = self.expected[body]
+        return len(found) == len(expected) and bool(np.allclose(found, expected, atol=TOLERANCE))
+
+
+def _numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for key, part in value.items() if key not in _METADATA for number in _numbers(part)]
+    if isinstance(value, list):
+        return [number for part in value for number in _numbers(part)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def questions(model: Model, shape: str) -> Questions:
+    """Prepare bodies: `named` has a JSON field a feature, `vector` one field `x` with all."""
+    session = ort.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+    rows = model.rows(N_BODIES)
+    expected: dict[bytes, list[float]] = {}
+    for row in rows:
+        values = row.tolist()
+        body = {"x": values} if shape == "vector" else {f"f{i}": value for i, value in enumerate(values)}
+        outputs = session.run(None, {"x": row[None].astype(np.float32)})[0][0]
+        expected[msgspec.json.encode(body)] = outputs.tolist()
+    return Questions(tuple(expected), expected)
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A contender that has given a right answer.
+
+    Attributes:
+        server: Its process tree.
+        target: Where its requests go.
+        first_right_answer_s: From the start of its first process.
+        control_port: Where Tidegate's control plane is; 0 for the others.
+    """
+
+    server: Server
+    target: Target
+    first_right_answer_s: float
+    control_port: int = 0
+
+
+class Contender(Protocol):
+    """Something that can be started and asked."""
+
+    @property
+    def name(self) -> str: ...
+
+    def command(self, port: int, control_port: int, home: Path) -> list[str]:
+        """Return the command line that serves on `port`."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Request target of a prediction."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
+
+class Tidegate(msgspec.Struct, frozen=True):
+    """`tidegate up` with its defaults: validation, routing, metrics and journal on.
+
+    Attributes:
+        source: A model file or a service folder.
+        service: Name under which it serves.
+        workers: Number of workers.
+    """
+
+    source: Path
+    service: str
+    workers: int = 2
+    name: str = "tidegate"
+    environment: Mapping[str, str] = {}
+
+    def command(self, port: int, control_port: int, home: Path) -> list[str]:
+        return [
+            *(program("tidegate"), "up", str(self.source)),
+            *("--workers", str(self.workers), "--home", str(home)),
+            *("--port", str(port), "--control-port", str(control_port)),
+        ]
+
+    @property
+    def path(self) -> str:
+        return f"/services/{self.service}/predict"
+
+
+class FastApi(msgspec.Struct, frozen=True):
+    """`baseline/fastapi_service.py` under uvicorn."""
+
+    model: Model
+    shape: str
+    workers: int = 2
+    name: str = "fastapi"
+    path: str = "/predict"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"BENCH_MODEL": str(self.model.path), "BENCH_SHAPE": self.shape}
+
+    def command(self, port: int, control_port: int, home: Path) -> list[str]:
+        del control_port, home  # it has neither
+        return [
+            *(sys.executable, "-m", "uvicorn", "benchmarks.baseline.fastapi_service:app"),
+            *("--port", str(port), "--workers", str(self.workers), "--loop", "uvloop", "--http", "httptools"),
+            *("--no-access-log", "--log-level", "warning"),
+        ]
+
+
+class Mosec(msgspec.Struct, frozen=True):
+    """`baseline/mosec_service.py`: a server with dynamic batching, where it is installed."""
+
+    model: Model
+    workers: int = 2
+    name: str = "mosec"
+    path: str = "/inference"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"BENCH_MODEL": str(self.model.path), "BENCH_WORKERS": str(self.workers)}
+
+    def command(self, port: int, control_port: int, home: Path) -> list[str]:
+        del control_port, home  # it has neither
+        return [
+            *(sys.executable, "-m", "benchmarks.baseline.mosec_service"),
+            *("--address", "127.0.0.1", "--port", str(port), "--timeout", "60000", "--log-level", "warning"),
+        ]
+
+
+def has_mosec() -> bool:
+    """Tell whether Mosec is installed beside us."""
+    return importlib.util.find_spec("mosec") is not None
+
+
+def tidegate_of(model: Model, shape: str, *, workers: int) -> Tidegate:
+    """Return Tidegate serving `model`.
+
+    The vector shape is what a bare model file gets: its contract is inferred from the graph. Named
+    fields come from the declared service in `service/`.
+    """
+    if shape == "vector":
+        return Tidegate(model.path, model.name, workers)
+    return Tidegate(SERVICES / model.name.replace("-", "_"), model.name, workers)
+
+
+@contextmanager
+def running(
+    contender: Contender,
+    asked: Questions,
+    *,
+    headers: Mapping[str, str] | None = None,
+    home: Path | None = None,
+) -> Iterator[Running]:
+    """Start a contender in an empty home (or the one given) and wait until it answers rightly.
+
+    Raises:
+        ServerFailed: It did not.
+    """
+    CACHE.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as fresh:
+        port, control_port = free_port(), free_port()
+        target = Target(port, contender.path, asked.bodies, dict(headers or {}))
+        command = contender.command(port, control_port, home or Path(fresh))
+        log = CACHE / f"{contender.name}.log"
+        with Server(command, log=log, environment=contender.environment) as server:
+            ready_s = server.wait_right(target, asked.is_right)
+            yield Running(server, target, ready_s, control_port)
+
+
+def listed(contenders: Sequence[Contender]) -> str:
+    """Return the names of contenders for a title."""
+    return " beside ".join(contender.name for contender in contenders)
