@@ -24,10 +24,17 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The stored columns of both sides."""
+    """The stored columns of both sides.
+
+    Attributes:
+        inputs: Columns of a request row.
+        outputs: Columns of an answer row.
+        event_time: Name of the input column that says when the event happened; "" without one.
+    """
 
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...]
+    event_time: str = ""
 
 
 def _is_stored(field: Field) -> bool:
@@ -47,4 +54,5 @@ def _columns(schema: Schema) -> tuple[Column, ...]:
 
 def journal_layout(contract: Contract) -> Layout:
     """Return what the journal keeps of `contract`."""
-    return Layout(_columns(contract.input), _columns(contract.output))
+    times = [f.name for f in contract.input.with_role(Role.TIMESTAMP) if _is_stored(f)]
+    return Layout(_columns(contract.input), _columns(contract.output), event_time=times[0] if times else "")

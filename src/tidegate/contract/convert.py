@@ -1,0 +1,176 @@
+"""A column from elsewhere in the dtype and shape its field asks for, or the reason why not."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tidegate.contract.batch import Column
+from tidegate.contract.field import DataType, Field
+from tidegate.contract.violation import ContractViolation
+from tidegate.contract.wire import missing_value
+
+
+class ColumnConverter:
+    """Brings columns into one field's dtype and shape."""
+
+    __slots__ = ("_dtype", "_field", "_free", "_shape", "_widens_from")
+
+    def __init__(self, field: Field) -> None:
+        """Compile the conversion to `field`."""
+        self._field = field
+        self._free = None in field.shape
+        self._shape = field.shape
+        self._dtype = field.type.dtype
+        floats = [np.dtype(name) for name in ("float16", "float32", "float64")]
+        self._widens_from = (
+            frozenset(dtype for dtype in floats if dtype.itemsize <= self._dtype.itemsize)
+            if field.type.is_float
+            else frozenset((self._dtype,)) - {np.dtype(object)}
+        )
+
+    def convert(self, column: Column, n_rows: int) -> Column:
+        """Return `column` in the field's dtype and shape; itself where it has them already.
+
+        Raises:
+            ContractViolation: Something would be lost, or the shape is another.
+        """
+        array = np.asarray(column)
+        if self._free:
+            return _convert_each(self._field, array, n_rows)
+        array = self._fixed_shape(array, n_rows)
+        if array.dtype in self._widens_from:  # what most models give: float32 for float64
+            return array.astype(self._dtype, copy=False)
+        return _convert_elements(self._field, array)
+
+    def _fixed_shape(self, array: Column, n_rows: int) -> Column:
+        expected = (n_rows, *self._shape)
+        if array.shape == expected:
+            return array
+        # [n, 1] is how tensor clients send a column, and [n] how models give a vector of one.
+        if array.shape in ((n_rows,), (n_rows, 1)) and expected in ((n_rows,), (n_rows, 1)):
+            return array.reshape(expected)
+        return _refuse(self._field, f"must have the shape {list(expected)}. Got {list(array.shape)}")
+
+
+def missing_column(field: Field, n_rows: int) -> Column:
+    """Return the column of an optional field that was left out: its default, NaN or None."""
+    value = missing_value(field)
+    dtype = field.type.dtype
+    if None in field.shape:
+        out = np.empty(n_rows, dtype=object)
+        for row in range(n_rows):
+            element = np.array(value, dtype=dtype)
+            out[row] = element if element.size else element.reshape([size or 0 for size in field.shape])
+        return out
+    if value is None and field.type.is_float:
+        value = np.nan
+    out: Column = np.empty((n_rows, *[size or 0 for size in field.shape]), dtype=dtype)
+    out[...] = np.array(value, dtype=dtype) if field.shape else value
+    return out
+
+
+def _convert_each(field: Field, array: Column, n_rows: int) -> Column:
+    """Convert a column whose rows have each a shape of their own."""
+    if array.ndim == 0 or len(array) != n_rows:
+        _refuse(field, f"must have {n_rows} rows. Got shape {list(array.shape)}")
+    out = np.empty(n_rows, dtype=object)
+    for row in range(n_rows):
+        value = np.asarray(array[row])
+        fits = value.ndim == len(field.shape) and all(
+            size is None or size == got for size, got in zip(field.shape, value.shape, strict=True)
+        )
+        if not fits:
+            _refuse(field, f"must have the shape {_shown(field)} in each row. Got {list(value.shape)}", row)
+        out[row] = _convert_elements(field, value)
+    return out
+
+
+def _convert_elements(field: Field, array: Column) -> Column:
+    kind = field.type
+    if kind.dtype == object:
+        return _to_objects(field, array)
+    if array.dtype == kind.dtype:
+        return array
+    if kind.is_float and array.dtype.kind in "fiu":
+        return _to_float(field, array)
+    if kind.is_time and array.dtype.kind == ("M" if kind is DataType.TIMESTAMP else "m"):
+        return _to_microseconds(field, array)
+    if (kind.is_integer or kind.is_time) and array.dtype.kind in "iub":
+        return _to_integer(field, array)
+    if kind is DataType.BOOL and array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()):
+        return array.astype(np.bool_)
+    return _refuse(field, f"must be {kind.value}. Got {array.dtype}")
+
+
+def _to_float(field: Field, array: Column) -> Column:
+    with np.errstate(over="ignore"):
+        out = array.astype(field.type.dtype)
+    if out.dtype.itemsize < 8 and array.dtype.itemsize > out.dtype.itemsize:
+        lost = np.isinf(out) & np.isfinite(array)
+        if lost.any():
+            _refuse(field, f"has a value that does not fit {field.type.value}", _first_row(lost))
+    return out
+
+
+def _to_integer(field: Field, array: Column) -> Column:
+    dtype = field.type.dtype
+    if array.dtype.kind != "b" and not np.can_cast(array.dtype, dtype):
+        span = np.iinfo(dtype)
+        lost = (array < span.min) | (array > span.max)
+        if lost.any():
+            _refuse(field, f"has a value that does not fit {dtype}", _first_row(lost))
+    return array.astype(dtype)
+
+
+def _to_microseconds(field: Field, array: Column) -> Column:
+    if np.isnat(array).any():
+        _refuse(field, "has a missing time", _first_row(np.isnat(array)))
+    unit = "datetime64[us]" if array.dtype.kind == "M" else "timedelta64[us]"
+    return array.astype(unit).astype(np.int64)
+
+
+def _to_objects(field: Field, array: Column) -> Column:
+    if array.dtype.kind not in "OUS":
+        _refuse(field, f"must be {'bytes' if field.type is DataType.BYTES else 'text'}. Got {array.dtype}")
+    wanted = bytes if field.type is DataType.BYTES else str
+    values = array.ravel().tolist()
+    if array.dtype == object and all(type(value) is wanted for value in values):
+        return array
+    out = np.empty(len(values), dtype=object)
+    for position, value in enumerate(values):
+        out[position] = value if type(value) is wanted else _to_object(field, value, position, array)
+    return out.reshape(array.shape)
+
+
+def _to_object(field: Field, value: Any, position: int, array: Column) -> Any:
+    row = position * len(array) // array.size
+    if value is None and field.optional:
+        return None
+    try:
+        if field.type is DataType.BYTES:
+            if isinstance(value, str):
+                return value.encode()
+            if isinstance(value, bytes | bytearray | memoryview):
+                return bytes(value)
+        elif isinstance(value, bytes):
+            return value.decode()
+        elif isinstance(value, str):
+            return str(value)
+    except UnicodeError:
+        _refuse(field, "must be valid UTF-8", row)
+    return _refuse(field, f"must be {field.type.value}. Got {type(value).__name__}", row)
+
+
+def _first_row(marked: Any) -> int:
+    return int(np.flatnonzero(marked.reshape(len(marked), -1).any(axis=1))[0])
+
+
+def _shown(field: Field) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in field.shape) + "]"
+
+
+def _refuse(field: Field, problem: str, row: int | None = None) -> NoReturn:
+    where = "" if row is None else f" of row {row}"
+    raise ContractViolation(f"Field {field.name!r}{where} {problem}.", field=field.name, row=row)
