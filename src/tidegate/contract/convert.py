@@ -58,6 +58,7 @@ def missing_column(field: Field, n_rows: int) -> Column:
     """Return the column of an optional field that was left out: its default, NaN or None."""
     value = missing_value(field)
     dtype = field.type.dtype
+    out: Column
     if None in field.shape:
         out = np.empty(n_rows, dtype=object)
         for row in range(n_rows):
@@ -66,7 +67,7 @@ def missing_column(field: Field, n_rows: int) -> Column:
         return out
     if value is None and field.type.is_float:
         value = np.nan
-    out: Column = np.empty((n_rows, *[size or 0 for size in field.shape]), dtype=dtype)
+    out = np.empty((n_rows, *[size or 0 for size in field.shape]), dtype=dtype)
     out[...] = np.array(value, dtype=dtype) if field.shape else value
     return out
 

@@ -165,8 +165,7 @@ class _Check:
         if self._free:
             return np.fromiter((not self._fits(value) for value in column), np.bool_, len(column))
         bad = self._bad(column)
-        rows: BoolArray = bad if bad.ndim == 1 else bad.reshape(len(bad), -1).any(axis=1)
-        return rows
+        return bad if bad.ndim == 1 else np.any(bad.reshape(len(bad), -1), axis=1)
 
     def _fits(self, value: Any) -> bool:
         """Tell whether one row's value of free shape is right."""
@@ -192,12 +191,13 @@ class _NumberCheck(_Check):
         self._is_bool = field.type is DataType.BOOL
         if not self._is_bool:
             self._low, self._high = column_limit(field)
+        self._fast = field.is_scalar and not self._is_bool
         self._holes = field.optional and field.type.is_float
         self._least: Callable[..., Any] = np.fmin.reduce if self._holes else np.minimum.reduce
         self._most: Callable[..., Any] = np.fmax.reduce if self._holes else np.maximum.reduce
 
     def accepts(self, column: Column, n_rows: int) -> bool:
-        if column.dtype != self._dtype or column.shape != (n_rows,) or self._is_bool:
+        if not self._fast or column.dtype != self._dtype or column.shape != (n_rows,):
             return super().accepts(column, n_rows)
         low, high = self._low, self._high
         if n_rows > _FEW_ROWS:
