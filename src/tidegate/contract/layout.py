@@ -1,58 +1,53 @@
-"""What the journal keeps of a contract, in order: its columns without what is sensitive."""
+"""What of a contract's rows the journal stores, in which order and how."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
+
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
-from tidegate.contract.schema import Contract, DataType, Field, Role, Schema
+from tidegate.contract.batch import Column
+from tidegate.contract.field import DataType, Field, Role
+from tidegate.contract.gather import block_groups
+from tidegate.contract.schema import Contract, Schema
+
+NO_CATEGORY = 0xFFFF
+"""The code of a missing category."""
+
+Side = Literal["input", "output"]
 
 
-class Column(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One stored column.
+class StoredColumn(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
+    """One column of the journal.
 
     Attributes:
-        name: The field's name.
-        type: Element type. A category is stored as the position of its value.
+        name: The field's name; inputs and outputs have separate name spaces.
+        side: `input` or `output`.
+        type: Element type, by which a reader knows what the stored numbers mean.
+        storage: `text`, `bytes`, or the little-endian numpy dtype of a stored element: `|b1`,
+            `<i1` to `<f8`, `<u2` for the code of a category, `<i8` for microseconds.
         shape: Shape of one row's value; None is a free dimension.
-        categories: The values of a category, in order.
+        categories: What the codes stand for, in order. Empty for a field that is sensitive: its
+            code is stored for the sake of fairness, and its value is nowhere in the journal.
     """
 
     name: str
+    side: Side
     type: DataType
+    storage: str
     shape: tuple[int | None, ...] = ()
     categories: tuple[str, ...] = ()
+    coded: bool = False
 
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The stored dtype; None for text and bytes, whose lengths vary."""
+        return None if self.storage in ("text", "bytes") else np.dtype(self.storage)
 
-class Layout(msgspec.Struct, frozen=True):
-    """The stored columns of both sides.
-
-    Attributes:
-        inputs: Columns of a request row.
-        outputs: Columns of an answer row.
-        event_time: Name of the input column that says when the event happened; "" without one.
-    """
-
-    inputs: tuple[Column, ...]
-    outputs: tuple[Column, ...]
-    event_time: str = ""
-
-
-def _is_stored(field: Field) -> bool:
-    if not field.sensitive:
-        return True
-    # fairness needs the group, not the value: a sensitive attribute is kept where all it can say is its group
-    return Role.PROTECTED in field.roles and field.type in (DataType.CATEGORY, DataType.BOOL)
-
-
-def _columns(schema: Schema) -> tuple[Column, ...]:
-    return tuple(
-        Column(field.name, field.type, field.shape, field.categories)
-        for field in schema.fields
-        if _is_stored(field)
-    )
-
-
-def journal_layout(contract: Contract) -> Layout:
-    """Return what the journal keeps of `contract`."""
-    times = [f.name for f in contract.input.with_role(Role.TIMESTAMP) if _is_stored(f)]
-    return Layout(_columns(contract.input), _columns(contract.output), event_time=times[0] if times else "")
+    @cached_property
+    def _codes(self) -> dict[str | None, int]:
+        return {**{value: code for code, value in enumerate(self.categories)}, None: NO_CATEGORY}

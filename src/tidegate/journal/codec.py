@@ -66,9 +66,10 @@ HAS_CALLERS = 1 << 9
 HAS_OUTPUTS = 1 << 10
 HAS_INPUTS = 1 << 11
 
-_SIZE = struct.Struct("<I")
+SIZE = struct.Struct("<I")
+COUNTS = struct.Struct("<II")
 _F8 = np.dtype("<f8")
-_SHORT = struct.Struct("<H")
+SHORT = struct.Struct("<H")
 _json = msgspec.json.Encoder()
 
 
@@ -112,7 +113,7 @@ def encode_event(event: Event) -> bytes:
 
 
 def _sized(pieces: list[bytes]) -> Iterable[bytes]:
-    return (_SIZE.pack(sum(map(len, pieces))), *pieces)
+    return (SIZE.pack(sum(map(len, pieces))), *pieces)
 
 
 class TurnEncoder:
@@ -197,7 +198,7 @@ class TurnEncoder:
         if turn.answered_by:
             mask |= HAS_ANSWERED_BY
             name = turn.answered_by.encode()
-            pieces += (_SHORT.pack(len(name)), name)
+            pieces += (SHORT.pack(len(name)), name)
         if turn.errors is not None:
             mask |= HAS_ERRORS
             pieces.extend(_sized([pack_texts(turn.errors)]))

@@ -6,19 +6,21 @@ import math
 import struct
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from tidegate.contract.batch import Batch
-from tidegate.contract.layout import Column
+from tidegate.contract.batch import Batch, Column
+from tidegate.contract.layout import Column as StoredColumn
 from tidegate.contract.schema import DataType
 from tidegate.core.error import Corrupt
 
 _SWAP = sys.byteorder == "big"
 _NULL = 0xFFFF_FFFF
 _SIZE = struct.Struct("<I")
+
+Bytes = bytes | memoryview
 
 
 def pack(code: str, values: Iterable[Any]) -> bytes:
@@ -42,40 +44,63 @@ def pack_texts(values: Sequence[Any]) -> bytes:
     return pack("I", map(len, pieces)) + b"".join(pieces)
 
 
-def unpack_texts(data: memoryview, count: int, *, text: bool) -> tuple[list[Any], int]:
-    """Undo `pack_texts` for `count` values; return them and how many bytes they took."""
-    lengths = np.frombuffer(data, "<u4", count).tolist()
-    at = 4 * count
+def cut_texts(data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int:
+    """Cut what `pack_texts` made of `count` values, from `at`, into lengths and bytes; return its end."""
+    body = at + 4 * count
+    lengths = data[at:body]
+    if count == 1:
+        (total,) = _SIZE.unpack(lengths)
+        end = body if total == _NULL else body + total
+    else:
+        stored = np.frombuffer(lengths, "<u4")
+        end = body + int(stored.sum(dtype=np.int64, where=stored != _NULL))
+    pieces += (lengths, data[body:end])
+    return end
+
+
+def unpack_texts(lengths: Bytes, joined: Bytes, *, text: bool) -> list[Any]:
+    """Return the values that `cut_texts` cut, of one frame or of several put together."""
+    whole = bytes(joined)
     values: list[Any] = []
-    for length in lengths:
+    at = 0
+    for length in np.frombuffer(lengths, "<u4").tolist():
         if length == _NULL:
             values.append(None)
             continue
-        piece = bytes(data[at : at + length])
+        piece = whole[at : at + length]
         values.append(piece.decode() if text else piece)
         at += length
-    return values, at
+    return values
 
 
 class Part(Protocol):
-    """Some columns that stand together in a frame."""
+    """Some columns that stand together in a frame.
+
+    `cut` and `decode` are apart so that the pieces of many frames can be put together, each piece
+    with its like, and decoded as if they had been one.
+    """
 
     names: tuple[str, ...]
+    n_pieces: int
 
     def encode(self, batch: Batch) -> bytes: ...
 
-    def decode(self, data: memoryview, n_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
-        """Return the columns and the number of bytes they took from the start of `data`."""
+    def cut(self, data: memoryview, at: int, n_rows: int, pieces: list[memoryview]) -> int:
+        """Append the pieces that begin at `at`; return where they end."""
         ...
+
+    def decode(self, pieces: Sequence[Bytes], n_rows: int) -> dict[str, Column]: ...
 
 
 class NumberPart:
     """Scalar columns of one dtype, row by row: usually one block of the batch, taken in one call."""
 
+    n_pieces = 1
+
     def __init__(self, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:
         self.names = names
-        self.dtype = dtype
         self._stored = dtype.newbyteorder("<")
+        self._row_bytes = dtype.itemsize * len(names)
 
     def encode(self, batch: Batch) -> bytes:
         names = self.names
@@ -86,13 +111,18 @@ class NumberPart:
             column = column.astype(self._stored)
         return column.tobytes()
 
-    def block(self, data: memoryview, n_rows: int) -> np.ndarray[Any, Any]:
-        """Return the columns side by side, shape (n_rows, len(names)), as a view of `data`."""
-        return np.frombuffer(data, self._stored, n_rows * len(self.names)).reshape(n_rows, -1)
+    def cut(self, data: memoryview, at: int, n_rows: int, pieces: list[memoryview]) -> int:
+        end = at + n_rows * self._row_bytes
+        pieces.append(data[at:end])
+        return end
 
-    def decode(self, data: memoryview, n_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
-        block = self.block(data, n_rows)
-        return {name: block[:, position] for position, name in enumerate(self.names)}, block.nbytes
+    def block(self, pieces: Sequence[Bytes], n_rows: int) -> Column:
+        """Return the columns side by side, shape (n_rows, len(names)), as a view of the piece."""
+        return np.frombuffer(pieces[0], self._stored).reshape(n_rows, len(self.names))
+
+    def decode(self, pieces: Sequence[Bytes], n_rows: int) -> dict[str, Column]:
+        block = self.block(pieces, n_rows)
+        return {name: block[:, position] for position, name in enumerate(self.names)}
 
 
 class _Codes(dict[Any, int]):
@@ -108,84 +138,122 @@ class _Codes(dict[Any, int]):
         return self.null - 1
 
 
-class _Element(NamedTuple):
+class _Element(Protocol):
     """How the elements of one column are stored once they stand in one dimension."""
 
-    pack: Callable[[np.ndarray[Any, Any]], bytes]
-    unpack: Callable[[memoryview, int], tuple[np.ndarray[Any, Any], int]]
+    n_pieces: int
+
+    def pack(self, flat: Column) -> bytes: ...
+
+    def cut(self, data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int: ...
+
+    def unpack(self, pieces: Sequence[Bytes]) -> Column: ...
 
 
-def _objects(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+def _objects(values: Sequence[Any]) -> Column:
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return column
 
 
-def _number_element(dtype: np.dtype[Any]) -> _Element:
-    stored = dtype.newbyteorder("<")
-    return _Element(
-        lambda flat: flat.astype(stored, copy=False).tobytes(),
-        lambda data, count: (np.frombuffer(data, stored, count), count * dtype.itemsize),
-    )
+class _NumberElement:
+    n_pieces = 1
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._stored = dtype.newbyteorder("<")
+
+    def pack(self, flat: Column) -> bytes:
+        return flat.astype(self._stored, copy=False).tobytes()
+
+    def cut(self, data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int:
+        end = at + count * self._stored.itemsize
+        pieces.append(data[at:end])
+        return end
+
+    def unpack(self, pieces: Sequence[Bytes]) -> Column:
+        return np.frombuffer(pieces[0], self._stored)
 
 
-def _text_element(text: bool) -> _Element:
-    def unpack(data: memoryview, count: int) -> tuple[np.ndarray[Any, Any], int]:
-        values, taken = unpack_texts(data, count, text=text)
-        return _objects(values), taken
+class _TextElement:
+    n_pieces = 2
 
-    return _Element(lambda flat: pack_texts(flat.tolist()), unpack)
+    def __init__(self, *, text: bool) -> None:
+        self._text = text
 
+    def pack(self, flat: Column) -> bytes:
+        return pack_texts(flat.tolist())
 
-def _category_element(categories: Sequence[str]) -> _Element:
-    codes = _Codes(categories)
-    width = 2 if codes.letter == "H" else 4
+    def cut(self, data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int:
+        return cut_texts(data, at, count, pieces)
 
-    def unpack(data: memoryview, count: int) -> tuple[np.ndarray[Any, Any], int]:
-        stored = np.frombuffer(data, f"<u{width}", count)
-        n = len(categories)
-        return _objects([categories[c] if c < n else None for c in stored.tolist()]), count * width
-
-    return _Element(lambda flat: pack(codes.letter, map(codes.__getitem__, flat.tolist())), unpack)
+    def unpack(self, pieces: Sequence[Bytes]) -> Column:
+        return _objects(unpack_texts(pieces[0], pieces[1], text=self._text))
 
 
-def _element(column: Column) -> _Element:
+class _CategoryElement:
+    n_pieces = 1
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        self._codes = _Codes(categories)
+        self._width = 2 if self._codes.letter == "H" else 4
+        self._names = _objects([*categories, None])
+
+    def pack(self, flat: Column) -> bytes:
+        return pack(self._codes.letter, map(self._codes.__getitem__, flat.tolist()))
+
+    def cut(self, data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int:
+        end = at + count * self._width
+        pieces.append(data[at:end])
+        return end
+
+    def unpack(self, pieces: Sequence[Bytes]) -> Column:
+        stored = np.frombuffer(pieces[0], f"<u{self._width}")
+        named: Column = self._names[np.minimum(stored, len(self._names) - 1)]
+        return named
+
+
+def _element(column: StoredColumn) -> _Element:
     if column.type is DataType.CATEGORY:
-        return _category_element(column.categories)
+        return _CategoryElement(column.categories)
     if column.type in (DataType.STRING, DataType.BYTES):
-        return _text_element(column.type is DataType.STRING)
-    return _number_element(column.type.dtype)
+        return _TextElement(text=column.type is DataType.STRING)
+    return _NumberElement(column.type.dtype)
 
 
 class ElementPart:
     """One column whose rows all have one shape."""
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: StoredColumn) -> None:
         self.names: tuple[str, ...] = (column.name,)
         self._name = column.name
         self._shape = tuple(size or 0 for size in column.shape)
         self._per_row = math.prod(self._shape)
         self._element = _element(column)
+        self.n_pieces = self._element.n_pieces
 
     def encode(self, batch: Batch) -> bytes:
         column = batch.columns[self._name]
         return self._element.pack(column.reshape(-1) if self._shape else column)
 
-    def decode(self, data: memoryview, n_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
-        flat, taken = self._element.unpack(data, n_rows * self._per_row)
-        return {self._name: flat.reshape((n_rows, *self._shape)) if self._shape else flat}, taken
+    def cut(self, data: memoryview, at: int, n_rows: int, pieces: list[memoryview]) -> int:
+        return self._element.cut(data, at, n_rows * self._per_row, pieces)
+
+    def decode(self, pieces: Sequence[Bytes], n_rows: int) -> dict[str, Column]:
+        flat = self._element.unpack(pieces)
+        return {self._name: flat.reshape((n_rows, *self._shape)) if self._shape else flat}
 
 
 class RaggedPart:
     """One column of arrays whose sizes differ from row to row: the free sizes, then all elements."""
 
-    def __init__(self, column: Column) -> None:
+    def __init__(self, column: StoredColumn) -> None:
         self.names: tuple[str, ...] = (column.name,)
         self._name = column.name
         self._shape = column.shape
         self._free = [axis for axis, size in enumerate(column.shape) if size is None]
         self._dtype = column.type.dtype
         self._element = _element(column)
+        self.n_pieces = 1 + self._element.n_pieces
 
     def encode(self, batch: Batch) -> bytes:
         rows = [None if row is None else np.asarray(row, self._dtype) for row in batch.columns[self._name]]
@@ -196,68 +264,85 @@ class RaggedPart:
         elements = np.concatenate(flat) if flat else np.empty(0, self._dtype)
         return pack("I", sizes) + self._element.pack(elements)
 
-    def decode(self, data: memoryview, n_rows: int) -> tuple[dict[str, np.ndarray[Any, Any]], int]:
-        n_free = len(self._free)
-        sizes = np.frombuffer(data, "<u4", n_rows * n_free).reshape(n_rows, n_free).tolist()
-        shapes: list[list[int] | None] = []
-        for row in sizes:
+    def _shapes(self, sizes: Bytes) -> list[tuple[int, ...] | None]:
+        free = np.frombuffer(sizes, "<u4").reshape(-1, len(self._free)).tolist()
+        shapes: list[tuple[int, ...] | None] = []
+        for row in free:
             shape = [size or 0 for size in self._shape]
-            for axis, free in zip(self._free, row, strict=True):
-                shape[axis] = free
-            shapes.append(None if row[0] == _NULL else shape)
-        counts = [0 if shape is None else math.prod(shape) for shape in shapes]
-        head = 4 * n_rows * n_free
-        flat, taken = self._element.unpack(data[head:], sum(counts))
+            for axis, size in zip(self._free, row, strict=True):
+                shape[axis] = size
+            shapes.append(None if row[0] == _NULL else tuple(shape))
+        return shapes
+
+    def cut(self, data: memoryview, at: int, n_rows: int, pieces: list[memoryview]) -> int:
+        body = at + 4 * n_rows * len(self._free)
+        sizes = data[at:body]
+        pieces.append(sizes)
+        count = sum(math.prod(shape) for shape in self._shapes(sizes) if shape is not None)
+        return self._element.cut(data, body, count, pieces)
+
+    def decode(self, pieces: Sequence[Bytes], n_rows: int) -> dict[str, Column]:
+        flat = self._element.unpack(pieces[1:])
         column = np.empty(n_rows, dtype=object)
         at = 0
-        for position, (known, count) in enumerate(zip(shapes, counts, strict=True)):
-            if known is not None:
-                column[position] = flat[at : at + count].reshape(known)
-            at += count
-        return {self._name: column}, head + taken
+        for position, shape in enumerate(self._shapes(pieces[0])):
+            if shape is not None:
+                end = at + math.prod(shape)
+                column[position] = flat[at:end].reshape(shape)
+                at = end
+        return {self._name: column}
 
 
-def _is_number(column: Column) -> bool:
+def _is_number(column: StoredColumn) -> bool:
     return column.type not in (DataType.STRING, DataType.BYTES, DataType.CATEGORY)
 
 
 class ColumnCodec:
     """All columns of one side of a layout."""
 
-    def __init__(self, columns: Sequence[Column]) -> None:
+    def __init__(self, columns: Sequence[StoredColumn]) -> None:
         self.names = tuple(column.name for column in columns)
         groups: dict[np.dtype[Any], list[str]] = {}
-        parts: list[Part] = []
+        others: list[Part] = []
         for column in columns:
             if None in column.shape:
-                parts.append(RaggedPart(column))
+                others.append(RaggedPart(column))
             elif column.shape or not _is_number(column):
-                parts.append(ElementPart(column))
+                others.append(ElementPart(column))
             else:
                 groups.setdefault(column.type.dtype, []).append(column.name)
-        numbers: list[Part] = [NumberPart(tuple(names), dtype) for dtype, names in groups.items()]
-        self.parts: tuple[Part, ...] = (*numbers, *parts)
-        self._encoders = tuple(part.encode for part in self.parts)
+        self._numbers = [NumberPart(tuple(names), dtype) for dtype, names in groups.items()]
+        self._parts: tuple[Part, ...] = (*self._numbers, *others)
+        self._encoders = tuple(part.encode for part in self._parts)
+        self.n_pieces = sum(part.n_pieces for part in self._parts)
 
     def encode(self, batch: Batch) -> list[bytes]:
         """Return the rows' bytes, in pieces."""
         return [encode(batch) for encode in self._encoders]
 
-    def decode(self, data: memoryview, n_rows: int) -> Batch:
-        """Return the rows, columns in the layout's order.
+    def cut(self, data: memoryview, n_rows: int) -> list[memoryview]:
+        """Cut one frame's columns into `n_pieces` pieces.
 
         Raises:
             Corrupt: There are fewer or more bytes than the rows take.
         """
-        columns: dict[str, np.ndarray[Any, Any]] = {}
-        blocks: list[tuple[tuple[str, ...], np.ndarray[Any, Any]]] = []
+        pieces: list[memoryview] = []
         at = 0
-        for part in self.parts:
-            decoded, taken = part.decode(data[at:], n_rows)
-            columns |= decoded
-            if isinstance(part, NumberPart) and len(part.names) > 1:
-                blocks.append((part.names, part.block(data[at:], n_rows)))
-            at += taken
+        for part in self._parts:
+            at = part.cut(data, at, n_rows, pieces)
         if at != len(data):
             raise Corrupt(f"The columns of a frame take {at} bytes, it has {len(data)}.")
+        return pieces
+
+    def decode(self, pieces: Sequence[Bytes], n_rows: int) -> Batch:
+        """Return the rows, columns in the layout's order."""
+        columns: dict[str, Column] = {}
+        blocks: list[tuple[tuple[str, ...], Column]] = []
+        at = 0
+        for part in self._parts:
+            own = pieces[at : at + part.n_pieces]
+            at += part.n_pieces
+            columns |= part.decode(own, n_rows)
+            if isinstance(part, NumberPart) and len(part.names) > 1:
+                blocks.append((part.names, part.block(own, n_rows)))
         return Batch({name: columns[name] for name in self.names}, n_rows, blocks=blocks)

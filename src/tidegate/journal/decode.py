@@ -1,0 +1,280 @@
+"""Turns back from their bytes, many frames at a time.
+
+Frames of one stream that have the same optional sections are put together section by section and
+decoded as if they had been one: the cost of Python is per frame and section, that of the values is numpy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.contract.batch import Batch
+from tidegate.core.error import Corrupt
+from tidegate.journal import codec
+from tidegate.journal.column import Bytes, ColumnCodec, cut_texts, unpack_texts
+from tidegate.journal.record import Event, Outcome, Refusal, Stream
+
+Ints = npt.NDArray[np.int64]
+
+_HEAD = np.dtype(
+    [
+        ("kind", "u1"),
+        ("format", "u1"),
+        ("stream", "<u2"),
+        ("mask", "<u4"),
+        ("n_requests", "<u4"),
+        ("n_rows", "<u4"),
+        ("batch_rows", "<u4"),
+        ("flags", "<u2"),
+        ("service_us", "<f4"),
+        ("arrived_us", "<i8"),
+    ]
+)
+
+_EACH_REQUEST, _EACH_ROW = 0, 1
+_IDS = 0  # not a bit of the mask: they are always there
+# bit, bytes of one, one for each request or row
+_FIXED = (
+    (_IDS, 16, _EACH_REQUEST),
+    (codec.HAS_ROWS, 4, _EACH_REQUEST),
+    (codec.HAS_ARRIVALS, 8, _EACH_REQUEST),
+    (codec.HAS_SERVICE_TIMES, 4, _EACH_REQUEST),
+    (codec.HAS_FLAGS, 2, _EACH_REQUEST),
+    (codec.HAS_BUCKETS, 8, _EACH_ROW),
+    (codec.HAS_KEYS, 16, _EACH_ROW),
+    (codec.HAS_TRACES, 16, _EACH_REQUEST),
+)
+_counts = codec.COUNTS.unpack_from
+_size = codec.SIZE.unpack_from
+_short = codec.SHORT.unpack_from
+
+_outcomes = msgspec.json.Decoder(list[Outcome])
+_refusals = msgspec.json.Decoder(list[Refusal])
+_event = msgspec.json.Decoder(Event)
+_stream = msgspec.json.Decoder(Stream)
+
+
+def decode_outcomes(body: memoryview) -> list[Outcome]:
+    """Return what `encode_outcomes` was given."""
+    return _outcomes.decode(body[codec.BODY_HEAD.size :])
+
+
+def decode_refusals(body: memoryview) -> list[Refusal]:
+    """Return what `encode_refusals` was given."""
+    return _refusals.decode(body[codec.BODY_HEAD.size :])
+
+
+def decode_event(body: memoryview) -> Event:
+    """Return what `encode_event` was given."""
+    return _event.decode(body[codec.BODY_HEAD.size :])
+
+
+def decode_stream(body: memoryview) -> Stream:
+    """Return what `encode_stream` was given."""
+    return _stream.decode(body[codec.BODY_HEAD.size :])
+
+
+def mask_of(body: memoryview) -> int:
+    """Return which optional sections a turn's body has."""
+    mask: int = _size(body, 4)[0]
+    return mask
+
+
+class StreamCodec:
+    """A stream and the codecs of its columns."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.inputs = ColumnCodec(stream.layout.inputs)
+        self.outputs = ColumnCodec(stream.layout.outputs)
+
+
+class Turns:
+    """Turns of one stream whose frames have the same sections, as columns over requests and rows.
+
+    Requests are in the order of the frames, rows in the order of the requests.
+
+    Attributes:
+        stream: Whose turns they are.
+        n_requests, n_rows: How many there are in all.
+        heads: What each frame says once, shape (n_frames,).
+    """
+
+    def __init__(self, stream: StreamCodec, mask: int, bodies: Sequence[memoryview]) -> None:
+        """Take turns' bodies of one stream and one mask; nothing is decoded until it is asked for."""
+        self._codec = stream
+        self.stream = stream.stream
+        self._mask = mask
+        self._bodies = bodies
+        pieces: dict[int, list[memoryview]] = {bit: [] for bit, _, _ in _FIXED if bit == _IDS or mask & bit}
+        wanted = [(width, each, pieces[bit].append) for bit, width, each in _FIXED if bit in pieces]
+        heads = []
+        self._rest: list[int] = []
+        start = codec.TURN_HEAD.size
+        for body in bodies:
+            counts = _counts(body, 8)
+            heads.append(body[:start])
+            at = start
+            for width, each, append in wanted:
+                end = at + width * counts[each]
+                append(body[at:end])
+                at = end
+            self._rest.append(at)
+        self._fixed = {bit: b"".join(found) for bit, found in pieces.items()}
+        self.heads = np.frombuffer(b"".join(heads), _HEAD)
+        self.n_requests = int(self.heads["n_requests"].sum())
+        self.n_rows = int(self.heads["n_rows"].sum())
+
+    @property
+    def request_ids(self) -> bytes:
+        """16 bytes a request."""
+        return self._fixed[_IDS]
+
+    @cached_property
+    def request_ms(self) -> Ints:
+        """The time that each request's id begins with, milliseconds UTC."""
+        halves = np.frombuffer(self._fixed[_IDS], ">u8").reshape(-1, 2)
+        return (halves[:, 0] >> 16).astype(np.int64)
+
+    @cached_property
+    def frame_of_request(self) -> npt.NDArray[np.intp]:
+        """Position of each request's frame."""
+        return np.repeat(np.arange(len(self.heads)), self.heads["n_requests"])
+
+    @cached_property
+    def rows(self) -> Ints:
+        """Number of rows of each request."""
+        if self._mask & codec.HAS_ROWS:
+            return np.frombuffer(self._fixed[codec.HAS_ROWS], "<u4").astype(np.int64)
+        return np.ones(self.n_requests, np.int64)
+
+    @cached_property
+    def request_of_row(self) -> npt.NDArray[np.intp]:
+        """Position of each row's request."""
+        return np.repeat(np.arange(self.n_requests), self.rows)
+
+    @cached_property
+    def row_in_request(self) -> Ints:
+        """Number of each row within its request."""
+        first = np.cumsum(self.rows) - self.rows
+        return np.arange(self.n_rows) - np.repeat(first, self.rows)
+
+    def _per_request(self, bit: int, dtype: str, name: str) -> npt.NDArray[Any]:
+        if self._mask & bit:
+            return np.frombuffer(self._fixed[bit], dtype)
+        return np.repeat(self.heads[name], self.heads["n_requests"])
+
+    @cached_property
+    def arrived_us(self) -> Ints:
+        """When each request arrived, microseconds UTC."""
+        return self._per_request(codec.HAS_ARRIVALS, "<i8", "arrived_us")
+
+    @cached_property
+    def service_us(self) -> npt.NDArray[np.float32]:
+        """From arrival to answer of each request, microseconds."""
+        return self._per_request(codec.HAS_SERVICE_TIMES, "<f4", "service_us")
+
+    @cached_property
+    def flags(self) -> npt.NDArray[np.uint16]:
+        """The flags of each request."""
+        return self._per_request(codec.HAS_FLAGS, "<u2", "flags")
+
+    @cached_property
+    def buckets(self) -> npt.NDArray[np.float64] | None:
+        """Where each row fell on the route's unit interval."""
+        if not self._mask & codec.HAS_BUCKETS:
+            return None
+        return np.frombuffer(self._fixed[codec.HAS_BUCKETS], "<f8")
+
+    @property
+    def key_hashes(self) -> bytes | None:
+        """16 bytes a row."""
+        return self._fixed.get(codec.HAS_KEYS)
+
+    @property
+    def trace_ids(self) -> bytes | None:
+        """16 bytes a request."""
+        return self._fixed.get(codec.HAS_TRACES)
+
+    @cached_property
+    def _texts(self) -> tuple[list[str], list[str | None] | None, list[str | None] | None, list[int]]:
+        """Who answered each frame; each request's error and caller's id; where each frame's columns begin."""
+        answered: list[str] = []
+        columns: dict[int, list[str | None]] = {
+            bit: [] for bit in (codec.HAS_ERRORS, codec.HAS_CALLERS) if self._mask & bit
+        }
+        starts: list[int] = []
+        counts = self.heads["n_requests"].tolist()
+        for body, start, n_requests in zip(self._bodies, self._rest, counts, strict=True):
+            at = start
+            if self._mask & codec.HAS_ANSWERED_BY:
+                (length,) = _short(body, at)
+                at += 2 + length
+                answered.append(str(body[at - length : at], "utf-8"))
+            for values in columns.values():
+                cut: list[memoryview] = []
+                at = cut_texts(body, at + 4, n_requests, cut)
+                values.extend(unpack_texts(cut[0], cut[1], text=True))
+            starts.append(at)
+        return answered, columns.get(codec.HAS_ERRORS), columns.get(codec.HAS_CALLERS), starts
+
+    @property
+    def answered_by(self) -> list[str] | None:
+        """Name of the fallback that answered, one a frame; None if the version itself did."""
+        return self._texts[0] if self._mask & codec.HAS_ANSWERED_BY else None
+
+    @property
+    def errors(self) -> list[str | None] | None:
+        """Code of each request's error; None if there was none at all."""
+        return self._texts[1]
+
+    @property
+    def caller_ids(self) -> list[str | None] | None:
+        """The id that the caller gave each request; None if there was none at all."""
+        return self._texts[2]
+
+    def _columns(self, bit: int, columns: ColumnCodec) -> Batch | None:
+        if not self._mask & bit:
+            return None
+        skips = bit == codec.HAS_INPUTS and bool(self._mask & codec.HAS_OUTPUTS)
+        sinks: list[list[memoryview]] = [[] for _ in range(columns.n_pieces)]
+        rows = self.heads["n_rows"].tolist()
+        starts = self._texts[3] if self._mask & _TEXTS else self._rest
+        for body, start, n_rows in zip(self._bodies, starts, rows, strict=True):
+            at = start
+            if skips:
+                at += 4 + _size(body, at)[0]
+            size = _size(body, at)[0]
+            if at + 4 + size > len(body):
+                raise Corrupt("A frame's columns reach beyond its end.")
+            for sink, piece in zip(sinks, columns.cut(body[at + 4 : at + 4 + size], n_rows), strict=True):
+                sink.append(piece)
+        joined: list[Bytes] = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
+        return columns.decode(joined, self.n_rows)
+
+    @cached_property
+    def outputs(self) -> Batch | None:
+        """The answers' rows, as stored; None if there are none."""
+        return self._columns(codec.HAS_OUTPUTS, self._codec.outputs)
+
+    @cached_property
+    def inputs(self) -> Batch | None:
+        """The requests' rows, as stored; None if there are none."""
+        return self._columns(codec.HAS_INPUTS, self._codec.inputs)
+
+    @cached_property
+    def event_us(self) -> Ints:
+        """When each row's event happened: the contract's timestamp, or else the arrival."""
+        name = self.stream.layout.event_time
+        if name and self.inputs is not None:
+            return self.inputs[name].astype(np.int64)
+        return self.arrived_us[self.request_of_row]
+
+
+_TEXTS = codec.HAS_ANSWERED_BY | codec.HAS_ERRORS | codec.HAS_CALLERS
