@@ -49,12 +49,12 @@ class Gatherer:
 
 
 def block_groups(fields: Iterable[Field]) -> list[tuple[tuple[str, ...], npt.DTypeLike]]:
-    """Return which scalar fields share a block: those of one dtype, times apart, in schema order."""
-    groups: dict[tuple[np.dtype[Any], bool], list[str]] = {}
+    """Return which scalar fields share a block: those of one column dtype, in schema order."""
+    groups: dict[np.dtype[Any], list[str]] = {}
     for field in fields:
         if field.is_scalar:
-            groups.setdefault((field.type.dtype, field.type.is_time), []).append(field.name)
-    return [(tuple(names), dtype) for (dtype, _), names in groups.items()]
+            groups.setdefault(field.type.dtype, []).append(field.name)
+    return [(tuple(names), dtype) for dtype, names in groups.items()]
 
 
 class _BlockPlan:

@@ -1,53 +1,53 @@
-"""What of a contract's rows the journal stores, in which order and how."""
+"""What of a contract's rows the journal stores, and in which order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, Literal
+from collections.abc import Iterable
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
-from tidegate.contract.batch import Column
 from tidegate.contract.field import DataType, Field, Role
-from tidegate.contract.gather import block_groups
-from tidegate.contract.schema import Contract, Schema
-
-NO_CATEGORY = 0xFFFF
-"""The code of a missing category."""
-
-Side = Literal["input", "output"]
+from tidegate.contract.schema import Contract
 
 
-class StoredColumn(msgspec.Struct, frozen=True, omit_defaults=True, dict=True):
-    """One column of the journal.
+class Column(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One stored column: all that a reader needs to know of its field, without the contract.
 
     Attributes:
-        name: The field's name; inputs and outputs have separate name spaces.
-        side: `input` or `output`.
-        type: Element type, by which a reader knows what the stored numbers mean.
-        storage: `text`, `bytes`, or the little-endian numpy dtype of a stored element: `|b1`,
-            `<i1` to `<f8`, `<u2` for the code of a category, `<i8` for microseconds.
+        name: The field's name.
+        type: Element type. Numbers and booleans are stored as they are, times as int64
+            microseconds, a category as its position in `categories`.
         shape: Shape of one row's value; None is a free dimension.
-        categories: What the codes stand for, in order. Empty for a field that is sensitive: its
-            code is stored for the sake of fairness, and its value is nowhere in the journal.
+        categories: The values that the stored codes stand for, in order.
+        group_only: The field is sensitive, and stored as its group's code for the sake of fairness
+            alone: a reader gives the code, never the value.
     """
 
     name: str
-    side: Side
     type: DataType
-    storage: str
     shape: tuple[int | None, ...] = ()
     categories: tuple[str, ...] = ()
-    coded: bool = False
+    group_only: bool = False
 
-    @property
-    def dtype(self) -> np.dtype[Any] | None:
-        """The stored dtype; None for text and bytes, whose lengths vary."""
-        return None if self.storage in ("text", "bytes") else np.dtype(self.storage)
 
-    @cached_property
-    def _codes(self) -> dict[str | None, int]:
-        return {**{value: code for code, value in enumerate(self.categories)}, None: NO_CATEGORY}
+class Layout(msgspec.Struct, frozen=True):
+    """The stored columns of a contract, in the order of its fields."""
+
+    inputs: tuple[Column, ...]
+    outputs: tuple[Column, ...]
+
+
+def journal_layout(contract: Contract) -> Layout:
+    """Return the layout of a contract's records: all but the sensitive fields.
+
+    Of sensitive fields, only a protected category or boolean is in it, as a group.
+    """
+    return Layout(_columns(contract.input.fields), _columns(contract.output.fields))
+
+
+def _columns(fields: Iterable[Field]) -> tuple[Column, ...]:
+    return tuple(
+        Column(field.name, field.type, field.shape, field.categories, group_only=field.sensitive)
+        for field in fields
+        if not field.sensitive or Role.PROTECTED in field.roles
+    )
