@@ -193,10 +193,11 @@ class _TextElement:
 class _CategoryElement:
     n_pieces = 1
 
-    def __init__(self, categories: Sequence[str]) -> None:
+    def __init__(self, categories: Sequence[str], *, group_only: bool) -> None:
         self._codes = _Codes(categories)
         self._width = 2 if self._codes.letter == "H" else 4
-        self._names = _objects([*categories, None])
+        shown = [str(code) for code in range(len(categories))] if group_only else categories
+        self._names = _objects([*shown, None])
 
     def pack(self, flat: Column) -> bytes:
         return pack(self._codes.letter, map(self._codes.__getitem__, flat.tolist()))
@@ -214,7 +215,7 @@ class _CategoryElement:
 
 def _element(column: StoredColumn) -> _Element:
     if column.type is DataType.CATEGORY:
-        return _CategoryElement(column.categories)
+        return _CategoryElement(column.categories, group_only=column.group_only)
     if column.type in (DataType.STRING, DataType.BYTES):
         return _TextElement(text=column.type is DataType.STRING)
     return _NumberElement(column.type.dtype)

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from tidegate.contract.check import check_contract
 from tidegate.contract.objective import Limits, Objectives
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
@@ -105,5 +104,4 @@ class Manifest(msgspec.Struct, frozen=True):
             manifest = msgspec.json.decode(data, type=cls)
         except msgspec.MsgspecError as error:
             raise InvalidSetting(f"This is not a manifest: {error}") from error
-        check_contract(manifest.contract)
-        return manifest
+        return msgspec.structs.replace(manifest, contract=manifest.contract.checked())
