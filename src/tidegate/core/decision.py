@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     INVALID = "invalid"
 
 
-class Evidence(msgspec.Struct, frozen=True):
+class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one rule saw and concluded, complete enough to be replayed.
 
     Attributes:
@@ -42,7 +42,7 @@ class Evidence(msgspec.Struct, frozen=True):
     statistic: float | None = None
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """Something the system or a person decided about a service, kept for good.
 
     Attributes:

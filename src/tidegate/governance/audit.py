@@ -17,6 +17,7 @@ import msgspec
 
 from tidegate.core.digest import Digest, canonical_json, digest_bytes, is_digest, stored_form
 from tidegate.core.error import Corrupt, InvalidSetting
+from tidegate.core.identifier import check_name
 from tidegate.core.principal import Principal
 
 GENESIS = Digest("sha256:" + "0" * 64)
@@ -31,7 +32,7 @@ class AuditBroken(Corrupt):
     code = "audit_broken"
 
 
-class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
+class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that was done, before it has its place in the chain.
 
     Attributes:
@@ -53,7 +54,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
 
 
-class AuditEntry(AuditEvent, frozen=True, kw_only=True):
+class AuditEntry(AuditEvent, frozen=True, kw_only=True, omit_defaults=True):
     """An event in its place.
 
     Attributes:
@@ -174,7 +175,8 @@ class Verification(msgspec.Struct, frozen=True):
 
 def entry_hash(entry: AuditEntry) -> Digest:
     """Return the hash that `entry` should carry."""
-    content = {name: getattr(entry, name) for name in entry.__struct_fields__ if name != "hash"}
+    # Values at their default are left out, so that a field added later does not alter old hashes.
+    content = {name: value for name, value in msgspec.to_builtins(entry).items() if name != "hash"}
     return digest_bytes(canonical_json(content))
 
 
@@ -182,20 +184,22 @@ def extend(head: Head, event: AuditEvent) -> AuditEntry:
     """Return the entry that puts `event` behind `head`.
 
     Raises:
-        InvalidSetting: A text holds control characters, or the detail cannot be kept as JSON.
+        InvalidSetting: A text holds control characters, the service's name cannot be used, or the
+            detail cannot be kept as JSON.
     """
     for name, text in (
         ("principal", event.principal.name),
         ("principal kind", event.principal.kind),
         ("action", event.action),
         ("subject", event.subject),
-        ("service", event.service or ""),
         ("idempotency key", event.key),
     ):
         if not _TEXT.match(text):
             raise InvalidSetting(
                 f"The {name} of an audit entry must be text without control characters. Got {text!r}."
             )
+    if event.service is not None:
+        check_name("service", event.service)
     fields = {name: getattr(event, name) for name in AuditEvent.__struct_fields__}
     fields["detail"] = stored_form(event.detail, "detail of an audit entry")
     entry = AuditEntry(sequence=head.sequence + 1, previous=head.hash, hash=GENESIS, **fields)

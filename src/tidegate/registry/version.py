@@ -16,7 +16,7 @@ CHANGELOG_LENGTH = 500
 """Most characters of a changelog line: what fits a screen's table with its wrapping."""
 
 
-class Environment(msgspec.Struct, frozen=True):
+class Environment(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the training ran.
 
     Attributes:
@@ -30,7 +30,7 @@ class Environment(msgspec.Struct, frozen=True):
     packages: dict[str, str] = {}
 
 
-class Lineage(msgspec.Struct, frozen=True):
+class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a version came from, as far as it is known.
 
     Attributes:
@@ -58,7 +58,7 @@ class Lineage(msgspec.Struct, frozen=True):
     when_us: int = 0
 
 
-class VersionDraft(msgspec.Struct, frozen=True, kw_only=True):
+class VersionDraft(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A version before it has its number.
 
     Attributes:
@@ -78,7 +78,7 @@ class VersionDraft(msgspec.Struct, frozen=True, kw_only=True):
     changelog: str = ""
 
 
-class Version(VersionDraft, frozen=True, kw_only=True):
+class Version(VersionDraft, frozen=True, kw_only=True, omit_defaults=True):
     """What was registered. It never changes: its state is what later decisions say about it.
 
     Attributes:
@@ -98,7 +98,10 @@ class Version(VersionDraft, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> Digest:
-        """Digest of the whole record; the audit log keeps it."""
+        """Digest of the whole record; the audit log keeps it.
+
+        Values at their default are left out of it, so that a field added later alters no old digest.
+        """
         return digest_bytes(canonical_json(self))
 
 

@@ -1,0 +1,1 @@
+"""The metadata database: SQLite embedded, PostgreSQL shared."""
