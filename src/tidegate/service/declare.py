@@ -29,7 +29,9 @@ def duration_s(text: str | float) -> float:
         return float(text)
     match = _DURATION.match(text.strip())
     if match is None:
-        raise InvalidSetting(f"{text!r} is not a duration.", hint="Write for example '90s', '15m', '6h', '1d', '2w'.")
+        raise InvalidSetting(
+            f"{text!r} is not a duration.", hint="Write for example '90s', '15m', '6h', '1d', '2w'."
+        )
     return float(match[1]) * _UNIT_S[match[2]]
 
 
@@ -172,7 +174,9 @@ class Service:
             InvalidSetting: The service has a trainer already.
         """
         if self._trainer is not None:
-            raise InvalidSetting(f"Service {self.name!r} has two trainers.", hint="Keep one @service.trainer.")
+            raise InvalidSetting(
+                f"Service {self.name!r} has two trainers.", hint="Keep one @service.trainer."
+            )
         self._trainer = function
         return function
 

@@ -123,7 +123,19 @@ class Call:
 class Group:
     """Calls of one arm that go through one model call and one journal frame together."""
 
-    __slots__ = ("_answer_rows", "answered_by", "arm", "batch_rows", "calls", "error", "flags", "inputs", "n_rows", "outputs", "predict_us")
+    __slots__ = (
+        "_answer_rows",
+        "answered_by",
+        "arm",
+        "batch_rows",
+        "calls",
+        "error",
+        "flags",
+        "inputs",
+        "n_rows",
+        "outputs",
+        "predict_us",
+    )
 
     def __init__(self, arm: Arm, calls: list[Call], inputs: Batch) -> None:
         self.arm = arm

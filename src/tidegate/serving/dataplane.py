@@ -13,8 +13,8 @@ from typing import Any
 
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
-from tidegate.journal.codec import TurnEncoder, encode_outcomes, encode_refusals
-from tidegate.journal.record import Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
+from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, encode_refusals
+from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation
@@ -93,6 +93,13 @@ class DataPlane:
             JournalUnavailable: They do not. Nothing is acknowledged.
         """
         self._journal.append([encode_outcomes(outcomes)])
+
+    def record_event(self, event: Event) -> None:
+        """Journal something that happened to the process or the route, as well as can be."""
+        try:
+            self._journal.append([encode_event(event)])
+        except JournalUnavailable:
+            self._dropped.add()
 
     def count_refusal(self, service: str, code: str) -> None:
         """Count a request that was turned away before it became a call."""
@@ -185,21 +192,24 @@ class DataPlane:
         if not violations:
             self._finished.append(group)
             return
-        bad: dict[Call, str] = {}
-        for violation in violations:
-            for call in group.calls:
-                if call.start <= violation.row < call.start + call.n_rows:
-                    bad.setdefault(call, f"Field {violation.field!r}: {violation.message}")
-                elif violation.row < 0:
-                    bad.setdefault(call, violation.message)
-        good = [call for call in group.calls if call not in bad]
-        parts = [(group.part([call]), reason) for call, reason in bad.items()]
+        # The list of violations may be cut short, so each call is looked at by itself. A part keeps
+        # its calls' rows, so the good ones are put together last.
+        good: list[Call] = []
+        bad: list[Call] = []
+        for call in group.calls:
+            rows = group.outputs.rows(call.start, call.start + call.n_rows)
+            (bad if version.output_check.violations(rows) else good).append(call)
+        parts = [group.part([call]) for call in bad]
         if good:
             self._finished.append(group.part(good))
-        for part, reason in parts:
+        for part in parts:
             part.flags |= Flag.INVALID
+            assert part.outputs is not None
+            reasons = " ".join(
+                violation.message for violation in version.output_check.violations(part.outputs)[:3]
+            )
             error = OutputViolation(
-                f"Version {version.number} of service {version.service!r} answered against its contract. {reason}",
+                f"Version {version.number} of service {version.service!r} answered against its contract. {reasons}",
                 hint="The model is at fault, not the request.",
                 service=version.service,
                 version=version.number,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from tidegate.contract.decode import RowDecoder, RowEncoder
+from tidegate.contract.decode import RowDecoder
+from tidegate.contract.encode import RowEncoder
 from tidegate.contract.layout import journal_layout
 from tidegate.contract.objective import Limits
 from tidegate.contract.schema import Contract
@@ -17,6 +17,7 @@ from tidegate.contract.validate import Validator
 from tidegate.core.error import NotFound
 from tidegate.journal.record import JournalMode, Stream
 from tidegate.predictor.protocol import Predictor
+from tidegate.route.route import STABLE, ServiceRoute, compile_bucket, compile_choice
 from tidegate.serving.call import Group, NotReady, Overloaded
 
 
@@ -135,40 +136,32 @@ class Arm:
 
 
 class Endpoint:
-    """A routed service: arms by interval of the key's bucket, one face."""
+    """One generation of a service's route, over the versions that are loaded here."""
 
-    def __init__(
-        self,
-        service: str,
-        arms: Sequence[Arm],
-        *,
-        bounds: Sequence[float] = (),
-        order: Sequence[int] = (),
-        salt: str = "",
-        generation: int = 0,
-        secret: bytes = b"",
-        standby: Mapping[int, LoadedVersion] | None = None,
-    ) -> None:
-        """Compile one generation of a service's route.
+    def __init__(self, route: ServiceRoute, versions: Mapping[int, LoadedVersion], *, secret: bytes) -> None:
+        """Compile a route.
 
         Args:
-            service: Its name.
-            arms: The stable arm first; its contract is the face.
-            bounds: Inner edges of the unit interval's pieces, ascending; empty with one arm.
-            order: Index into `arms` for each piece, one more than there are edges.
-            salt: Stirred into the bucket, so that services do not divide keys alike.
-            generation: The route's generation for this service.
-            secret: Key of the keyed hash of identifiers.
-            standby: Versions that are loaded but have no traffic, by number.
+            route: The service's route.
+            versions: Loaded versions by number. If the stable one is not among them, the endpoint
+                is not ready; a lack of any other arm's sends its keys to stable.
+            secret: Key of the keyed hash of identifiers, at most 64 bytes.
         """
-        self.service = service
-        self.arms = tuple(arms)
-        self.generation = generation
-        self.standby = dict(standby or {})
-        self._bounds = list(bounds)
-        self._order = list(order)
-        self._salt = salt.encode()[:64]
+        self.service = route.service
+        self.generation = route.generation
+        self.versions = dict(versions)
         self._secret = secret
+        stable = route.arm(STABLE)
+        self.arms: tuple[Arm, ...] = ()
+        if stable is not None and stable.version in versions:
+            loaded = [arm for arm in route.arms if arm.version in versions]
+            # stable first: its contract is the face
+            loaded.sort(key=lambda arm: arm.name != STABLE)
+            self.arms = tuple(Arm(arm.name, versions[arm.version], share=arm.share) for arm in loaded)
+        self._by_name = {arm.name: arm for arm in self.arms}
+        self._only = self.arms[0] if len(self.arms) == 1 else None
+        self._bucket = compile_bucket(route.salt)
+        self._choose = compile_choice(route) if len(self.arms) > 1 else None
 
     @property
     def stable(self) -> LoadedVersion:
@@ -184,11 +177,6 @@ class Endpoint:
                 service=self.service,
             )
         return self.arms[0].version
-
-    @property
-    def versions(self) -> dict[int, LoadedVersion]:
-        """All versions that are loaded here, by number."""
-        return {**self.standby, **{arm.version.number: arm.version for arm in self.arms}}
 
     def admit(self) -> None:
         """Refuse, on the headers alone, what could not be answered in time.
@@ -224,13 +212,13 @@ class Endpoint:
         Raises:
             NotReady: No version is loaded.
         """
-        if not self._bounds:
-            if not self.arms:
-                _ = self.stable
-            return self.arms[0], -1.0
-        drawn = hashlib.blake2b(identity, digest_size=8, key=self._salt).digest()
-        bucket = (int.from_bytes(drawn, "big") >> 4) / 0xFFFFFFFFFFFFFFF
-        return self.arms[self._order[bisect_right(self._bounds, bucket)]], bucket
+        if self._only is not None:
+            return self._only, -1.0
+        if self._choose is None:
+            _ = self.stable  # says what is missing
+        assert self._choose is not None
+        bucket = self._bucket(identity)
+        return self._by_name.get(self._choose(bucket).name, self.arms[0]), bucket
 
     def keys_of(self, rows: Any) -> list[bytes] | None:
         """Return the keyed hash of each decoded row's key; None without a key in the contract."""

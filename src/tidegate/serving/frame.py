@@ -125,7 +125,9 @@ def pack(batch: Batch) -> list[Part]:
             elements = [_element(value) for value in column.ravel().tolist()]
             parts.append(Part((name,), "O", column.shape, elements))
         else:
-            parts.append(Part((name,), column.dtype.str, column.shape, np.ascontiguousarray(column).tobytes()))
+            parts.append(
+                Part((name,), column.dtype.str, column.shape, np.ascontiguousarray(column).tobytes())
+            )
     return parts
 
 

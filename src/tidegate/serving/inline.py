@@ -91,7 +91,8 @@ def predict_checked(predictor: Predictor, inputs: Batch) -> Batch:
         raise
     except Exception as error:
         raise PredictorError(
-            f"The model raised {type(error).__name__}.", hint="Its log has the details; the request is not at fault."
+            f"The model raised {type(error).__name__}.",
+            hint="Its log has the details; the request is not at fault.",
         ) from error
     for name, column in outputs.columns.items():
         if len(column) != inputs.n_rows:

@@ -177,5 +177,7 @@ def read_page(path: Path) -> Iterator[Sample]:
             continue
         bounds = [*map(str, LATENCY_BOUNDS_US), "+Inf"]
         for offset, bound in enumerate(bounds):
-            yield Sample(cell.name + "_bucket", (*cell.labels, ("le", bound)), values[cell.index + offset], False)
+            yield Sample(
+                cell.name + "_bucket", (*cell.labels, ("le", bound)), values[cell.index + offset], False
+            )
         yield Sample(cell.name + "_sum", cell.labels, values[cell.index + len(bounds)], False)

@@ -134,5 +134,6 @@ class RemoteExecutor(asyncio.Protocol):
 
     def _unavailable(self) -> RunnerUnavailable:
         return RunnerUnavailable(
-            f"The process that runs {self._who} is not there.", hint="It is being started again; try in a moment."
+            f"The process that runs {self._who} is not there.",
+            hint="It is being started again; try in a moment.",
         )

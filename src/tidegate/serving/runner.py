@@ -121,7 +121,9 @@ class Runner:
             if peer.gone or ask.deadline_s <= now_s:
                 self._waiting.popleft()
                 if not peer.gone:
-                    self._answer(peer, Answer(ask.id, error="deadline_exceeded", message="Its time was over."))
+                    self._answer(
+                        peer, Answer(ask.id, error="deadline_exceeded", message="Its time was over.")
+                    )
                 continue
             if members and n_rows + ask.n_rows > self._max_batch_rows:
                 break
@@ -161,7 +163,10 @@ class Runner:
             return predict_checked(self._predictor, inputs)
         starts = range(0, inputs.n_rows, limit)
         return Batch.concat(
-            [predict_checked(self._predictor, inputs.rows(at, min(at + limit, inputs.n_rows))) for at in starts]
+            [
+                predict_checked(self._predictor, inputs.rows(at, min(at + limit, inputs.n_rows)))
+                for at in starts
+            ]
         )
 
     def _answer(self, peer: Peer, answer: Answer) -> None:

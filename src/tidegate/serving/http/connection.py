@@ -89,7 +89,16 @@ class Handler(Protocol):
 class Exchange:
     """One request and the place of its answer in the order of the connection."""
 
-    __slots__ = ("connection", "handler", "headers", "keep_alive", "method", "on_abandon", "payload", "target")
+    __slots__ = (
+        "connection",
+        "handler",
+        "headers",
+        "keep_alive",
+        "method",
+        "on_abandon",
+        "payload",
+        "target",
+    )
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -197,7 +206,11 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             self._fail(error.__context__ or error)
         except httptools.HttpParserError as error:
-            self._fail(HttpError(f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."))
+            self._fail(
+                HttpError(
+                    f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."
+                )
+            )
         if self.state == "head" and not self._closing:
             self._head_bytes += len(data)
             if self._head_bytes > 2 * MAX_HEAD_BYTES:
@@ -320,7 +333,11 @@ class Connection(asyncio.Protocol):
         if self.state in ("idle", "linger"):
             self._transport.close()
         else:
-            self._fail(TimedOut("The request was not complete in time.", hint="Send headers and body without long pauses."))
+            self._fail(
+                TimedOut(
+                    "The request was not complete in time.", hint="Send headers and body without long pauses."
+                )
+            )
 
     def close_when_idle(self) -> None:
         """Close now if nothing is under way, else after the answers that are owed."""
@@ -406,7 +423,9 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
             f"The content encoding {name[:40]!r} is not taken.", hint="Send gzip, deflate or plain bodies."
         )
     # wbits 47: zlib or gzip by its header; "deflate" from some clients is the raw form
-    raw = name == b"deflate" and (len(body) < 2 or (body[0] & 0x0F) != 8 or (body[0] << 8 | body[1]) % 31 != 0)
+    raw = name == b"deflate" and (
+        len(body) < 2 or (body[0] & 0x0F) != 8 or (body[0] << 8 | body[1]) % 31 != 0
+    )
     state = zlib.decompressobj(-15 if raw else 47)
     try:
         out = state.decompress(body, limit + 1)
@@ -426,12 +445,18 @@ def _check_length(exchange: Exchange) -> None:
 
 
 def _body_too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"The body exceeds {limit} bytes.", hint="Send fewer rows in a request.", limit_bytes=limit)
+    return BodyTooLarge(
+        f"The body exceeds {limit} bytes.", hint="Send fewer rows in a request.", limit_bytes=limit
+    )
 
 
 def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"The request line and headers exceed {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers.")
+    return HeadTooLarge(
+        f"The request line and headers exceed {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} headers."
+    )
 
 
 def _internal() -> TidegateError:
-    return TidegateError("The server failed on this request.", hint="The fault is in its log, not in your request.")
+    return TidegateError(
+        "The server failed on this request.", hint="The fault is in its log, not in your request."
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import msgspec
 
-from tidegate.contract.decode import MalformedBody
+from tidegate.contract.violation import MalformedBody
+from tidegate.contract.wire import timestamp_us
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_prediction_id, format_uuid, parse_prediction_id
 from tidegate.journal.record import Outcome
@@ -24,6 +26,7 @@ TRACE_HEADER = b"traceparent"
 MAX_TIMEOUT_MS = 3_600_000.0
 MAX_CALLER_ID = 128
 MAX_OUTCOMES = 10_000
+_AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -104,7 +107,9 @@ def respond_error(exchange: Exchange, error: TidegateError) -> None:
     """Send the native error body."""
     status, body = native_error(error)
     retry_s = error.context.get("retry_after_s")
-    headers = f"retry-after: {max(1, round(retry_s))}\r\n".encode() if isinstance(retry_s, int | float) else b""
+    headers = (
+        f"retry-after: {max(1, round(retry_s))}\r\n".encode() if isinstance(retry_s, int | float) else b""
+    )
     exchange.respond(status, body, headers=headers)
 
 
@@ -161,7 +166,9 @@ class _OneReply:
             respond_error(self._exchange, call.error)
             return
         group = call.group
-        answer = OneAnswer(format_uuid(call.request_id), call.arm.version.number, group.answer_rows[call.start])
+        answer = OneAnswer(
+            format_uuid(call.request_id), call.arm.version.number, group.answer_rows[call.start]
+        )
         if group.answered_by:
             answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
         self._exchange.respond(200, _encode(answer))
@@ -220,12 +227,11 @@ class SentOutcomes(msgspec.Struct, forbid_unknown_fields=True):
 class OutcomeHandler(NativeFace):
     """`POST /services/{name}/outcomes`: what became of predictions, now or much later."""
 
-    def __init__(self, plane: DataPlane, service: str, *, parse_time: Callable[[str], int]) -> None:
+    def __init__(self, plane: DataPlane, service: str) -> None:
         super().__init__(plane, service)
         self._endpoint = plane.endpoint(service)
         self._one = msgspec.json.Decoder(SentOutcome)
         self._many = msgspec.json.Decoder(SentOutcomes)
-        self._parse_time = parse_time
 
     def admit(self, exchange: Exchange) -> None:
         """Take outcomes whatever the load: they are cheap, and each is evidence."""
@@ -249,7 +255,8 @@ class OutcomeHandler(NativeFace):
             ) from error
         if not 0 < len(sent) <= MAX_OUTCOMES:
             raise MalformedBody(
-                f"A request reports 1 to {MAX_OUTCOMES} outcomes, got {len(sent)}.", hint="Send several requests."
+                f"A request reports 1 to {MAX_OUTCOMES} outcomes, got {len(sent)}.",
+                hint="Send several requests.",
             )
         return sent
 
@@ -283,8 +290,8 @@ class OutcomeHandler(NativeFace):
         if isinstance(time, int):
             return time
         try:
-            return self._parse_time(time)
-        except ValueError as error:
+            return timestamp_us(msgspec.convert(time, _AwareTime))
+        except msgspec.ValidationError as error:
             raise MalformedBody(
                 f"Field 'event_time' of outcome {position} is not a time: {error}.",
                 hint="Send RFC 3339 with an offset, or microseconds UTC.",

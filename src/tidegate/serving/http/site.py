@@ -48,7 +48,9 @@ class Site:
             path = target.partition(b"?")[0].partition(b"#")[0]
             if path[:7] in (b"http://", b"HTTP://"):  # absolute form, RFC 9112 section 3.2.2
                 path = b"/" + path[7:].partition(b"/")[2]
-            methods = self._resources.get(path) or self._resources.get(unquote(path, errors="replace").encode())
+            methods = self._resources.get(path) or self._resources.get(
+                unquote(path, errors="replace").encode()
+            )
         if methods is None:
             return _Refusal(target, self._not_found(target))
         handler = methods.get(b"GET" if method == b"HEAD" else method)
@@ -92,7 +94,12 @@ class Site:
             connection.close_when_idle()
 
     def _sweep(self) -> None:
-        limits = {"head": HEAD_TIMEOUT_S, "body": BODY_TIMEOUT_S, "idle": IDLE_TIMEOUT_S, "linger": LINGER_TIMEOUT_S}
+        limits = {
+            "head": HEAD_TIMEOUT_S,
+            "body": BODY_TIMEOUT_S,
+            "idle": IDLE_TIMEOUT_S,
+            "linger": LINGER_TIMEOUT_S,
+        }
         for connection in list(self.connections):
             waited_s = self.now_s - connection.touched_s
             if waited_s > limits[connection.state] and not (connection.state == "idle" and connection.owes):
@@ -104,7 +111,9 @@ class Site:
         predict = [path for path in posts if path.endswith("/predict")]
         return NotFound(
             f"There is nothing at {shown}.",
-            hint=f"Predictions are made at: {', '.join(predict[:10])}." if predict else "No service is ready yet.",
+            hint=f"Predictions are made at: {', '.join(predict[:10])}."
+            if predict
+            else "No service is ready yet.",
         )
 
 

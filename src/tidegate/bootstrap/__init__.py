@@ -1,0 +1,1 @@
+"""Where settings become wired processes; the only place that knows every adapter."""

@@ -1,0 +1,111 @@
+"""What the processes of one `tidegate up` are told at their start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tidegate.core.error import InvalidSetting
+from tidegate.core.home import Home
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """What one running server is, the same for all of its processes.
+
+    Attributes:
+        home: The home folder, absolute.
+        cell: Name of the cell.
+        host: Address of the data port.
+        port: Data port.
+        control_host: Address of the control port.
+        control_port: Control port.
+        n_workers: Data-plane workers.
+        database_url: SQLAlchemy URL; "" for the embedded one.
+    """
+
+    home: str
+    cell: str = "local"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    control_host: str = "127.0.0.1"
+    control_port: int = 8081
+    n_workers: int = 2
+    database_url: str = ""
+
+    @property
+    def place(self) -> Home:
+        return Home(Path(self.home))
+
+
+class WorkerSettings(msgspec.Struct, frozen=True):
+    """What one worker is told.
+
+    Attributes:
+        server: The server it belongs to.
+        slot: Its number, from 0.
+        incarnation: How many processes had this slot before it.
+        sockets: Folder of the runners' sockets.
+    """
+
+    server: ServerSettings
+    slot: int
+    incarnation: int
+    sockets: str
+
+
+class RunnerSettings(msgspec.Struct, frozen=True):
+    """What one runner is told.
+
+    Attributes:
+        server: The server it belongs to.
+        manifest: Digest of the version's manifest.
+        version: The version's number.
+        sockets: Folder of the runners' sockets.
+    """
+
+    server: ServerSettings
+    manifest: str
+    version: int
+    sockets: str
+
+
+class TrialSettings(msgspec.Struct, frozen=True):
+    """What one trial of a version is told.
+
+    Attributes:
+        server: The server it belongs to.
+        manifest: Digest of the version's manifest.
+    """
+
+    server: ServerSettings
+    manifest: str
+
+
+def command(module: str, settings: msgspec.Struct) -> list[str]:
+    """Return the command line of a process of ours."""
+    return [sys.executable, "-m", f"tidegate.bootstrap.{module}", msgspec.json.encode(settings).decode()]
+
+
+def told(kind: type[S]) -> S:
+    """Return the settings on this process's command line.
+
+    Raises:
+        InvalidSetting: They are not there.
+    """
+    try:
+        return msgspec.json.decode(sys.argv[1], type=kind)
+    except (IndexError, msgspec.MsgspecError) as error:
+        raise InvalidSetting(
+            "This process is started by `tidegate up`, with its settings on the command line."
+        ) from error
+
+
+def socket_path(sockets: str, manifest: str) -> str:
+    """Return the Unix socket of a version's runner. Short: the system allows about 100 bytes."""
+    return f"{sockets}/{manifest.removeprefix('sha256:')[:20]}"

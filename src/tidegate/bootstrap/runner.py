@@ -1,0 +1,74 @@
+"""The runner process: one version's model, for all workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from pathlib import Path
+
+from tidegate.adapter.files.artifact import LocalArtifactStore
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.process import RunnerSettings, socket_path, told
+from tidegate.bootstrap.stage import read_stage
+from tidegate.core.clock import SystemClock
+from tidegate.core.digest import Digest
+from tidegate.core.error import InvalidSetting
+from tidegate.predictor.protocol import BuildContext, build
+from tidegate.service.manifest import Manifest
+from tidegate.serving.metric import MetricPage
+from tidegate.serving.runner import Runner
+
+BUSY_SINCE = "tidegate_runner_busy_since_ms"
+"""Gauge: since when the present call of the model runs, milliseconds of the monotonic clock; 0 between calls."""
+
+
+def main() -> None:
+    """Load the version that the command line names and serve it until told to stop."""
+    settings = told(RunnerSettings)
+    home = settings.server.place
+    artifacts = LocalArtifactStore(home.artifacts)
+    manifest = Manifest.from_json(artifacts.read_bytes(Digest(settings.manifest)))
+    stage = read_stage(home, settings.manifest)
+    if stage is None or stage.error:
+        raise InvalidSetting("This version was not tried on this machine, or failed its trial.")
+    context = BuildContext(manifest.contract, artifacts.open, stage.n_threads)
+    predictor = build(manifest.predictor, context, BUILDERS)
+    predictor.warm_up()
+    clock = SystemClock()
+    page = MetricPage(home.metrics / f"runner-{settings.manifest.removeprefix('sha256:')[:20]}.page")
+    busy = page.counter(
+        BUSY_SINCE, {"service": manifest.service, "version": str(settings.version)}, gauge=True
+    )
+    stopping = False
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    path = Path(socket_path(settings.sockets, settings.manifest))
+    draft = f"{path}.{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(draft)
+        os.chmod(draft, 0o600)
+        listener.listen(64)
+        os.rename(draft, path)  # whoever finds the name finds it listening
+        runner = Runner(
+            listener,
+            predictor,
+            clock=clock,
+            max_batch_rows=stage.max_batch_rows if manifest.contract.batched else 1,
+            on_busy=lambda on: busy.set(int(clock.monotonic_s() * 1000) if on else 0),
+        )
+        parent = os.getppid()
+        runner.serve(lambda: stopping or os.getppid() != parent)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    predictor.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""What the trial of a version on this machine found, and where it is kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from tidegate.core.home import Home
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """What the trial found.
+
+    Attributes:
+        runner: Whether the model runs in a runner instead of the workers.
+        call_us: Batch rows -> median duration of a call, microseconds.
+        max_batch_rows: Rows of one call at which the machine gets most rows done.
+        n_threads: Threads of one call.
+        peak_bytes: Peak memory of the trial process.
+        error: Why the version cannot serve, in words; "" if it can.
+    """
+
+    runner: bool = False
+    call_us: dict[int, float] = {}
+    max_batch_rows: int = 1
+    n_threads: int = 1
+    peak_bytes: int = 0
+    error: str = ""
+
+
+def stage_path(home: Home, manifest: str) -> Path:
+    """Return where the trial's result is kept, by the digest of the manifest."""
+    folder = home.run / "stage"
+    folder.mkdir(exist_ok=True)
+    return folder / f"{manifest.removeprefix('sha256:')}.json"
+
+
+def read_stage(home: Home, manifest: str) -> Stage | None:
+    """Return the trial's result, or None if there was none yet."""
+    try:
+        return msgspec.json.decode(stage_path(home, manifest).read_bytes(), type=Stage)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+
+
+def write_stage(home: Home, manifest: str, stage: Stage) -> None:
+    """Keep the trial's result."""
+    path = stage_path(home, manifest)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_bytes(msgspec.json.encode(stage))
+    draft.replace(path)

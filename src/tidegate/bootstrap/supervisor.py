@@ -1,0 +1,317 @@
+"""The supervisor: keeps the processes of one server alive, and tries versions before workers load them.
+
+It serves nothing and decides nothing about traffic; it needs neither the database nor the network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import IO
+
+import msgspec
+
+from tidegate.bootstrap.process import (
+    RunnerSettings,
+    ServerSettings,
+    TrialSettings,
+    WorkerSettings,
+    command,
+    told,
+)
+from tidegate.bootstrap.stage import Stage, read_stage, write_stage
+from tidegate.core.clock import Clock, SystemClock
+from tidegate.core.error import TidegateError
+from tidegate.core.home import Home
+from tidegate.route.follower import RouteFollower
+from tidegate.route.status import StatusBoard
+from tidegate.route.store import RouteStore
+from tidegate.serving.metric import read_page
+
+_log = logging.getLogger("tidegate.supervisor")
+
+_TICK_S = 0.05
+_FIRST_BACKOFF_S = 0.05
+_MAX_BACKOFF_S = 30.0
+_STEADY_S = 10.0
+"""A process that lived this long starts anew without backoff when it dies."""
+_TRIAL_LIMIT_S = 600.0
+_HANG_S = 30.0
+"""A single call of a model that takes longer than any caller waits: its runner is replaced."""
+_STOP_S = 20.0
+
+
+class ServerRunning(TidegateError):
+    """Another server has this home, or its port."""
+
+    code = "server_running"
+
+
+class ServerRecord(msgspec.Struct, frozen=True):
+    """What a running server leaves in its home, for whoever wants to talk to it."""
+
+    pid: int
+    settings: ServerSettings
+
+
+class Child:
+    """A process that is started again when it dies."""
+
+    def __init__(self, name: str, make_command: Callable[[int], list[str]], clock: Clock) -> None:
+        """Name a process.
+
+        Args:
+            name: For the log.
+            make_command: Gives the command line, told how often it was started before.
+            clock: Time.
+        """
+        self.name = name
+        self._make_command = make_command
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._start_at_s = 0.0
+        self._backoff_s = _FIRST_BACKOFF_S
+        self.n_started = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def tend(self) -> None:
+        """Start it if it is time to; notice that it died."""
+        now_s = self._clock.monotonic_s()
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return
+            lived_s = now_s - self._started_s
+            self._backoff_s = (
+                _FIRST_BACKOFF_S if lived_s > _STEADY_S else min(2 * self._backoff_s, _MAX_BACKOFF_S)
+            )
+            _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, describe_exit(code))
+            self._process = None
+            self._start_at_s = now_s + self._backoff_s
+        if now_s >= self._start_at_s:
+            self._process = subprocess.Popen(self._make_command(self.n_started), stdin=subprocess.DEVNULL)
+            self._started_s = now_s
+            self.n_started += 1
+
+    def signal(self, signum: int) -> None:
+        """Send a signal, if it lives."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signum)
+
+    def stop(self, within_s: float) -> None:
+        """Wait until it ended after a signal; kill it if it does not."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, within_s))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def describe_exit(code: int) -> str:
+    """Return in words how a process ended, from its return code."""
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+
+
+class Supervisor:
+    """One running server."""
+
+    def __init__(self, settings: ServerSettings, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._home: Home = settings.place
+        self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
+        self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
+        self._runners: dict[str, Child] = {}
+        self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._lock: IO[str] | None = None
+        self._stopping = False
+        self._workers = [
+            Child(f"worker-{slot}", self._worker_command(slot), self._clock)
+            for slot in range(settings.n_workers)
+        ]
+        self._control = Child("control", lambda _: command("control", settings), self._clock)
+
+    def run(self) -> None:
+        """Supervise until SIGTERM or SIGINT, then stop everything in order.
+
+        Raises:
+            ServerRunning: Another server has this home or the ports.
+        """
+        self._claim()
+        wake_in, wake_out = os.pipe()
+        os.set_blocking(wake_out, False)
+        signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._on_signal)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only to wake the loop
+        try:
+            while not self._stopping:
+                self._tend()
+                if select.select([wake_in], [], [], _TICK_S)[0]:
+                    os.read(wake_in, 4096)
+        finally:
+            self._stop()
+
+    def _worker_command(self, slot: int) -> Callable[[int], list[str]]:
+        return lambda n: command("worker", WorkerSettings(self._settings, slot, n, self._sockets))
+
+    def _on_signal(self, signum: int, frame: object) -> None:
+        if self._stopping:
+            os._exit(1)  # asked twice: whoever asks does not want to wait
+        self._stopping = True
+
+    def _claim(self) -> None:
+        """Make sure that the home and the ports are ours."""
+        record = self._home.run / "server.json"
+        lock = (self._home.run / "server.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ServerRunning(
+                f"A server is running on the home {self._home.root}.",
+                hint="Stop it first, or give this one another home with --home.",
+                home=str(self._home.root),
+            ) from None
+        self._lock = lock
+        for host, port, option in (
+            (self._settings.host, self._settings.port, "--port"),
+            (self._settings.control_host, self._settings.control_port, "--control-port"),
+        ):
+            _check_port(host, port, option)
+        StatusBoard(self._home.workers(self._settings.cell)).sweep()
+        record.write_bytes(msgspec.json.encode(ServerRecord(os.getpid(), self._settings)))
+
+    def _tend(self) -> None:
+        self._follower.poll()
+        for worker in self._workers:
+            worker.tend()
+        self._tend_versions()
+        self._control.tend()
+
+    def _tend_versions(self) -> None:
+        named = {
+            digest: (service, number)
+            for service, route in self._follower.route.services.items()
+            for number, digest in route.manifests.items()
+            if number in route.versions
+        }
+        for digest, (service, number) in named.items():
+            stage = read_stage(self._home, digest)
+            if stage is None:
+                self._tend_trial(digest, f"{service} version {number}")
+            elif stage.runner and not stage.error and digest not in self._runners:
+                line = command("runner", RunnerSettings(self._settings, digest, number, self._sockets))
+                self._runners[digest] = Child(
+                    f"runner of {service} version {number}", lambda _, c=line: c, self._clock
+                )  # type: ignore[misc]  # mypy does not see defaults of lambdas
+        for digest in self._runners.keys() - named.keys():
+            runner = self._runners.pop(digest)
+            runner.signal(signal.SIGTERM)
+            runner.stop(_STOP_S)
+        for digest, runner in self._runners.items():
+            self._check_hang(digest, runner)
+            runner.tend()
+
+    def _tend_trial(self, digest: str, who: str) -> None:
+        running = self._trials.get(digest)
+        if running is None:
+            line = command("trial", TrialSettings(self._settings, digest))
+            process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
+            self._trials[digest] = (process, self._clock.monotonic_s())
+            return
+        process, began_s = running
+        code = process.poll()
+        if code is None:
+            if self._clock.monotonic_s() - began_s < _TRIAL_LIMIT_S:
+                return
+            process.kill()
+            code = process.wait()
+        del self._trials[digest]
+        if read_stage(self._home, digest) is None:
+            how = describe_exit(code)
+            write_stage(self._home, digest, Stage(error=f"The trial of {who} on this machine ended {how}."))
+
+    def _check_hang(self, digest: str, runner: Child) -> None:
+        path = self._home.metrics / f"runner-{digest.removeprefix('sha256:')[:20]}.page"
+        try:
+            since_ms = next(
+                (s.value for s in read_page(path) if s.name == "tidegate_runner_busy_since_ms"), 0
+            )
+        except (OSError, TidegateError):
+            return
+        busy_s = self._clock.monotonic_s() - since_ms / 1000
+        if since_ms and runner.pid is not None and busy_s > _HANG_S:
+            _log.error("runner.hung name=%s busy_s=%.0f", runner.name, busy_s)
+            runner.signal(signal.SIGKILL)
+
+    def _stop(self) -> None:
+        give_up_s = self._clock.monotonic_s() + _STOP_S
+        for group in (self._workers, [*self._runners.values(), self._control]):
+            for child in group:
+                child.signal(signal.SIGTERM)
+            for child in group:
+                child.stop(give_up_s - self._clock.monotonic_s())
+        for process, _ in self._trials.values():
+            process.kill()
+        (self._home.run / "server.json").unlink(missing_ok=True)
+        shutil.rmtree(self._sockets, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _check_port(host: str, port: int, option: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServerRunning(
+                f"The address {host}:{port} cannot be used: {error.strerror}.",
+                hint=f"Choose another with {option}.",
+                host=host,
+                port=port,
+            ) from None
+
+
+def read_record(home: Home) -> ServerRecord | None:
+    """Return what a server that runs on `home` says of itself, or None if none runs."""
+    try:
+        record = msgspec.json.decode((home.run / "server.json").read_bytes(), type=ServerRecord)
+        with (home.run / "server.lock").open("r") as lock, contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None  # nobody holds the lock: it died without cleaning up
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return record
+
+
+def main() -> None:
+    """Run the server that the command line describes."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    try:
+        Supervisor(told(ServerSettings)).run()
+    except TidegateError as error:
+        sys.exit(f"tidegate: {error}")
+
+
+if __name__ == "__main__":
+    main()

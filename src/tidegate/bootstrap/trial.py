@@ -1,0 +1,165 @@
+"""The trial of a version on this machine, in a process of its own, before any worker loads it.
+
+A version that crashes while loading, or answers its check inputs otherwise than when it was
+registered, fails here and nowhere else. The trial also measures how long a call takes, which
+decides where the model will run: in the workers' loops, or once, in a runner.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import msgspec
+
+from tidegate.adapter.files.artifact import LocalArtifactStore
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.process import TrialSettings, told
+from tidegate.bootstrap.stage import Stage, write_stage
+from tidegate.contract.batch import Batch
+from tidegate.contract.decode import RowDecoder
+from tidegate.contract.field import DataType, Field
+from tidegate.contract.schema import Contract
+from tidegate.core.digest import Digest
+from tidegate.core.error import TidegateError
+from tidegate.predictor.protocol import BuildContext, Predictor, build
+from tidegate.service.manifest import Manifest
+
+LOOP_CALL_US = 1_000.0
+"""A call up to this long may run in the loop: a turn is about as long at 64 connections, and a
+hand-over to another process and back costs a fifth of it."""
+
+LIGHT_KINDS = frozenset({"onnx", "lookup", "rule"})
+"""Kinds that may run in a worker at all: the others bring libraries of hundreds of megabytes, or
+code that is not ours."""
+
+_BATCH_ROWS = (1, 8, 32, 64)
+_TRIAL_S = 0.15
+
+
+def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
+    """Load, warm up and time a version.
+
+    Args:
+        manifest: The version.
+        build: Builds its predictor with that many threads.
+    """
+    light = manifest.predictor.kind in LIGHT_KINDS
+    n_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    predictor = build(1)
+    predictor.warm_up()
+    rows = sample_rows(manifest)
+    one_us = _time_call(predictor, repeat(rows, 1))
+    if light and one_us <= LOOP_CALL_US:
+        predictor.close()
+        return Stage(runner=False, call_us={1: one_us}, max_batch_rows=64, peak_bytes=_peak_bytes())
+    if light and n_threads > 1:
+        predictor.close()
+        predictor = build(n_threads)
+        predictor.warm_up()
+    sizes = _BATCH_ROWS if manifest.contract.batched else (1,)
+    call_us = {n_rows: _time_call(predictor, repeat(rows, n_rows)) for n_rows in sizes}
+    predictor.close()
+    best = max(sizes, key=lambda n_rows: n_rows / call_us[n_rows])
+    return Stage(
+        runner=True,
+        call_us=call_us,
+        max_batch_rows=best,
+        n_threads=n_threads if light else 1,
+        peak_bytes=_peak_bytes(),
+    )
+
+
+def _time_call(predictor: Predictor, batch: Batch) -> float:
+    """Return the median duration of a call, microseconds, from at least 3 calls."""
+    predictor.predict(batch)
+    durations: list[float] = []
+    began_s = perf_counter()
+    while len(durations) < 3 or (perf_counter() - began_s < _TRIAL_S and len(durations) < 100):
+        started_s = perf_counter()
+        predictor.predict(batch)
+        durations.append(perf_counter() - started_s)
+    return median(durations) * 1e6
+
+
+def _peak_bytes() -> int:
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def sample_rows(manifest: Manifest) -> Batch:
+    """Return a few rows the model takes: its check inputs, or one row made from the contract."""
+    decoder = RowDecoder(manifest.contract.input, max_rows=1_000_000)
+    checks = manifest.check_inputs
+    rows = checks.rows if checks is not None and checks.rows else [plain_row(manifest.contract)]
+    decoded, _ = decoder.decode(msgspec.json.encode({"rows": rows}))
+    return decoder.gather(decoded)
+
+
+def repeat(batch: Batch, n_rows: int) -> Batch:
+    """Return `n_rows` rows, going round `batch` as often as it takes."""
+    return batch.take([row % batch.n_rows for row in range(n_rows)])
+
+
+def plain_row(contract: Contract) -> dict[str, object]:
+    """Return one row that the contract accepts, as JSON values."""
+    return {field.name: _plain_value(field) for field in contract.input.fields if not field.optional}
+
+
+def _plain_value(field: Field) -> object:
+    value = _plain_element(field)
+    for length in reversed(field.shape):
+        value = [value] * (1 if length is None else length)
+    return value
+
+
+def _plain_element(field: Field) -> object:
+    if field.type is DataType.BOOL:
+        return False
+    if field.type is DataType.CATEGORY:
+        return field.categories[0]
+    if field.type.is_text or field.type is DataType.BYTES:
+        return "a" * 4 * (((field.min_length or 0) + 3) // 4)
+    low = field.ge if field.ge is not None else None if field.gt is None else field.gt + 1
+    high = field.le if field.le is not None else None if field.lt is None else field.lt - 1
+    if low is not None and high is not None and high < low:
+        low = high = (low + high) / 2
+    value = (
+        0.0
+        if low is None and high is None
+        else low
+        if high is None
+        else high
+        if low is None
+        else min(max(low, 0), high)
+    )
+    assert value is not None
+    return value if field.type.is_float else int(value)
+
+
+def main() -> None:
+    """Run the trial that the command line names, and keep what it found."""
+    settings = told(TrialSettings)
+    home = settings.server.place
+    artifacts = LocalArtifactStore(home.artifacts)
+    try:
+        manifest = Manifest.from_json(artifacts.read_bytes(Digest(settings.manifest)))
+        for fallback in manifest.fallback:
+            build(fallback.spec, BuildContext(manifest.contract, artifacts.open), BUILDERS).close()
+        stage = try_version(
+            manifest,
+            lambda n_threads: build(
+                manifest.predictor, BuildContext(manifest.contract, artifacts.open, n_threads), BUILDERS
+            ),
+        )
+    except TidegateError as error:
+        stage = Stage(error=str(error))
+    write_stage(home, settings.manifest, stage)
+
+
+if __name__ == "__main__":
+    main()

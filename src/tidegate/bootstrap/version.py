@@ -1,0 +1,82 @@
+"""From a manifest in the artifact store to a version that a worker can serve."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tidegate.adapter.files.artifact import LocalArtifactStore
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.process import WorkerSettings, socket_path
+from tidegate.bootstrap.stage import Stage
+from tidegate.core.digest import Digest
+from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
+from tidegate.service.manifest import Manifest
+from tidegate.serving.endpoint import Executor, LoadedVersion, Tensors
+from tidegate.serving.inline import InlineExecutor
+from tidegate.serving.readiness import check_answers
+from tidegate.serving.remote import RemoteExecutor
+
+_RUNNER_START_S = 60.0
+
+
+class VersionLoader:
+    """Loads versions for one worker."""
+
+    def __init__(self, settings: WorkerSettings, loop: asyncio.AbstractEventLoop) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._artifacts = LocalArtifactStore(settings.server.place.artifacts)
+
+    async def load(self, number: int, digest: str, stage: Stage) -> LoadedVersion:
+        """Load, warm up and check a version; the loop goes on serving meanwhile.
+
+        Raises:
+            TidegateError: It cannot be loaded, or answers its check inputs otherwise than it should.
+        """
+        manifest = await self._loop.run_in_executor(None, self._manifest, digest)
+        executor: Executor
+        if stage.runner:
+            remote = RemoteExecutor(
+                socket_path(self._settings.sockets, digest),
+                loop=self._loop,
+                service=manifest.service,
+                version=number,
+            )
+            await remote.connect(timeout_s=_RUNNER_START_S)
+            executor = remote
+        else:
+            predictor = await self._loop.run_in_executor(None, self._build, manifest, manifest.predictor)
+            executor = InlineExecutor(predictor, call_soon=self._loop.call_soon)
+        fallbacks = [(one.name, self._build(manifest, one.spec)) for one in manifest.fallback]
+        native = manifest.native_input
+        version = LoadedVersion(
+            manifest.service,
+            number,
+            manifest.contract,
+            executor=executor,
+            fallbacks=fallbacks,
+            limits=manifest.limits,
+            journal=manifest.journal,
+            tensors=Tensors(
+                names=manifest.tensor_names,
+                matrix=native.name if native else "",
+                matrix_fields=native.fields if native else (),
+                platform=manifest.predictor.kind,
+            ),
+        )
+        checks = manifest.check_inputs
+        if checks is not None:
+            try:
+                await check_answers(version, checks.rows, checks.outputs, tolerance=checks.tolerance)
+            except BaseException:
+                version.close()
+                raise
+        return version
+
+    def _manifest(self, digest: str) -> Manifest:
+        return Manifest.from_json(self._artifacts.read_bytes(Digest(digest)))
+
+    def _build(self, manifest: Manifest, spec: Spec) -> Predictor:
+        predictor = build(spec, BuildContext(manifest.contract, self._artifacts.open), BUILDERS)
+        predictor.warm_up()
+        return predictor
