@@ -31,10 +31,17 @@ class Column(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The stored columns of a contract, in the order of its fields."""
+    """The stored columns of a contract, in the order of its fields.
+
+    Attributes:
+        inputs: Columns of a request's row.
+        outputs: Columns of an answer's row.
+        event_time: Name of the input column that says when the event happened; "" without one.
+    """
 
     inputs: tuple[Column, ...]
     outputs: tuple[Column, ...]
+    event_time: str = ""
 
 
 def journal_layout(contract: Contract) -> Layout:
@@ -42,7 +49,12 @@ def journal_layout(contract: Contract) -> Layout:
 
     Of sensitive fields, only a protected category or boolean is in it, as a group.
     """
-    return Layout(_columns(contract.input.fields), _columns(contract.output.fields))
+    times = [field.name for field in contract.input.with_role(Role.TIMESTAMP) if not field.sensitive]
+    return Layout(
+        _columns(contract.input.fields),
+        _columns(contract.output.fields),
+        event_time=times[0] if times else "",
+    )
 
 
 def _columns(fields: Iterable[Field]) -> tuple[Column, ...]:

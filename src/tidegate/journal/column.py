@@ -303,7 +303,8 @@ class ColumnCodec:
 
     def __init__(self, columns: Sequence[StoredColumn]) -> None:
         self.names = tuple(column.name for column in columns)
-        groups: dict[np.dtype[Any], list[str]] = {}
+        # as the contract's decoder makes its blocks, so that one is stored by one call
+        groups: dict[tuple[np.dtype[Any], bool], list[str]] = {}
         others: list[Part] = []
         for column in columns:
             if None in column.shape:
@@ -311,7 +312,7 @@ class ColumnCodec:
             elif column.shape or not _is_number(column):
                 others.append(ElementPart(column))
             else:
-                groups.setdefault(column.type.dtype, []).append(column.name)
+                groups.setdefault((column.type.dtype, column.type.is_time), []).append(column.name)
         self._numbers = [NumberPart(tuple(names), dtype) for dtype, names in groups.items()]
         self._parts: tuple[Part, ...] = (*self._numbers, *others)
         self._encoders = tuple(part.encode for part in self._parts)

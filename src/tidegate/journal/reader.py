@@ -167,13 +167,16 @@ class SegmentReader:
 
         After none, `end` says whether there can be more later. Header and trailer are not given.
         """
-        while self.damage is None and self.end is not End.COMPLETE:
+        while not self._is_over():
             found = self._read_chunk()
             if found:
                 return found
-            if self.damage is None and self._is_exhausted():
+            if self._is_over() or self._is_exhausted():
                 break
         return []
+
+    def _is_over(self) -> bool:
+        return self.end is End.DAMAGED or self.end is End.COMPLETE
 
     def _read_header(self) -> None:
         magic = os.pread(self._descriptor, len(MAGIC), 0)
@@ -185,7 +188,7 @@ class SegmentReader:
         if len(data) >= FRAME_HEAD.size:
             size, checksum = FRAME_HEAD.unpack_from(data)
             body = memoryview(data)[FRAME_HEAD.size : FRAME_HEAD.size + size]
-            if len(body) == size and crc32(body, size) == checksum:
+            if crc32(body, size) == checksum:
                 self.identity = _decode_identity(body)
             if self.identity is not None:
                 self.position += FRAME_HEAD.size + size
