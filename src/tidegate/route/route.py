@@ -199,7 +199,7 @@ def check_route(route: ServiceRoute) -> ServiceRoute:
             raise _refuse(route, "has arms but no stable one", arms=names)
         _check_intervals(route)
     for arm in route.arms:
-        if arm.intervals and route.latch_of(arm.version):
+        if arm.intervals and not route.safe_mode and route.latch_of(arm.version):
             raise _refuse(
                 route, f"gives traffic to version {arm.version}, which is latched", version=arm.version
             )

@@ -1,0 +1,1 @@
+"""Releases: how traffic moves from one version to another, and back."""
