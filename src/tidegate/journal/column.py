@@ -313,7 +313,7 @@ class ColumnCodec:
                 others.append(ElementPart(column))
             else:
                 groups.setdefault((column.type.dtype, column.type.is_time), []).append(column.name)
-        self._numbers = [NumberPart(tuple(names), dtype) for dtype, names in groups.items()]
+        self._numbers = [NumberPart(tuple(names), dtype) for (dtype, _), names in groups.items()]
         self._parts: tuple[Part, ...] = (*self._numbers, *others)
         self._encoders = tuple(part.encode for part in self._parts)
         self.n_pieces = sum(part.n_pieces for part in self._parts)
