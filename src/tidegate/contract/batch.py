@@ -89,7 +89,7 @@ class Batch:
         columns: Mapping[str, Column],
         n_rows: int,
         *,
-        blocks: Iterable[tuple[tuple[str, ...], Column]] = (),
+        blocks: Mapping[tuple[str, ...], Column] | Iterable[tuple[tuple[str, ...], Column]] = (),
     ) -> None:
         """Take columns that the caller has already made consistent; see `of` for checked ones."""
         self.columns = columns

@@ -65,8 +65,6 @@ def missing_column(field: Field, n_rows: int) -> Column:
             element = np.array(value, dtype=dtype)
             out[row] = element if element.size else element.reshape([size or 0 for size in field.shape])
         return out
-    if value is None and field.type.is_float:
-        value = np.nan
     out = np.empty((n_rows, *[size or 0 for size in field.shape]), dtype=dtype)
     out[...] = np.array(value, dtype=dtype) if field.shape else value
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from tidegate.contract.encode import RowEncoder
 from tidegate.contract.gather import Gatherer
 from tidegate.contract.schema import Schema
 from tidegate.contract.violation import ContractViolation, MalformedBody, TooManyRows, Violation
-from tidegate.contract.wire import finish_of, list_type, wire_type
+from tidegate.contract.wire import finish_of, list_type, missing_value, wire_type
 
 __all__ = [
     "ContractViolation",
@@ -48,7 +48,9 @@ class RowDecoder:
         self.row_type: type[Any] = msgspec.defstruct(
             "Row",
             [
-                (field.name, wires[field.name], None) if field.optional else (field.name, wires[field.name])
+                (field.name, wires[field.name], missing_value(field) if field.is_scalar else None)
+                if field.optional
+                else (field.name, wires[field.name])
                 for field in schema.fields
             ],
             kw_only=True,
@@ -81,7 +83,8 @@ class RowDecoder:
         self._decode_columns = msgspec.json.Decoder(self._wrapped_types["columns"]).decode
         finishes = {field.name: finish_of(field) for field in schema.fields}
         self._finishes = [(name, finish) for name, finish in finishes.items() if finish is not None]
-        self.gather_rows = Gatherer(schema).gather
+        self.gather: Callable[[Sequence[Any]], Batch] = Gatherer(schema).gather
+        """Puts rows (at least one, of any number of bodies) into columns; see `Gatherer`."""
 
     def decode(self, body: bytes) -> tuple[list[Any], bool]:
         """Decode a body.
@@ -106,13 +109,6 @@ class RowDecoder:
         except _DECODE_ERRORS:
             return self._decode_slowly(body)
         return rows, single
-
-    def gather(self, rows: Sequence[Any]) -> Batch:
-        """Put rows (at least one, of any number of bodies) into columns.
-
-        Scalar columns of one dtype stand in one block, in schema order: `batch.block(names)`.
-        """
-        return self.gather_rows(rows)
 
     def _finish(self, rows: list[Any]) -> None:
         for name, finish in self._finishes:

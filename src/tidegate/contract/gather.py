@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -14,6 +15,24 @@ import numpy.typing as npt
 from tidegate.contract.batch import Batch, BlockColumns, Column
 from tidegate.contract.field import Field
 from tidegate.contract.schema import Schema
+
+_PACK_CODES = {
+    "b1": "?",
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+}
+"""What `struct` calls numpy's dtypes, in its sizes that are the same everywhere."""
+
+_NONE: Mapping[str, Column] = {}
 
 Values = Callable[[Any], Any]
 
@@ -28,7 +47,6 @@ class Gatherer:
             _BlockPlan(names, dtype, whole=names == schema.names)
             for names, dtype in block_groups(schema.fields)
         ]
-        self._block_names = [plan.names for plan in self._blocks]
         self._vectors = [
             (field.name, attrgetter(field.name), _stacker(field))
             for field in schema.fields
@@ -42,10 +60,14 @@ class Gatherer:
 
     def gather(self, rows: Sequence[Any]) -> Batch:
         """Return the columns of `rows` (at least one)."""
-        blocks = [plan.gather(rows) for plan in self._blocks]
-        vectors = {name: stack([read(row) for row in rows]) for name, read, stack in self._vectors}
-        columns = BlockColumns(self._names, self._places, blocks, vectors)
-        return Batch(columns, len(rows), blocks=zip(self._block_names, blocks, strict=True))
+        blocks = {plan.names: plan.gather(rows) for plan in self._blocks}
+        vectors = (
+            {name: stack([read(row) for row in rows]) for name, read, stack in self._vectors}
+            if self._vectors
+            else _NONE
+        )
+        columns = BlockColumns(self._names, self._places, tuple(blocks.values()), vectors)
+        return Batch(columns, len(rows), blocks=blocks)
 
 
 def block_groups(fields: Iterable[Field]) -> list[tuple[tuple[str, ...], npt.DTypeLike]]:
@@ -60,7 +82,7 @@ def block_groups(fields: Iterable[Field]) -> list[tuple[tuple[str, ...], npt.DTy
 class _BlockPlan:
     """How one block is read off the rows."""
 
-    __slots__ = ("_dtype", "_read", "_width", "names")
+    __slots__ = ("_dtype", "_pack", "_read", "_width", "names")
 
     def __init__(self, names: tuple[str, ...], dtype: npt.DTypeLike, *, whole: bool) -> None:
         self.names = names
@@ -71,14 +93,20 @@ class _BlockPlan:
         if len(names) == 1 and not whole:
             read_one = self._read
             self._read = lambda row: (read_one(row),)
+        code = _PACK_CODES.get(self._dtype.str[1:])
+        self._pack = None if code is None else struct.Struct(f"={self._width}{code}").pack
 
     def gather(self, rows: Sequence[Any]) -> Column:
         n_rows = len(rows)
-        if n_rows == 1:
-            # A quarter cheaper than an iterator, and a lone request is the common case.
-            return np.array(self._read(rows[0]), dtype=self._dtype).reshape(1, self._width)
-        values = chain.from_iterable(map(self._read, rows))
-        return np.fromiter(values, self._dtype, n_rows * self._width).reshape(n_rows, self._width)
+        read, pack, width = self._read, self._pack, self._width
+        if pack is not None:
+            try:  # two thirds of the time that numpy takes over Python's numbers
+                data = bytearray().join([pack(*read(row)) for row in rows])
+                return np.ndarray((n_rows, width), self._dtype, data)
+            except struct.error:
+                pass  # a missing float is None, which numpy knows as NaN and struct does not
+        values = chain.from_iterable(map(read, rows))
+        return np.fromiter(values, self._dtype, n_rows * width).reshape(n_rows, width)
 
 
 def _stacker(field: Field) -> Callable[[list[Any]], Column]:

@@ -7,6 +7,7 @@ An integer may stand for a float, never a float for an integer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import GenericAlias
@@ -49,8 +50,8 @@ def finish_of(field: Field) -> Finish | None:
     if not field.optional:
         return finish
     default = missing_value(field)
-    if default is None and finish is None:
-        return None
+    if finish is None and field.is_scalar and field.default is None:
+        return None  # None stands for itself, or is what numpy reads as NaN
 
     def finish_optional(value: Any) -> Any:
         if value is None:
@@ -61,13 +62,10 @@ def finish_of(field: Field) -> Finish | None:
 
 
 def missing_value(field: Field) -> Any:
-    """Return what stands in a row for an optional value that was left out.
-
-    None for a scalar float too, which numpy reads as NaN.
-    """
-    if field.default is not None or not field.shape:
+    """Return what stands in a row for an optional value that was left out."""
+    if field.default is not None:
         return field.default
-    hole: Any = float("nan") if field.type.is_float else None
+    hole: Any = math.nan if field.type.is_float else None
     for size in reversed(field.shape):
         hole = [hole] * (size or 0)
     return hole
