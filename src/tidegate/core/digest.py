@@ -53,9 +53,13 @@ _canonical = msgspec.json.Encoder(order="sorted")
 def canonical_json(value: object) -> bytes:
     """Encode plain data or msgspec structs as JSON with sorted keys and no white space.
 
-    Equal values give equal bytes, whatever order their mappings were built in.
+    Equal values give equal bytes, whatever order their mappings were built in. A number as a key is
+    written as text, as JSON asks.
     """
-    return _canonical.encode(value)
+    try:
+        return _canonical.encode(value)
+    except TypeError:  # msgspec sorts text keys only
+        return _canonical.encode(msgspec.to_builtins(value, str_keys=True))
 
 
 _T = TypeVar("_T")
