@@ -8,11 +8,13 @@ from contextlib import ExitStack
 import msgspec
 
 from benchmarks import bare, load, model
-from benchmarks.contender import Contender, FastApi, Running, listed, questions, running, tidegate_of
+from benchmarks.contender import Contender, FastApi, listed, questions, running, tidegate_of
 from benchmarks.measure import Goal, Options, Report, Summary, Table, interleave, paired, summarise
+from benchmarks.process import Absorber
 
 CONNECTIONS = 64
 SHAPES = ("named", "vector")
+FLOOR = "constant from C, 1 process"  # what the sockets of this machine cost by themselves
 CPU_LIMIT_US = 30.0
 RATE_FACTOR = 3.0
 OVER_BARE_LIMIT_MS = 0.10
@@ -32,12 +34,12 @@ class Sample(msgspec.Struct, frozen=True):
     cpu_us: float
 
 
-def sample(running: Running, options: Options) -> Sample:
+def sample(target: load.Target, cpu_s: Callable[[], float], options: Options) -> Sample:
     """Measure a server that is up: 64 connections with its CPU time, then one connection."""
-    before_s = running.server.cpu_s()
-    crowd = load.closed(running.target, seconds=options.seconds, connections=CONNECTIONS).require_clean()
-    used_s = running.server.cpu_s() - before_s
-    alone = load.closed(running.target, seconds=options.seconds / 2, connections=1).require_clean()
+    before_s = cpu_s()
+    crowd = load.closed(target, seconds=options.seconds, connections=CONNECTIONS).require_clean()
+    used_s = cpu_s() - before_s
+    alone = load.closed(target, seconds=options.seconds / 2, connections=1).require_clean()
     return Sample(crowd, alone, used_s / crowd.answered * 1e6)
 
 
@@ -49,13 +51,18 @@ def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Re
         for each in up.values():
             load.closed(each.target, seconds=options.seconds / 3, connections=CONNECTIONS)
         measured: dict[str, Callable[[], Sample | bare.Bare]] = {
-            name: lambda each=each: sample(each, options)  # type: ignore[misc]  # binds each one's own
+            name: lambda each=each: sample(  # type: ignore[misc]  # binds each one's own
+                each.target, each.server.cpu_s, options
+            )
             for name, each in up.items()
         }
+        floor = stack.enter_context(Absorber(200))
+        sockets = load.Target(floor.port, "/predict", asked.bodies)
+        measured[FLOOR] = lambda: sample(sockets, floor.cpu_s, options)
         path, seconds = model.case_a().path, options.seconds / 2
         measured["bare call"] = lambda: bare.measure(path, batch=1, threads=1, seconds=seconds)
         rounds = interleave(measured, rounds=options.rounds)
-    samples = {name: [found for found in rounds[name] if isinstance(found, Sample)] for name in up}
+    samples = {name: [found for found in rounds[name] if isinstance(found, Sample)] for name in [*up, FLOOR]}
     calls_us = [found.call_us for found in rounds["bare call"] if isinstance(found, bare.Bare)]
     report = Report(f"case A, body shape {shape}")
     report.raw = {"samples": samples, "bare": rounds["bare call"]}

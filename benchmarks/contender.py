@@ -71,12 +71,14 @@ class Running(msgspec.Struct, frozen=True):
         target: Where its requests go.
         first_right_answer_s: From the start of its first process.
         control_port: Where Tidegate's control plane is; 0 for the others.
+        home: Tidegate's home folder; empty and unused for the others.
     """
 
     server: Server
     target: Target
     first_right_answer_s: float
-    control_port: int = 0
+    control_port: int
+    home: Path
 
 
 class Contender(Protocol):
@@ -200,11 +202,13 @@ def running(
     with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as fresh:
         port, control_port = free_port(), free_port()
         target = Target(port, contender.path, asked.bodies, dict(headers or {}))
-        command = contender.command(port, control_port, home or Path(fresh))
+        home = home or Path(fresh)
+        command = contender.command(port, control_port, home)
         log = CACHE / f"{contender.name}.log"
         with Server(command, log=log, environment=contender.environment) as server:
             ready_s = server.wait_right(target, asked.is_right)
-            yield Running(server, target, ready_s, control_port)
+            is_ours = isinstance(contender, Tidegate)
+            yield Running(server, target, ready_s, control_port if is_ours else 0, home)
 
 
 def listed(contenders: Sequence[Contender]) -> str:

@@ -20,6 +20,7 @@ from benchmarks.model import CACHE
 
 SOURCES = Path(__file__).parent / "generator"
 HOST = "127.0.0.1"
+END_LIMIT_S = 60.0  # beyond its time, for setting up, draining and a starved machine
 MAX_CONNECTIONS = 1024  # bounds what an open loop has outstanding; far more than fits in the deadline
 
 
@@ -122,6 +123,15 @@ def has_compiler() -> bool:
     return _compiler() is not None
 
 
+def describe() -> str:
+    """Return which generator will be used, in words."""
+    if has_compiler():
+        return "benchmarks/generator/load.c, built here"
+    if shutil.which("wrk"):
+        return "wrk, as there is no C compiler; overload needs our own and is left out"
+    return "none: there is neither a C compiler nor wrk"
+
+
 def _compiler() -> str | None:
     return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
 
@@ -188,35 +198,51 @@ class RunningLoad:
         return msgspec.json.decode(output, type=Load)
 
 
+class Arrivals(msgspec.Struct, frozen=True):
+    """How requests come.
+
+    Attributes:
+        target: Where to.
+        seconds: For how long.
+        connections: Of a closed loop all there are; of an open one those it begins with.
+        rate_per_s: 0 for a closed loop, in which a connection sends its next request when it has its
+            answer; above, Poisson arrivals at that rate whatever the server does.
+        max_connections: Bound of an open loop's outstanding requests.
+        deadline_ms: After which an answer is of no use; 0 for none.
+        tick_us: How long an open loop may wait to send what is due together. Latencies include it.
+        seed: Of the arrival times.
+    """
+
+    target: Target
+    seconds: float
+    connections: int = 64
+    rate_per_s: float = 0.0
+    max_connections: int = MAX_CONNECTIONS
+    deadline_ms: float = 0.0
+    tick_us: float = 50.0
+    seed: int = 1
+
+
 @contextmanager
-def start(
-    target: Target,
-    *,
-    seconds: float,
-    connections: int = 64,
-    rate_per_s: float = 0.0,
-    max_connections: int = MAX_CONNECTIONS,
-    deadline_ms: float = 0.0,
-    seed: int = 1,
-) -> Iterator[RunningLoad]:
-    """Start a load: a closed loop over `connections`, or with a rate an open loop of Poisson arrivals.
+def start(arrivals: Arrivals) -> Iterator[RunningLoad]:
+    """Start a load with our generator.
 
     Raises:
         LoadError: The generator cannot be built.
     """
     program = build("load")
     with tempfile.NamedTemporaryFile(prefix="tidegate-load-") as file:
-        file.write(_encode(target))
+        file.write(_encode(arrivals.target))
         file.flush()
-        command = [str(program), HOST, str(target.port), file.name, "--duration", f"{seconds:g}"]
-        command += ["--connections", str(connections), "--seed", str(seed)]
-        if rate_per_s:
-            command += ["--rate", f"{rate_per_s:.3f}", "--max-connections", str(max_connections)]
-        if deadline_ms:
-            command += ["--deadline-ms", f"{deadline_ms:g}"]
+        command = [str(program), HOST, str(arrivals.target.port), file.name]
+        command += ["--duration", f"{arrivals.seconds:g}", "--connections", str(arrivals.connections)]
+        command += ["--seed", str(arrivals.seed), "--deadline-ms", f"{arrivals.deadline_ms:g}"]
+        if arrivals.rate_per_s:
+            command += ["--rate", f"{arrivals.rate_per_s:.3f}", "--tick-us", f"{arrivals.tick_us:g}"]
+            command += ["--max-connections", str(arrivals.max_connections)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
-            yield RunningLoad(process, limit_s=seconds + 60)
+            yield RunningLoad(process, limit_s=arrivals.seconds + END_LIMIT_S)
         finally:
             if process.poll() is None:
                 process.kill()
@@ -224,13 +250,13 @@ def start(
 
 
 def closed(target: Target, *, seconds: float, connections: int) -> Load:
-    """Run a closed loop: each connection sends its next request when it has its answer.
+    """Run a closed loop with our generator, or with wrk where there is no C compiler.
 
     Raises:
         LoadError: Neither a C compiler nor wrk is there, or nothing was measured.
     """
     if has_compiler():
-        with start(target, seconds=seconds, connections=connections) as load:
+        with start(Arrivals(target, seconds, connections)) as load:
             return load.result()
     if shutil.which("wrk"):
         return _run_wrk(target, seconds=seconds, connections=connections)
@@ -238,31 +264,6 @@ def closed(target: Target, *, seconds: float, connections: int) -> Load:
         "There is neither a C compiler (cc) to build our load generator nor wrk. Install one of them, "
         "for example with: apt-get install gcc libc6-dev"
     )
-
-
-def opened(
-    target: Target,
-    *,
-    seconds: float,
-    rate_per_s: float,
-    deadline_ms: float,
-    connections: int = 64,
-    seed: int = 1,
-) -> Load:
-    """Run an open loop of Poisson arrivals. Needs our generator: wrk has no open loop.
-
-    Raises:
-        LoadError: There is no C compiler, or nothing was measured.
-    """
-    with start(
-        target,
-        seconds=seconds,
-        connections=connections,
-        rate_per_s=rate_per_s,
-        deadline_ms=deadline_ms,
-        seed=seed,
-    ) as load:
-        return load.result()
 
 
 _SCRIPT = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -92,7 +93,7 @@ class Goal(msgspec.Struct, frozen=True):
 
     @property
     def reached(self) -> bool | None:
-        if self.value is None:
+        if self.value is None or math.isnan(self.value):
             return None
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
@@ -162,7 +163,8 @@ def interleave(
 
 def paired(numerators: Sequence[float], denominators: Sequence[float]) -> Summary:
     """Summarise the ratio within each round, which drift of the machine hardly touches."""
-    return summarise(a / b for a, b in zip(numerators, denominators, strict=True))
+    pairs = zip(numerators, denominators, strict=True)
+    return summarise(a / b if b else math.nan for a, b in pairs)
 
 
 def machine() -> dict[str, Any]:

@@ -17,13 +17,14 @@ from typing import Self
 
 import msgspec
 
-from benchmarks.load import HOST, Target
+from benchmarks.load import HOST, Target, build
 
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 10.0
 POLL_S = 0.002
 LOG_TAIL_BYTES = 2000
+_LISTENING = "0A"  # a socket's state in /proc/net/tcp
 
 
 class ServerFailed(Exception):
@@ -107,6 +108,20 @@ def memory(pid: int) -> Memory | None:
         private_mb=(kb["Private_Clean"] + kb["Private_Dirty"]) * to_mb,
         rss_mb=kb["Rss"] * to_mb,
     )
+
+
+def listens(pid: int, port: int) -> bool:
+    """Tell whether a process holds a socket that listens on a port of this machine."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{fields[9]}]")
+    try:
+        return any(str(entry.readlink()) in sockets for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:  # it ended, or closed a file while we looked
+        return False
 
 
 def ask(target: Target, body: bytes, *, timeout_s: float = 5.0) -> tuple[int, bytes]:
@@ -226,3 +241,30 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         self._process = None
+
+
+class Absorber:
+    """`generator/absorb.c`: gives every request the same answer at next to no cost. Started by `with`."""
+
+    def __init__(self, status: int) -> None:
+        self._command = [str(build("absorb")), str(status)]
+        self._process: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        self._process.communicate()
+
+    def cpu_s(self) -> float:
+        """Return the CPU seconds it has used so far."""
+        assert self._process is not None
+        return cpu_s([self._process.pid])

@@ -6,8 +6,8 @@ thread, as two workers share two cores. It does less than Tidegate: nothing is c
 journalled, no version is chosen.
 
 Settings, from the environment because uvicorn starts the workers: BENCH_MODEL, path of an ONNX graph
-with an input `x` [n, 20] and one output [n, outputs]; BENCH_SHAPE, `named` (a JSON field a feature) or
-`vector` (one field `x`).
+with an input `x` [n, features] and one output [n, outputs]; BENCH_SHAPE, `named` (a JSON field a feature,
+of which there must be 20) or `vector` (one field `x`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def _open_session(path: str) -> Any:
 
 
 session = _open_session(os.environ["BENCH_MODEL"])
+N_FEATURES: int = session.get_inputs()[0].shape[1]
 app = FastAPI(openapi_url=None)
 
 
@@ -62,7 +63,7 @@ class NamedRow(BaseModel):
 class VectorRow(BaseModel):
     """A row with all features in one field."""
 
-    x: Annotated[list[float], Len(20, 20)]
+    x: Annotated[list[float], Len(N_FEATURES, N_FEATURES)]
 
 
 def _answer(row: list[float]) -> Response:

@@ -1,0 +1,163 @@
+"""Case B: a model of milliseconds, where what counts is how full and how close together its batches are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import msgspec
+
+from benchmarks import bare, load, model
+from benchmarks.batching import mark, mean_batch
+from benchmarks.contender import Contender, Mosec, Running, has_mosec, listed, questions, running, tidegate_of
+from benchmarks.measure import Goal, Options, Report, Summary, Table, interleave, paired, summarise
+
+CROWDS = (8, 64)
+MOSEC_FACTORS = {8: 1.3, 64: 1.05}
+EFFICIENCY_LIMIT = 0.90
+LONE_LIMIT = 1.1
+
+
+class Crowd(msgspec.Struct, frozen=True):
+    """One load.
+
+    Attributes:
+        load: What the generator saw.
+        rows_per_cpu_s: Rows over the CPU seconds of the whole process tree.
+        batch: Mean rows of the model calls; None where the server does not say.
+        bare: The best bare session at that batch size, right after it; None without a batch size.
+    """
+
+    load: load.Load
+    rows_per_cpu_s: float
+    batch: float | None = None
+    bare: bare.Bare | None = None
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One contender in one round."""
+
+    crowds: dict[int, Crowd]
+    alone: load.Load
+
+
+Round = Sample | bare.Bare
+
+
+def _threads() -> int:
+    """Return what Tidegate gives a heavy model: a thread for each core it may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _bare(batch: int, seconds: float) -> list[bare.Bare]:
+    """Measure the session with idle threads that spin, onnxruntime's default, and with such that do not."""
+    path = model.case_b().path
+    return [
+        bare.measure(path, batch=batch, threads=_threads(), seconds=seconds, spinning=spinning)
+        for spinning in (True, False)
+    ]
+
+
+def _crowd(up: Running, connections: int, options: Options) -> Crowd:
+    has_journal = up.control_port != 0
+    before = mark(up.home) if has_journal else {}
+    before_s = up.server.cpu_s()
+    found = load.closed(up.target, seconds=options.seconds, connections=connections).require_clean()
+    rows_per_cpu_s = found.answered / (up.server.cpu_s() - before_s)
+    batch = mean_batch(up.home, before) if has_journal else None
+    if batch is None:
+        return Crowd(found, rows_per_cpu_s)
+    alone = max(_bare(round(batch), options.seconds / 3), key=lambda each: each.rows_per_cpu_s)
+    return Crowd(found, rows_per_cpu_s, batch, alone)
+
+
+def _sample(up: Running, options: Options) -> Sample:
+    crowds = {connections: _crowd(up, connections, options) for connections in CROWDS}
+    return Sample(crowds, load.closed(up.target, seconds=options.seconds, connections=1).require_clean())
+
+
+def compare(contenders: Sequence[Contender], options: Options) -> Report:
+    """Measure contenders and the bare session side by side, all up at once and asked in turn."""
+    asked = questions(model.case_b(), "vector")
+    with ExitStack() as stack:
+        up = {each.name: stack.enter_context(running(each, asked)) for each in contenders}
+        for each in up.values():
+            load.closed(each.target, seconds=options.seconds / 3, connections=max(CROWDS))
+        measured: dict[str, Callable[[], Round]] = {
+            name: lambda each=each: _sample(each, options)  # type: ignore[misc]  # binds each one's own
+            for name, each in up.items()
+        }
+        # the faster of the two kinds of bare session: the harder one to stand beside
+        measured["bare session"] = lambda: min(_bare(1, options.seconds / 3), key=lambda each: each.call_us)
+        rounds = interleave(measured, rounds=options.rounds)
+    samples = {name: [found for found in rounds[name] if isinstance(found, Sample)] for name in up}
+    calls_us = [found.call_us for found in rounds["bare session"] if isinstance(found, bare.Bare)]
+    report = Report("case B", raw={"samples": samples, "bare": rounds["bare session"]})
+    report.tables.append(_table(samples, summarise(calls_us), contenders, options))
+    if "tidegate" in samples:
+        report.goals = _goals(samples, calls_us)
+    if "mosec" not in samples:
+        report.notes.append("Mosec is not installed here, so it is not compared.")
+    return report
+
+
+def _table(
+    samples: dict[str, list[Sample]], call_us: Summary, contenders: Sequence[Contender], options: Options
+) -> Table:
+    rows = []
+    for name, found in samples.items():
+        row = [name]
+        for connections in CROWDS:
+            crowds = [each.crowds[connections] for each in found]
+            batches = [each.batch for each in crowds if each.batch is not None]
+            row += [
+                summarise(each.load.rate_per_s for each in crowds).show(0),
+                summarise(batches).show(1) if batches else "",
+                summarise(each.rows_per_cpu_s for each in crowds).show(0),
+            ]
+        row.append(summarise(each.alone.latency_us.p50 / 1e3 for each in found).show(2))
+        rows.append(row)
+    row = ["bare session"]
+    for connections in CROWDS:
+        beside = [each.crowds[connections].bare for found in samples.values() for each in found]
+        sessions = [each for each in beside if each is not None]
+        row += ["", "", summarise(each.rows_per_cpu_s for each in sessions).show(0) if sessions else ""]
+    rows.append([*row, f"{call_us.median / 1e3:,.2f} ({call_us.min / 1e3:,.2f}-{call_us.max / 1e3:,.2f})"])
+    columns = [""]
+    for connections in CROWDS:
+        columns += [f"rows/s at {connections}", "rows a call", "rows/CPU s"]
+    return Table(
+        f"Case B: {listed(contenders)}; {options.workers} workers, {_threads()} model threads in all; "
+        f"{options.show()}",
+        [*columns, "p50 ms alone"],
+        rows,
+    )
+
+
+def _goals(samples: dict[str, list[Sample]], calls_us: list[float]) -> list[Goal]:
+    ours = samples["tidegate"]
+    full = max(CROWDS)
+    beside = [each.crowds[full] for each in ours]
+    shares = [each.rows_per_cpu_s / each.bare.rows_per_cpu_s for each in beside if each.bare is not None]
+    name = f"case B: rows a CPU second over the bare session's at the same batch size, {full} connections"
+    goals = [Goal(name, summarise(shares).median if shares else None, EFFICIENCY_LIMIT, True)]
+    lone = paired([each.alone.latency_us.p50 for each in ours], calls_us)
+    goals.append(Goal("case B: lone request over the bare call", lone.median, LONE_LIMIT, False, "x"))
+    if "mosec" in samples:
+        for connections, factor in MOSEC_FACTORS.items():
+            ratio = paired(
+                [each.crowds[connections].load.rate_per_s for each in ours],
+                [each.crowds[connections].load.rate_per_s for each in samples["mosec"]],
+            )
+            name = f"case B: rows/s over Mosec's, {connections} connections"
+            goals.append(Goal(name, ratio.median, factor, True, "x"))
+    return goals
+
+
+def run(options: Options) -> list[Report]:
+    """Measure Tidegate, the bare session, and Mosec where it is installed."""
+    contenders: list[Contender] = [tidegate_of(model.case_b(), "vector", workers=options.workers)]
+    if has_mosec():
+        contenders.append(Mosec(model.case_b(), options.workers))
+    return [compare(contenders, options)]
