@@ -1,0 +1,58 @@
+"""One home, opened on this machine: the stores, and what commands and notebooks do with them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from tidegate.adapter.files.artifact import LocalArtifactStore
+from tidegate.adapter.sql.unit import SqlUnitOfWork, open_database
+from tidegate.bootstrap.setting import Settings
+from tidegate.core.clock import SystemClock
+from tidegate.core.digest import Digest
+from tidegate.core.home import Home
+from tidegate.core.principal import Principal, local_principal
+from tidegate.release.readiness import Cell
+from tidegate.route.status import StatusBoard
+from tidegate.route.store import RouteStore
+from tidegate.service.manifest import Manifest
+
+
+class Local:
+    """The stores of one home, each opened at first use."""
+
+    def __init__(self, settings: Settings, *, principal: Principal | None = None) -> None:
+        """Take settings.
+
+        Args:
+            settings: Where everything is.
+            principal: Who acts; the user of the operating system if None.
+        """
+        self.settings = settings
+        self.home = Home(Path(settings.home))
+        self.clock = SystemClock()
+        self.principal = principal or local_principal()
+
+    @cached_property
+    def unit(self) -> SqlUnitOfWork:
+        """The metadata database."""
+        return open_database(self.settings.database_url or self.home.database_url)
+
+    @cached_property
+    def artifacts(self) -> LocalArtifactStore:
+        return LocalArtifactStore(self.home.artifacts)
+
+    @cached_property
+    def routes(self) -> RouteStore:
+        return RouteStore(self.home.route(self.settings.cell), cell=self.settings.cell, clock=self.clock)
+
+    @cached_property
+    def cell(self) -> Cell:
+        """The route and the workers that follow it, for releases."""
+        workers = StatusBoard(self.home.workers(self.settings.cell))
+        return Cell(routes=self.routes, workers=workers, clock=self.clock)
+
+    def fallback_of(self, manifest: Digest) -> tuple[str, ...]:
+        """Return the names of a version's fallback chain, from its manifest."""
+        found = Manifest.from_json(self.artifacts.read_bytes(manifest))
+        return tuple(fallback.name for fallback in found.fallback)

@@ -1,0 +1,143 @@
+"""What a server on this machine is doing, read from the files it keeps in its home."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.supervisor import read_record
+from tidegate.core.error import NotFound
+from tidegate.route.route import ServiceRoute
+from tidegate.route.status import WorkerStatus
+
+
+class ServerView(msgspec.Struct, frozen=True):
+    """A running server: process id of its supervisor, addresses of its ports."""
+
+    pid: int
+    data: str
+    control: str
+
+
+class ArmView(msgspec.Struct, frozen=True):
+    """A version and its share of the keys, in [0, 1]."""
+
+    name: str
+    version: int
+    share: float
+
+
+class ServiceView(msgspec.Struct, frozen=True):
+    """Who answers the requests of a service.
+
+    Attributes:
+        service: Name of the service.
+        generation: Of its route.
+        arms: Versions with traffic.
+        standby: Versions kept ready.
+        latched: Versions that were rolled back.
+        fallback: Names of the fallback chain.
+        safe_mode: Every request goes to the fallback.
+        n_following: Workers that serve this generation.
+    """
+
+    service: str
+    generation: int
+    arms: list[ArmView]
+    standby: list[int]
+    latched: list[int]
+    fallback: list[str]
+    safe_mode: bool
+    n_following: int
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """A living worker.
+
+    Attributes:
+        slot: Its place, from 0.
+        pid: Its process id.
+        sequence: Of the route that it follows.
+        ready: Service -> versions it could serve at once.
+        failed: Service -> version -> why it cannot be served.
+    """
+
+    slot: int
+    pid: int
+    sequence: int
+    ready: dict[str, list[int]]
+    failed: dict[str, dict[int, str]]
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """Everything at one look.
+
+    Attributes:
+        server: None where none runs.
+        sequence: Of the route in force.
+        services: By name.
+        workers: By slot.
+    """
+
+    server: ServerView | None
+    sequence: int
+    services: list[ServiceView]
+    workers: list[WorkerView]
+
+
+def overview(local: Local, *, service: str | None = None) -> Overview:
+    """Return what the server of a home is doing, of one service or of all.
+
+    Raises:
+        NotFound: `service` has no route.
+        Corrupt: No route file is intact.
+    """
+    route = local.routes.read()
+    if service is not None and service not in route.services:
+        raise NotFound(
+            f"Service {service!r} has no route.",
+            hint=f"Routed services: {', '.join(sorted(route.services)) or 'none'}.",
+            service=service,
+        )
+    live = local.cell.workers.live()
+    services = [
+        _service(each, live)
+        for name, each in sorted(route.services.items())
+        if service is None or name == service
+    ]
+    return Overview(_server(local), route.sequence, services, [_worker(status) for status in live])
+
+
+def _server(local: Local) -> ServerView | None:
+    record = read_record(local.home)
+    if record is None:
+        return None
+    settings = record.settings
+    return ServerView(
+        record.pid,
+        f"http://{settings.host}:{settings.port}",
+        f"http://{settings.control_host}:{settings.control_port}",
+    )
+
+
+def _service(route: ServiceRoute, live: list[WorkerStatus]) -> ServiceView:
+    return ServiceView(
+        service=route.service,
+        generation=route.generation,
+        arms=[ArmView(arm.name, arm.version, arm.share) for arm in route.arms],
+        standby=list(route.standby),
+        latched=[latch.version for latch in route.latched],
+        fallback=list(route.fallback),
+        safe_mode=route.safe_mode,
+        n_following=sum(status.of(route.service).generation == route.generation for status in live),
+    )
+
+
+def _worker(status: WorkerStatus) -> WorkerView:
+    return WorkerView(
+        slot=status.slot,
+        pid=status.pid,
+        sequence=status.sequence,
+        ready={name: list(has.ready) for name, has in status.services.items()},
+        failed={name: has.failed for name, has in status.services.items() if has.failed},
+    )

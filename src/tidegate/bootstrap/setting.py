@@ -1,0 +1,87 @@
+"""The settings of a Tidegate on this machine, and where they come from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidegate.bootstrap.process import ServerSettings
+from tidegate.core.home import DEFAULT_HOME
+from tidegate.core.setting import MASK, Layer, Resolved, environment_layer, file_layer, resolve
+
+PREFIX = "TIDEGATE_"
+FILE_VARIABLE = "TIDEGATE_CONFIG"
+FILE = Path("tidegate.toml")
+"""Read from the current folder if it is there; `TIDEGATE_CONFIG` names another."""
+
+SECRET = frozenset({"database_url"})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set, with its default.
+
+    Attributes:
+        home: Folder that holds everything this Tidegate knows.
+        database_url: Metadata database, `postgresql://USER@HOST/DATABASE`; empty for the embedded
+            SQLite in the home. May hold a password: give it by environment.
+        cell: Name of the set of servers that follow one route.
+        host: Address of the data port. Loopback, since there are no tokens yet.
+        port: Data port.
+        control_host: Address of the control port. Loopback as well.
+        control_port: Control port.
+        workers: Data-plane workers. Two: one can be replaced while the other serves, and a small
+            machine has two cores.
+    """
+
+    home: str = str(DEFAULT_HOME)
+    database_url: str = ""
+    cell: str = "local"
+    host: str = "127.0.0.1"
+    port: int = 8080
+    control_host: str = "127.0.0.1"
+    control_port: int = 8081
+    workers: int = 2
+
+    @property
+    def server(self) -> ServerSettings:
+        """What the processes of a server are told; the database's URL goes by environment only."""
+        return ServerSettings(
+            home=str(Path(self.home).absolute()),
+            cell=self.cell,
+            host=self.host,
+            port=self.port,
+            control_host=self.control_host,
+            control_port=self.control_port,
+            n_workers=self.workers,
+        )
+
+
+def read_settings(
+    flags: Mapping[str, Any] | None = None, *, environment: Mapping[str, str] | None = None
+) -> Resolved[Settings]:
+    """Read the settings: default < file < environment < flag.
+
+    Args:
+        flags: Name -> value, None where a flag was not given.
+        environment: Environment variables; this process's if None.
+
+    Raises:
+        InvalidSetting: A name is unknown, a value has the wrong type, or the file cannot be read.
+    """
+    variables = dict(os.environ if environment is None else environment)
+    named = variables.pop(FILE_VARIABLE, None)
+    layers = []
+    if named is not None or FILE.exists():
+        layers.append(file_layer(Path(named) if named is not None else FILE))
+    layers.append(environment_layer(variables, prefix=PREFIX))
+    layers.append(Layer("flag", flags or {}, "--"))
+    return resolve(Settings, *layers)
+
+
+def masked(name: str, value: Any) -> Any:
+    """Return a setting's value as it may be shown."""
+    return MASK if name in SECRET and value else value

@@ -1,0 +1,69 @@
+"""The entry point: `tidegate COMMAND`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from tidegate.cli.group import Lazy, LazyGroup
+from tidegate.core.error import TidegateError
+
+FAILED = 1
+SAID_NO = 3
+
+COMMANDS = {
+    "up": Lazy("up", "up", "Serve a service folder or a model file."),
+    "train": Lazy("train", "train", "Train a service's model and register it as a new version."),
+    "register": Lazy("register", "register", "Register a model file as a new version."),
+    "predict": Lazy("predict", "predict", "Ask a running server for predictions."),
+    "versions": Lazy("version", "versions", "List the registered versions."),
+    "status": Lazy("status", "status", "Show who answers requests, and whether the workers follow."),
+    "switch": Lazy("switch", "switch", "Move all traffic of a service to another version."),
+    "rollback": Lazy("rollback", "rollback", "Undo what moved last."),
+    "journal": Lazy("journal", "journal", "Look into the journal, and export it."),
+    "decisions": Lazy("decision", "decisions", "List what was decided, by whom and on which evidence."),
+    "audit": Lazy("audit", "audit", "Check and read the audit log."),
+    "contract": Lazy("contract", "contract", "Show, compare and write contracts."),
+    "config": Lazy("config", "config", "Show the settings and where they come from."),
+}
+
+EPILOG = """\b
+Exit status: 0 done; 1 it failed, the message says why; 2 the command line cannot be understood;
+3 done, and the answer is no (a broken audit log, a breaking change).
+
+\b
+Start here:
+  tidegate up model.onnx                      serve a model file
+  tidegate train examples/flights             train and register a service
+  tidegate up examples/flights                serve it"""
+
+
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(package_name="tidegate", prog_name="tidegate")
+def cli() -> None:
+    """Take a trained model to production and keep it trustworthy there."""
+
+
+def main() -> None:
+    """Run the command line; errors of ours are told in words."""
+    try:
+        code = cli.main(prog_name="tidegate", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    except TidegateError as error:
+        click.secho(f"Error ({error.code}): ", fg="red", bold=True, nl=False, err=True)
+        click.echo(error.message, err=True)
+        if error.hint:
+            click.echo(error.hint, err=True)
+        sys.exit(FAILED)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

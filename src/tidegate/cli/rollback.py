@@ -1,0 +1,67 @@
+"""`tidegate rollback`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tidegate.cli.option import home_option, json_option, key_option, open_local
+from tidegate.cli.screen import print_json
+
+
+@click.command(
+    short_help="Undo what moved last.",
+    epilog='\b\nExamples:\n  tidegate rollback flight-delay --reason "errors since 14:02"\n'
+    "  tidegate rollback flight-delay --to 3",
+)
+@click.argument("service")
+@click.option("--to", type=int, help="Version to go back to; the latest good one unless given.")
+@click.option("--reason", default="", help="Why, in your words; kept with the decision.")
+@click.option(
+    "--keep", is_flag=True, help="Do not latch what is taken away: it may be switched to again as it is."
+)
+@key_option
+@home_option
+@json_option
+def rollback(
+    service: str,
+    *,
+    to: int | None,
+    reason: str,
+    keep: bool,
+    key: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Give all traffic of SERVICE back to the version before, or to the fallback if there is none.
+
+    Needs only local files: it works with the database, the network and the controller down. What is
+    taken away is latched, so that nothing automatic brings it back.
+    """
+    from tidegate.operation.release import roll_back
+
+    local = open_local(home)
+    moved = roll_back(
+        lambda: local.unit,
+        local.cell,
+        service,
+        principal=local.principal,
+        clock=local.clock,
+        to=to,
+        latch=not keep,
+        reason=reason,
+        key=key,
+    )
+    if as_json:
+        print_json(moved)
+        return
+    decision = moved.decision
+    if decision.outcome == "fallback":
+        click.echo(f"No version of {service} could take over: every request goes to its fallback.")
+    elif decision.outcome == "unchanged":
+        click.echo(f"There was nothing left to take away: version {decision.version} of {service} answers.")
+    else:
+        click.echo(f"Version {decision.version} of {service} has all the traffic again.")
+    if moved.number is None:
+        click.echo("The database could not be reached; the decision is in the route file only.", err=True)

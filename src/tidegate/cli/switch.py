@@ -1,0 +1,76 @@
+"""`tidegate switch`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tidegate.cli.main import SAID_NO
+from tidegate.cli.option import home_option, json_option, key_option, open_local
+from tidegate.cli.screen import print_json
+
+
+@click.command(
+    short_help="Move all traffic of a service to another version.",
+    epilog='\b\nExamples:\n  tidegate switch flight-delay 2 --reason "better on September"\n'
+    "  tidegate switch flight-delay 2 --clear-latch",
+)
+@click.argument("service")
+@click.argument("version", type=int)
+@click.option("--reason", default="", help="Why, in your words; kept with the decision.")
+@click.option(
+    "--clear-latch", is_flag=True, help="First clear the latch that an earlier rollback of it left behind."
+)
+@key_option
+@home_option
+@json_option
+def switch(
+    service: str,
+    version: int,
+    *,
+    reason: str,
+    clear_latch: bool,
+    key: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Move all traffic of SERVICE to VERSION, at once, after every worker has it ready.
+
+    If a worker cannot load it, traffic stays where it is, and the exit status is 3.
+    """
+    from tidegate.operation.release import switch_to, unlatch
+
+    local = open_local(home)
+    if clear_latch:
+        unlatch(
+            local.unit,
+            local.cell,
+            service,
+            version=version,
+            principal=local.principal,
+            clock=local.clock,
+            reason=reason,
+        )
+    moved = switch_to(
+        local.unit,
+        local.cell,
+        service,
+        version=version,
+        fallback_of=local.fallback_of,
+        principal=local.principal,
+        clock=local.clock,
+        reason=reason,
+        key=key,
+    )
+    outcome = moved.decision.outcome
+    if as_json:
+        print_json(moved)
+    elif outcome == "committed":
+        click.echo(f"Version {version} of {service} has all the traffic (decision {moved.number}).")
+    elif outcome == "unchanged":
+        click.echo(f"Version {version} of {service} had all the traffic already.")
+    else:
+        click.echo(f"Traffic of {service} stays where it was: {moved.decision.reason}.")
+    if outcome == "aborted":
+        raise click.exceptions.Exit(SAID_NO)

@@ -1,0 +1,103 @@
+"""Settings from several places into one frozen tree, with the source of each value kept.
+
+Later places win: default < file < environment < flag. A name that nobody knows fails: a misspelt
+setting must not look as if it were in force.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from tidegate.core.error import InvalidSetting
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+MASK = "********"
+
+
+class Layer(NamedTuple):
+    """Settings from one place.
+
+    Attributes:
+        source: Where they stand, for people.
+        values: Name -> value; text is converted to the setting's type.
+        prefix: What stands before the names there, for messages.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+    prefix: str = ""
+
+
+class Resolved(msgspec.Struct, Generic[S], frozen=True):
+    """Settings and where each comes from.
+
+    Attributes:
+        settings: The tree.
+        sources: Name -> source.
+    """
+
+    settings: S
+    sources: dict[str, str]
+
+
+def resolve(kind: type[S], *layers: Layer) -> Resolved[S]:
+    """Put settings together; later layers win.
+
+    Args:
+        kind: Struct whose fields are the settings, each with a default.
+        layers: Values by place, least first. None stands for "not given here".
+
+    Raises:
+        InvalidSetting: A name is unknown or a value has the wrong type; the message says where.
+    """
+    known = {field.name: field for field in msgspec.structs.fields(kind)}
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(known, "default")
+    for layer in layers:
+        for name, value in layer.values.items():
+            if name not in known:
+                raise InvalidSetting(
+                    f"There is no setting {layer.prefix + name!r} ({layer.source}).",
+                    hint=f"Known: {', '.join(layer.prefix + each for each in known)}.",
+                    setting=name,
+                )
+            if value is None:
+                continue
+            try:
+                values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
+            except msgspec.ValidationError as error:
+                raise InvalidSetting(
+                    f"The setting {layer.prefix + name!r} ({layer.source}) cannot be {value!r}: {error}.",
+                    setting=name,
+                ) from error
+            sources[name] = layer.source
+    return Resolved(kind(**values), sources)
+
+
+def file_layer(path: Path) -> Layer:
+    """Return the settings of a TOML file.
+
+    Raises:
+        InvalidSetting: The file cannot be read or is not TOML.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidSetting(f"The settings file {path} cannot be read: {error}.", path=str(path)) from error
+    return Layer(str(path), values)
+
+
+def environment_layer(environment: Mapping[str, str], *, prefix: str) -> Layer:
+    """Return the settings among environment variables: those that start with `prefix`, in lower case."""
+    values = {
+        name.removeprefix(prefix).lower(): value
+        for name, value in environment.items()
+        if name.startswith(prefix)
+    }
+    return Layer("environment", values, prefix)
