@@ -1,0 +1,277 @@
+"""Contracts as one OpenAPI 3.1 document: the native face and the Open Inference Protocol's.
+
+Source: OpenAPI Specification 3.1.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tidegate.contract.jsonschema import JsonSchema, answer_schema, columns_schema, row_schema
+from tidegate.contract.protocol import DATATYPES, tensor_metadata
+from tidegate.contract.schema import Contract
+
+_PREDICTION_ID: JsonSchema = {
+    "type": "string",
+    "description": "Names the prediction in outcomes and in the journal.",
+}
+_REFUSALS = {
+    "400": "The body is not JSON of any form that carries rows.",
+    "413": "The body or the number of rows is above the limit.",
+    "422": "A row does not fulfil the contract; the message names field and row.",
+    "500": "The model failed, or its answer broke the contract.",
+    "503": "Too much is waiting, or the service is not ready.",
+    "504": "The answer could not be made in time.",
+}
+
+
+def openapi_document(
+    services: Mapping[str, Contract], *, title: str, version: str, max_rows: int | None = None
+) -> dict[str, Any]:
+    """Return the OpenAPI document of the services that a worker answers for.
+
+    Args:
+        services: Contract of each service, by its name.
+        title: Title of the document.
+        version: Version of the document.
+        max_rows: Most rows of a request, where it is the same for all.
+
+    Returns:
+        Plain data, ready to be encoded as JSON.
+    """
+    paths: dict[str, Any] = {}
+    schemas: dict[str, JsonSchema] = {"Error": _error_schema(), "Outcome": _outcome_schema()}
+    for name, contract in services.items():
+        schemas |= _service_schemas(name, contract, max_rows)
+        paths[f"/services/{name}/predict"] = {"post": _predict(name)}
+        paths[f"/services/{name}/outcomes"] = {"post": _outcomes(name)}
+        paths[f"/v2/models/{name}"] = {"get": _metadata(name)}
+        paths[f"/v2/models/{name}/ready"] = {"get": _ready(name)}
+        paths[f"/v2/models/{name}/infer"] = {"post": _infer(name)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _service_schemas(name: str, contract: Contract, max_rows: int | None) -> dict[str, JsonSchema]:
+    rows: JsonSchema = {"type": "array", "items": _ref(f"{name}.Row"), "minItems": 1}
+    if max_rows is not None:
+        rows["maxItems"] = max_rows
+    answered = {"prediction_id": _PREDICTION_ID, "output": _ref(f"{name}.Output")}
+    by_whom: JsonSchema = {
+        "version": {"type": "integer", "description": "The version that answered.", "minimum": 1},
+        "answered_by": {"type": "string", "description": "The fallback that answered in its place."},
+        "reason": {"type": "string", "description": "Code of the error that made the fallback answer."},
+    }
+    return {
+        f"{name}.Row": row_schema(contract.input),
+        f"{name}.Request": {
+            "anyOf": [
+                _ref(f"{name}.Row"),
+                _object({"rows": rows}),
+                _object({"columns": columns_schema(contract.input, max_rows=max_rows)}),
+            ]
+        },
+        f"{name}.Output": answer_schema(contract.output),
+        f"{name}.Answer": {
+            "anyOf": [
+                _object({**answered, **by_whom}, required=("prediction_id", "version", "output")),
+                _object(
+                    {"rows": {"type": "array", "items": _object(answered)}, **by_whom},
+                    required=("version", "rows"),
+                ),
+            ]
+        },
+        f"{name}.InferRequest": _infer_request(contract),
+        f"{name}.InferResponse": _infer_response(contract),
+    }
+
+
+def _predict(name: str) -> dict[str, Any]:
+    timeout = {
+        "name": "tidegate-timeout-ms",
+        "in": "header",
+        "required": False,
+        "description": "Time the request may take, milliseconds.",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
+    }
+    return {
+        "operationId": f"{name}.predict",
+        "summary": f"Predict with {name}: one row as an object, several as rows or columns.",
+        "parameters": [timeout],
+        "requestBody": _body(_ref(f"{name}.Request")),
+        "responses": {"200": _answer("The prediction.", _ref(f"{name}.Answer")), **_errors(_REFUSALS)},
+    }
+
+
+def _outcomes(name: str) -> dict[str, Any]:
+    several = _object({"outcomes": {"type": "array", "items": _ref("Outcome"), "minItems": 1}})
+    accepted = _object({"accepted": {"type": "integer", "minimum": 1}})
+    return {
+        "operationId": f"{name}.outcomes",
+        "summary": f"Report what became of predictions of {name}. Reporting one twice counts it once.",
+        "requestBody": _body({"anyOf": [_ref("Outcome"), several]}),
+        "responses": {
+            "202": _answer("Journalled.", accepted),
+            **_errors({code: _REFUSALS[code] for code in ("400", "413", "503")}),
+        },
+    }
+
+
+def _metadata(name: str) -> dict[str, Any]:
+    tensor = _object(
+        {
+            "name": {"type": "string"},
+            "datatype": {"enum": list(DATATYPES)},
+            "shape": {"type": "array", "items": {"type": "integer"}},
+        }
+    )
+    listed = {"type": "array", "items": tensor}
+    content = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "versions": {"type": "array", "items": {"type": "string"}},
+            "platform": {"type": "string"},
+            "inputs": listed,
+            "outputs": listed,
+        },
+        "required": ["name", "platform", "inputs", "outputs"],
+    }
+    return {
+        "operationId": f"{name}.metadata",
+        "summary": f"Tensors of {name}, in the Open Inference Protocol.",
+        "responses": {"200": _answer("The metadata.", content), **_protocol_errors("404", "503")},
+    }
+
+
+def _ready(name: str) -> dict[str, Any]:
+    content = {"type": "object", "properties": {"name": {"type": "string"}, "ready": {"type": "boolean"}}}
+    return {
+        "operationId": f"{name}.ready",
+        "summary": f"Tell whether {name} answers, in the Open Inference Protocol.",
+        "responses": {"200": _answer("It does.", content), **_protocol_errors("400", "404")},
+    }
+
+
+def _infer(name: str) -> dict[str, Any]:
+    return {
+        "operationId": f"{name}.infer",
+        "summary": f"Predict with {name}, in the Open Inference Protocol.",
+        "requestBody": _body(_ref(f"{name}.InferRequest")),
+        "responses": {
+            "200": _answer("The output tensors.", _ref(f"{name}.InferResponse")),
+            **_protocol_errors("400", "404", "500", "503"),
+        },
+    }
+
+
+def _infer_request(contract: Contract) -> JsonSchema:
+    tensors = [_tensor(t.name, t.datatype) for t in tensor_metadata(contract.input)]
+    requested = {"type": "object", "properties": {"name": {"enum": list(contract.output.names)}}}
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": 1},
+            "outputs": {"type": "array", "items": {**requested, "required": ["name"]}},
+        },
+        "required": ["inputs"],
+    }
+
+
+def _infer_response(contract: Contract) -> JsonSchema:
+    tensors = [_tensor(t.name, t.datatype) for t in tensor_metadata(contract.output)]
+    return {
+        "type": "object",
+        "properties": {
+            "model_name": {"type": "string"},
+            "model_version": {"type": "string"},
+            "id": {"type": "string"},
+            "parameters": {"type": "object"},
+            "outputs": {"type": "array", "items": {"anyOf": tensors}},
+        },
+        "required": ["model_name", "outputs"],
+    }
+
+
+def _tensor(name: str, datatype: str) -> JsonSchema:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": name},
+            "datatype": {"const": datatype},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+            "data": {"type": "array"},
+            "parameters": {"type": "object"},
+        },
+        "required": ["name", "datatype", "shape"],
+    }
+
+
+def _outcome_schema() -> JsonSchema:
+    return {
+        "type": "object",
+        "description": "What became of a prediction: named by its id, or by key and time.",
+        "properties": {
+            "value": {"description": "What was observed, any JSON value."},
+            "prediction_id": _PREDICTION_ID,
+            "key": {"type": ["string", "integer", "null"], "description": "Value of the key field."},
+            "event_time": {
+                "type": ["string", "integer", "null"],
+                "description": "Time that goes with the key: RFC 3339 or microseconds since 1970 UTC.",
+            },
+            "name": {"type": "string", "description": "What was observed, of several things."},
+            "id": {"type": "string", "description": "The reporter's own id of this report."},
+        },
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+
+
+def _error_schema() -> JsonSchema:
+    detail = _object(
+        {
+            "code": {"type": "string", "description": "Stable identifier of the kind of error."},
+            "message": {"type": "string"},
+            "hint": {"type": "string"},
+            "context": {"type": "object"},
+        },
+        required=("code", "message"),
+    )
+    return _object({"error": detail})
+
+
+def _errors(described: Mapping[str, str]) -> dict[str, Any]:
+    return {code: _answer(text, _ref("Error")) for code, text in described.items()}
+
+
+def _protocol_errors(*codes: str) -> dict[str, Any]:
+    content = _object({"error": {"type": "string"}})
+    return {code: _answer("What is wrong, in words.", content) for code in codes}
+
+
+def _object(properties: JsonSchema, *, required: tuple[str, ...] | None = None) -> JsonSchema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties if required is None else required),
+        "additionalProperties": False,
+    }
+
+
+def _ref(name: str) -> JsonSchema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _body(schema: JsonSchema) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": schema}}}
+
+
+def _answer(description: str, schema: JsonSchema) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
