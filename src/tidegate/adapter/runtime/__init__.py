@@ -1,0 +1,1 @@
+"""Model runtimes: the engines that run a graph, a booster or a fitted pipeline."""

@@ -1,0 +1,146 @@
+"""What an ONNX graph takes and gives, read from the loaded session: no onnx package is needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
+
+from tidegate.adapter.runtime.session import ENGINE_ERRORS, open_session
+from tidegate.contract.schema import Contract, DataType
+from tidegate.core.error import InvalidSetting
+from tidegate.predictor.binding import Binding, Signature, Tensor, bind, contract_from
+
+_TYPES = {
+    "tensor(float)": DataType.FLOAT32,
+    "tensor(double)": DataType.FLOAT64,
+    "tensor(float16)": DataType.FLOAT16,
+    "tensor(bool)": DataType.BOOL,
+    "tensor(string)": DataType.STRING,
+    **{
+        f"tensor({name})": DataType(name)
+        for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+    },
+}
+_MAPPING = re.compile(r"seq\(map\((int64|string),tensor\(float\)\)\)\Z")
+_TABLE_PRODUCERS = frozenset({"skl2onnx", "OnnxMLTools", "hummingbird"})
+
+
+def signature_of(session: ort.InferenceSession) -> Signature:
+    """Describe a graph's inputs and outputs.
+
+    It is batched if and only if the first dimension of each input and each output is free.
+    Where the graph leaves an output's shape open, a run on zeros tells.
+
+    Raises:
+        InvalidSetting: It has an input or output that is not a dense tensor.
+    """
+    free = all(node.shape and not isinstance(node.shape[0], int) for node in session.get_inputs())
+    fixed = all(isinstance(dim, int) for node in session.get_inputs() for dim in node.shape[1:])
+    runs = [_run_zeros(session, n_rows) for n_rows in (1, 2)] if free else [None, None]
+    outputs, batched = [], free
+    for position, node in enumerate(session.get_outputs()):
+        seen = [run[position] if run is not None else None for run in runs]
+        tensor, follows = _output_tensor(node, seen, fixed=fixed)
+        outputs.append(tensor)
+        batched = batched and follows
+    inputs = [Tensor(node.name, _type_of(node), _dims(node.shape)) for node in session.get_inputs()]
+    if batched:
+        inputs = [Tensor(t.name, t.type, t.row_shape[1:]) for t in inputs]
+        outputs = [
+            t if t.mapping else Tensor(t.name, t.type, t.row_shape[1:], classes=t.classes) for t in outputs
+        ]
+    elif any(tensor.mapping for tensor in outputs):
+        raise _refused_type("a sequence of maps with a fixed batch", "")
+    return Signature(
+        tuple(inputs),
+        tuple(outputs),
+        batched,
+        column_inputs=session.get_modelmeta().producer_name in _TABLE_PRODUCERS,
+    )
+
+
+def _output_tensor(node: Any, seen: list[Any], *, fixed: bool) -> tuple[Tensor, bool]:
+    """Return one output with its whole shape, and whether its first dimension follows the rows.
+
+    Args:
+        node: The graph's description of it.
+        seen: What it was for one row and for two rows of zeros; None where that failed.
+        fixed: Each input has one free dimension, so whatever else stays the same is a width.
+    """
+    if _MAPPING.match(node.type):
+        if seen[0] is None:
+            raise _refused_type(node.type, node.name)
+        classes = tuple(str(key) for key in seen[0][0])
+        return Tensor(node.name, DataType.FLOAT32, (len(classes),), classes, mapping=True), True
+    kind = _type_of(node)
+    declared = _dims(node.shape)
+    one, two = (None if run is None else np.shape(run) for run in seen)
+    if one is None or two is None:
+        return Tensor(node.name, kind, declared), bool(declared) and declared[0] is None
+    if len(declared) != len(one):  # the graph says nothing, or says less than a run shows
+        declared = tuple(a if a == b else None for a, b in zip(one, two, strict=False))
+        return Tensor(node.name, kind, declared), one[:1] == (1,) and two[:1] == (2,)
+    # A free dimension that stays as it is when the rows double is a width that was not written down.
+    narrowed = tuple(
+        a if d is None and a == b and fixed else d for d, a, b in zip(declared, one, two, strict=True)
+    )
+    return Tensor(node.name, kind, narrowed), declared[:1] == (None,) and one[:1] == (1,) and two[:1] == (2,)
+
+
+def _run_zeros(session: ort.InferenceSession, n_rows: int) -> list[Any] | None:
+    """Run on `n_rows` rows of zeros; None where the graph does not take them."""
+    feed = {}
+    for node in session.get_inputs():
+        kind = _type_of(node)
+        shape = (n_rows, *(d if isinstance(d, int) else 1 for d in node.shape[1:]))
+        feed[node.name] = np.full(shape, "", object) if kind.is_text else np.zeros(shape, kind.dtype)
+    try:
+        answers: list[Any] = session.run(None, feed)
+    except ENGINE_ERRORS:  # only a look: a graph may refuse zeros or widths of 1 and still be sound
+        return None
+    return answers
+
+
+def _type_of(node: Any) -> DataType:
+    kind = _TYPES.get(node.type)
+    if kind is None:
+        raise _refused_type(node.type, node.name)
+    return kind
+
+
+def _refused_type(kind: str, name: str) -> InvalidSetting:
+    return InvalidSetting(
+        f"The ONNX model's input or output {name!r} is {kind}, which a batch of columns cannot carry.",
+        hint="Export it with dense tensors (scikit-learn: options={'zipmap': False}; no optional, "
+        "sequence, sparse or bfloat16 values).",
+        name=name,
+    )
+
+
+def _dims(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
+    return tuple(dim if isinstance(dim, int) else None for dim in shape)
+
+
+def infer_contract(path: Path) -> tuple[Contract, Binding]:
+    """Return the contract that a graph amounts to, one field a tensor, and how they map.
+
+    Raises:
+        LoadError: The graph cannot be loaded.
+        InvalidSetting: It has values that columns cannot carry.
+    """
+    return contract_from(signature_of(open_session(path)))
+
+
+def bind_contract(path: Path, contract: Contract, *, features: Sequence[str] | None = None) -> Binding:
+    """Work out how `contract` maps to a graph.
+
+    Raises:
+        LoadError: The graph cannot be loaded.
+        InvalidSetting: The contract does not fit it; see `tidegate.predictor.binding.bind`.
+    """
+    return bind(contract, signature_of(open_session(path)), features=features)

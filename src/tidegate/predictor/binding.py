@@ -1,0 +1,501 @@
+"""How a contract's fields meet a model's tensors: settled once, at registration, and stored as plain data."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidegate.contract.batch import Batch, Column
+from tidegate.contract.schema import Contract, DataType, Field, Role, Schema
+from tidegate.core.error import InvalidSetting
+
+Shape = tuple[int | None, ...]
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One named input or output of a model.
+
+    Attributes:
+        name: The model's own name for it.
+        type: Element type.
+        row_shape: Shape of one row's value; for a model that is not batched, of the whole tensor.
+        classes: Where each column is the score of one class: what the classes are, if known.
+        mapping: It comes as one mapping from class to score per row (a ZipMap output).
+    """
+
+    name: str
+    type: DataType
+    row_shape: Shape = ()
+    classes: tuple[str, ...] = ()
+    mapping: bool = False
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """What a model takes and gives, in its own words.
+
+    Attributes:
+        inputs: Tensors it takes.
+        outputs: Tensors it gives.
+        batched: The first dimension of each is the number of rows, and free.
+        column_inputs: An input of row shape (1,) is one column of a table, not a vector of
+            length 1 (so do converters of table models write their graphs).
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    batched: bool = True
+    column_inputs: bool = False
+
+
+class InputBinding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which fields make up one tensor.
+
+    Attributes:
+        tensor: The model's name of the input.
+        fields: One field, or the scalar fields that stand side by side in a matrix.
+        type: Element type of the tensor.
+        row_shape: Shape of one row of the tensor.
+        codes: Field -> its categories in the model's order; the model takes their positions.
+            A value that is not there becomes NaN.
+    """
+
+    tensor: str
+    fields: tuple[str, ...]
+    type: DataType
+    row_shape: Shape = ()
+    codes: dict[str, tuple[str, ...]] = {}
+
+
+class OutputBinding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where one output field comes from.
+
+    Attributes:
+        field: The contract's field.
+        tensor: The model's name of the output.
+        index: Column of the tensor; None takes its whole row.
+        classes: Keys of a mapping output, in column order.
+    """
+
+    field: str
+    tensor: str
+    index: int | None = None
+    classes: tuple[str, ...] = ()
+
+
+class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a contract maps to a model, both ways. Stored in a spec's options."""
+
+    inputs: tuple[InputBinding, ...]
+    outputs: tuple[OutputBinding, ...]
+
+    def to_options(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], contract: Contract) -> Binding:
+        """Read what `to_options` wrote and check that it names fields that the contract has.
+
+        Raises:
+            InvalidSetting: It has another form, or the contract is a different one.
+        """
+        try:
+            binding = msgspec.convert(options, cls)
+        except msgspec.ValidationError as error:
+            raise InvalidSetting(f"The binding between contract and model cannot be read: {error}") from error
+        wanted = {name for item in binding.inputs for name in item.fields}
+        unknown = sorted(wanted - set(contract.input.names))
+        given = {item.field for item in binding.outputs}
+        if unknown or given != set(contract.output.names):
+            raise InvalidSetting(
+                "The binding names other fields than the contract: "
+                f"inputs not in the contract {unknown}, outputs bound {sorted(given)}, "
+                f"outputs of the contract {sorted(contract.output.names)}.",
+                hint="Register the model again with this contract.",
+            )
+        return binding
+
+
+def identifier(name: str, taken: Iterable[str] = ()) -> str:
+    """Return a Python identifier close to `name` and different from those `taken`."""
+    clean = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
+    if clean[0].isdigit() or keyword.iskeyword(clean):
+        clean = f"f_{clean}"
+    used = set(taken)
+    candidate, count = clean, 2
+    while candidate in used:
+        candidate, count = f"{clean}_{count}", count + 1
+    return candidate
+
+
+# --- a contract from a model ------------------------------------------------------------------
+
+
+def contract_from(signature: Signature) -> tuple[Contract, Binding]:
+    """Return the contract that a model's tensors amount to, one field a tensor, and its binding."""
+    inputs: list[Field] = []
+    input_bindings = []
+    for tensor in signature.inputs:
+        column = signature.batched and signature.column_inputs and tensor.row_shape == (1,)
+        name = identifier(tensor.name, (field.name for field in inputs))
+        inputs.append(Field(name=name, type=tensor.type, shape=() if column else tensor.row_shape))
+        input_bindings.append(InputBinding(tensor.name, (name,), tensor.type, tensor.row_shape))
+    outputs: list[Field] = []
+    output_bindings = []
+    for tensor in signature.outputs:
+        column = signature.batched and signature.column_inputs and tensor.row_shape == (1,)
+        name = identifier(tensor.name, (field.name for field in outputs))
+        outputs.append(
+            Field(
+                name=name,
+                type=tensor.type,
+                shape=() if column else tensor.row_shape,
+                doc=f"scores of the classes {', '.join(tensor.classes)}" if tensor.classes else "",
+            )
+        )
+        output_bindings.append(
+            OutputBinding(name, tensor.name, 0 if column else None, tensor.classes if tensor.mapping else ())
+        )
+    contract = Contract(Schema(tuple(inputs)), Schema(tuple(outputs)), batched=signature.batched)
+    return contract, Binding(tuple(input_bindings), tuple(output_bindings))
+
+
+# --- a given contract over a model ------------------------------------------------------------
+
+
+def bind(
+    contract: Contract,
+    signature: Signature,
+    *,
+    features: Sequence[str] | None = None,
+    codes: Mapping[str, Sequence[str]] | None = None,
+) -> Binding:
+    """Work out how the contract's fields feed the model and what its outputs are called.
+
+    Args:
+        contract: The promise to be kept.
+        signature: What the model takes and gives.
+        features: Fields that make up the model's one input matrix, in its column order, where
+            known. Without it they stand in the contract's order.
+        codes: Category field -> its values in the order of the model's codes, for models that
+            take categories as numbers.
+
+    Raises:
+        InvalidSetting: There is no way, or more than one; says which fields and tensors.
+    """
+    if contract.batched != signature.batched:
+        raise InvalidSetting(
+            f"The contract says batched={contract.batched}, the model is "
+            f"{'' if signature.batched else 'not '}batched: "
+            f"{_list_tensors(signature.inputs)} -> {_list_tensors(signature.outputs)}.",
+            hint="A model whose first dimension is fixed takes one row a call: declare batched=False, "
+            "or export it with a free first dimension.",
+        )
+    plain_codes = {name: tuple(values) for name, values in (codes or {}).items()}
+    return Binding(
+        _bind_inputs(contract.input, signature, features, plain_codes),
+        _bind_outputs(contract.output, signature),
+    )
+
+
+def _bind_inputs(
+    schema: Schema,
+    signature: Signature,
+    features: Sequence[str] | None,
+    codes: dict[str, tuple[str, ...]],
+) -> tuple[InputBinding, ...]:
+    by_name = {identifier(name): field for name, field in schema.by_name.items()}
+    named = {tensor.name: by_name.get(identifier(tensor.name)) for tensor in signature.inputs}
+    if (
+        features is None
+        and signature.inputs
+        and all(
+            field is not None and _feeds(field, tensor, signature, codes)
+            for tensor, field in zip(signature.inputs, named.values(), strict=True)
+        )
+    ):
+        return tuple(
+            _input(tensor, (field,), codes)
+            for tensor, field in zip(signature.inputs, named.values(), strict=True)
+            if field is not None
+        )
+    if len(signature.inputs) == 1:
+        tensor = signature.inputs[0]
+        if features is None:
+            fitting = [field for field in schema.fields if _feeds(field, tensor, signature, codes)]
+            if len(fitting) == 1 and not _is_matrix(tensor, 2):
+                return (_input(tensor, (fitting[0],), codes),)
+        return (_input(tensor, _matrix_fields(schema, tensor, features, codes), codes),)
+    missing = [tensor.name for tensor in signature.inputs if named[tensor.name] is None]
+    unfit = [
+        f"{tensor.name} ({_describe(tensor)}) from field {field.name} ({_describe_field(field)})"
+        for tensor in signature.inputs
+        if (field := named[tensor.name]) is not None and not _feeds(field, tensor, signature, codes)
+    ]
+    raise InvalidSetting(
+        "The contract's input does not feed the model."
+        + (f" No field of these names: {', '.join(missing)}." if missing else "")
+        + (f" These do not fit: {'; '.join(unfit)}." if unfit else ""),
+        hint=f"The model takes {_list_tensors(signature.inputs)}; the contract has {_list_fields(schema)}.",
+        missing=missing,
+    )
+
+
+def _matrix_fields(
+    schema: Schema, tensor: Tensor, features: Sequence[str] | None, codes: Mapping[str, Sequence[str]]
+) -> tuple[Field, ...]:
+    """Return the fields that stand side by side in the model's one matrix."""
+    if len(tensor.row_shape) != 1:
+        raise InvalidSetting(
+            f"The model takes one tensor {_describe(tensor)} and no field of the contract has that shape: "
+            f"{_list_fields(schema)}."
+        )
+    width = tensor.row_shape[0]
+    if features is not None:
+        unknown = [name for name in features if name not in schema.by_name]
+        if unknown:
+            raise InvalidSetting(f"The model's features {unknown} are not fields of the contract.")
+        chosen = tuple(schema.by_name[name] for name in features)
+    else:
+        chosen = tuple(field for field in schema.fields if field.is_scalar and _casts(field, tensor, codes))
+        if width is not None and len(chosen) > width:
+            apart = {Role.KEY, Role.TIMESTAMP}
+            chosen = tuple(field for field in chosen if not apart.intersection(field.roles))
+    unfit = [field.name for field in chosen if not (field.is_scalar and _casts(field, tensor, codes))]
+    if unfit:
+        raise InvalidSetting(
+            f"The fields {', '.join(unfit)} cannot stand in the model's matrix of {tensor.type.value}.",
+            hint="A category needs the model's own order of its values; text needs a model that takes text.",
+            fields=unfit,
+        )
+    if not chosen or (width is not None and len(chosen) != width):
+        raise InvalidSetting(
+            f"The model's input {tensor.name!r} has {width} columns; the contract has {len(chosen)} fields "
+            f"that could stand in it: {', '.join(field.name for field in chosen) or 'none'}.",
+            hint="Name the model's features in order (features=[...]) or declare the fitted fields.",
+            expected=width,
+            got=len(chosen),
+        )
+    return chosen
+
+
+def _bind_outputs(schema: Schema, signature: Signature) -> tuple[OutputBinding, ...]:
+    columns = _columns_of_one(schema, signature)
+    if columns is not None:
+        return columns
+    bound: list[OutputBinding] = []
+    for field in schema.fields:
+        sources = _sources(field, signature)
+        exact = [source for source in sources if identifier(source.tensor) == field.name]
+        free = [source for source in sources if source not in bound]
+        chosen = exact or free
+        if len(chosen) != 1:
+            told = ", ".join(
+                f"{source.tensor}" + ("" if source.index is None else f"[:, {source.index}]")
+                for source in chosen
+            )
+            raise InvalidSetting(
+                f"Output field {field.name!r} ({_describe_field(field)}) could come from "
+                f"{told or 'none of the model outputs'}.",
+                hint=f"The model gives {_list_tensors(signature.outputs)}. "
+                + ("Name the field as the output." if chosen else "Declare the field as one of these."),
+                field=field.name,
+            )
+        bound.append(chosen[0])
+    taken = [(item.tensor, item.index) for item in bound]
+    if len(set(taken)) != len(taken):
+        raise InvalidSetting(
+            f"Several output fields would come from the same place of the model: {taken}.",
+            hint="Name each field as the output it comes from.",
+        )
+    return tuple(bound)
+
+
+def _columns_of_one(schema: Schema, signature: Signature) -> tuple[OutputBinding, ...] | None:
+    """Several numbers out of one tensor of as many columns: by class name, else in order."""
+    fields = schema.fields
+    if len(fields) < 2 or not all(field.is_scalar and field.type.is_float for field in fields):
+        return None
+    wide = [t for t in signature.outputs if t.row_shape == (len(fields),) and t.type.is_float]
+    if len(wide) != 1:
+        return None
+    tensor = wide[0]
+    order = {identifier(name): position for position, name in enumerate(tensor.classes)}
+    positions = [order.get(field.name, order.get(field.name.removeprefix("p_"))) for field in fields]
+    if any(position is None for position in positions):
+        positions = list(range(len(fields)))
+    keys = tensor.classes if tensor.mapping else ()
+    return tuple(
+        OutputBinding(field.name, tensor.name, position, keys)
+        for field, position in zip(fields, positions, strict=True)
+    )
+
+
+def _sources(field: Field, signature: Signature) -> list[OutputBinding]:
+    """Return every place of the model's outputs that could be this field."""
+    found: list[OutputBinding] = []
+    for tensor in signature.outputs:
+        if not _same_kind(tensor.type, field):
+            continue
+        keys = tensor.classes if tensor.mapping else ()
+        if tensor.row_shape == field.shape or _open_shape(tensor.row_shape, field.shape):
+            found.append(OutputBinding(field.name, tensor.name, None, keys))
+        elif field.is_scalar and tensor.row_shape == (1,):
+            found.append(OutputBinding(field.name, tensor.name, 0, keys))
+        elif field.is_scalar and tensor.row_shape == (2,) and _is_probability(field):
+            found.append(OutputBinding(field.name, tensor.name, 1, keys))  # the positive class
+    return found
+
+
+def _is_probability(field: Field) -> bool:
+    return field.type.is_float and field.ge == 0 and field.le == 1
+
+
+def _same_kind(given: DataType, field: Field) -> bool:
+    wanted = field.type
+    if wanted.is_float:
+        return given.is_float
+    if wanted.is_text or wanted is DataType.BYTES:
+        return given is DataType.STRING
+    if wanted is DataType.BOOL:
+        return given is DataType.BOOL
+    return given.is_integer or given is DataType.BOOL
+
+
+def _feeds(field: Field, tensor: Tensor, signature: Signature, codes: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether one field alone can be this tensor."""
+    if not _casts(field, tensor, codes):
+        return False
+    if field.is_scalar and signature.batched and tensor.row_shape in ((1,), (None,)):
+        return True
+    return tensor.row_shape == field.shape or _open_shape(tensor.row_shape, field.shape)
+
+
+def _open_shape(tensor: Shape, field: Shape) -> bool:
+    """Tell whether values of the field's shape fit a tensor some of whose dimensions are free."""
+    return len(tensor) == len(field) > 0 and all(
+        t is None or t == f for t, f in zip(tensor, field, strict=True)
+    )
+
+
+def _casts(field: Field, tensor: Tensor, codes: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether the field's values turn into the tensor's type without loss of meaning."""
+    if tensor.type is DataType.STRING:
+        return field.type.is_text or field.type is DataType.BYTES
+    if field.name in codes:
+        return tensor.type.is_float
+    if field.type.is_text or field.type is DataType.BYTES:
+        return False
+    if field.type.is_float:
+        return tensor.type.is_float
+    return tensor.type is not DataType.BOOL or field.type is DataType.BOOL
+
+
+def _is_matrix(tensor: Tensor, least: int) -> bool:
+    return len(tensor.row_shape) == 1 and tensor.row_shape[0] is not None and tensor.row_shape[0] >= least
+
+
+def _input(tensor: Tensor, fields: tuple[Field, ...], codes: Mapping[str, tuple[str, ...]]) -> InputBinding:
+    used = {field.name: codes[field.name] for field in fields if field.name in codes}
+    return InputBinding(
+        tensor.name, tuple(field.name for field in fields), tensor.type, tensor.row_shape, used
+    )
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{tensor.type.value}{[*tensor.row_shape] if tensor.row_shape else ''}".replace("None", "any")
+
+
+def _describe_field(field: Field) -> str:
+    return f"{field.type.value}{[*field.shape] if field.shape else ''}".replace("None", "any")
+
+
+def _list_tensors(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(f"{tensor.name}: {_describe(tensor)}" for tensor in tensors)
+
+
+def _list_fields(schema: Schema) -> str:
+    return ", ".join(f"{field.name}: {_describe_field(field)}" for field in schema.fields)
+
+
+# --- columns to tensors -----------------------------------------------------------------------
+
+
+class Gather:
+    """Turns columns into one input tensor."""
+
+    def __init__(self, binding: InputBinding, schema: Schema) -> None:
+        self.binding = binding
+        self.fields = binding.fields
+        self.dtype = binding.type.dtype
+        fields = [schema.by_name[name] for name in binding.fields]
+        self.is_matrix = fields[0].is_scalar and len(binding.row_shape) == 1
+        self.is_ragged = None in fields[0].shape
+        self.is_numeric = self.dtype != object
+        self._are_bytes = [field.type is DataType.BYTES for field in fields]
+        self._codes = {
+            name: {value: float(code) for code, value in enumerate(values)}
+            for name, values in binding.codes.items()
+        }
+
+    def column(self, batch: Batch, name: str) -> Column:
+        """Return one field's column as the model takes it: codes for names, no None in text."""
+        column = batch.columns[name]
+        codes = self._codes.get(name)
+        if codes is not None:
+            return np.fromiter((codes.get(value, np.nan) for value in column), np.float64, len(column))
+        return column
+
+    def into(self, batch: Batch, out: Column) -> None:
+        """Write the tensor of `batch` into `out`, shape (n_rows, *row_shape)."""
+        if not self.is_matrix:
+            out[...] = self.column(batch, self.fields[0])
+            return
+        block = None if self._codes else batch.block(self.fields)
+        if block is not None:
+            out[...] = block
+            return
+        for position, name in enumerate(self.fields):
+            out[:, position] = self.column(batch, name)
+
+    def tensor(self, batch: Batch) -> Column:
+        """Return the tensor of `batch`, without a copy where a column or block already is it."""
+        if not self.is_numeric:
+            return self._text(batch)
+        if self.is_matrix:
+            if self._codes:
+                out = np.empty((batch.n_rows, len(self.fields)), self.dtype)
+                self.into(batch, out)
+                return out
+            return batch.matrix(self.fields, self.dtype)
+        column = self.column(batch, self.fields[0])
+        if column.dtype == object:  # rows of one shape, kept as separate arrays
+            return np.ascontiguousarray(np.stack(list(column)), dtype=self.dtype)
+        return np.ascontiguousarray(column, dtype=self.dtype)
+
+    def _text(self, batch: Batch) -> Column:
+        columns = [
+            self._as_text(batch.columns[name], is_bytes=is_bytes)
+            for name, is_bytes in zip(self.fields, self._are_bytes, strict=True)
+        ]
+        return np.stack(columns, axis=1) if self.is_matrix else columns[0]
+
+    def _as_text(self, column: Column, *, is_bytes: bool) -> Column:
+        if self.is_ragged:
+            column = np.stack(list(column))
+        values = column.ravel().tolist()
+        if None in values:  # no runtime knows a missing text
+            values = ["" if value is None else value for value in values]
+        elif not is_bytes:
+            return column
+        if is_bytes:
+            values = [value.decode() if isinstance(value, bytes) else value for value in values]
+        out = np.empty(len(values), object)
+        out[:] = values
+        return out.reshape(column.shape)
