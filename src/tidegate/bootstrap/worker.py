@@ -241,6 +241,7 @@ def main() -> None:
     )
     settings = told(WorkerSettings)
     gc.freeze()  # what is imported stays; collections need not look at it
+    gc.set_threshold(50_000, 20, 20)  # requests leave no cycles behind, so there is little to collect
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
         async def serve() -> None:

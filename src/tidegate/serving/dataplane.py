@@ -307,6 +307,7 @@ class DataPlane:
         for call in group.calls:
             if not call.abandoned:
                 call.reply(call)
+        group.calls.clear()  # calls and group refer to each other; without this only the collector frees them
 
     def _answer_after_sync(self, groups: list[Group]) -> None:
         future = self._loop.run_in_executor(None, self._journal.sync)

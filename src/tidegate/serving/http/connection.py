@@ -122,6 +122,7 @@ class Exchange:
             headers: Further header lines, each ending in CR LF.
         """
         connection = self.connection
+        self.on_abandon = None
         if not self.keep_alive:
             headers += b"connection: close\r\n"
         head = connection.site.head(status, content_type)
