@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,7 +151,11 @@ class FastApi(msgspec.Struct, frozen=True):
 
 
 class Mosec(msgspec.Struct, frozen=True):
-    """`baseline/mosec_service.py`: a server with dynamic batching, where it is installed."""
+    """`baseline/mosec_service.py`: a server with dynamic batching, where it is installed.
+
+    Its interpreter may be another one, named by BENCH_MOSEC_PYTHON: one that has mosec, numpy and
+    onnxruntime.
+    """
 
     model: Model
     workers: int = 2
@@ -164,14 +169,19 @@ class Mosec(msgspec.Struct, frozen=True):
     def command(self, port: int, control_port: int, home: Path) -> list[str]:
         del control_port, home  # it has neither
         return [
-            *(sys.executable, "-m", "benchmarks.baseline.mosec_service"),
+            *(_mosec_python(), "-m", "benchmarks.baseline.mosec_service"),
             *("--address", "127.0.0.1", "--port", str(port), "--timeout", "60000", "--log-level", "warning"),
         ]
 
 
+def _mosec_python() -> str:
+    return os.environ.get("BENCH_MOSEC_PYTHON", sys.executable)
+
+
 def has_mosec() -> bool:
-    """Tell whether Mosec is installed beside us."""
-    return importlib.util.find_spec("mosec") is not None
+    """Tell whether Mosec is installed beside us, or where BENCH_MOSEC_PYTHON says."""
+    found = subprocess.run([_mosec_python(), "-c", "import mosec"], capture_output=True, check=False)
+    return found.returncode == 0
 
 
 def tidegate_of(model: Model, shape: str, *, workers: int) -> Tidegate:
