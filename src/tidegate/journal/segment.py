@@ -207,12 +207,7 @@ class JournalWriter:
                 could not be synced. The segment stays readable up to them; the next append tries again.
         """
         segment = self._segment
-        if (
-            segment is None
-            or segment.broken
-            or segment.size_bytes >= self._max_bytes
-            or self._is_old(segment)
-        ):
+        if segment is None or segment.broken or (segment.frames and self._is_full(segment)):
             segment = self._roll()
         declared = segment.declared
         pieces: Sequence[bytes] = frames
@@ -270,7 +265,9 @@ class JournalWriter:
         """The file being written, if there is one."""
         return self._segment.path if self._segment else None
 
-    def _is_old(self, segment: _Segment) -> bool:
+    def _is_full(self, segment: _Segment) -> bool:
+        if segment.size_bytes >= self._max_bytes:
+            return True
         return self._clock.monotonic_s() - segment.begun_s >= self._max_age_s
 
     def _unavailable(self, verb: str, error: OSError, path: Path, *, written: int = 0) -> JournalUnavailable:
