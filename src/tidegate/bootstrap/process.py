@@ -88,8 +88,9 @@ class TrialSettings(msgspec.Struct, frozen=True):
 
 
 def command(module: str, settings: msgspec.Struct) -> list[str]:
-    """Return the command line of a process of ours."""
-    return [sys.executable, "-m", f"tidegate.bootstrap.{module}", msgspec.json.encode(settings).decode()]
+    """Return the command line of a process of ours: a module of this package, or one named in full."""
+    name = module if "." in module else f"tidegate.bootstrap.{module}"
+    return [sys.executable, "-m", name, msgspec.json.encode(settings).decode()]
 
 
 def told(kind: type[S]) -> S:

@@ -146,7 +146,7 @@ class Supervisor:
             Child(f"worker-{slot}", self._worker_command(slot), self._clock)
             for slot in range(settings.n_workers)
         ]
-        self._control = Child("control", lambda _: command("control", settings), self._clock)
+        self._control = Child("control", lambda _: command("tidegate.control", settings), self._clock)
 
     def run(self) -> None:
         """Supervise until SIGTERM or SIGINT, then stop everything in order.

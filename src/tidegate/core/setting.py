@@ -26,12 +26,17 @@ class Layer(NamedTuple):
     Attributes:
         source: Where they stand, for people.
         values: Name -> value; text is converted to the setting's type.
-        prefix: What stands before the names there, for messages.
+        prefix: What stands before the names there; in capitals, if the names are too.
     """
 
     source: str
     values: Mapping[str, Any]
     prefix: str = ""
+
+    def spell(self, name: str) -> str:
+        """Return a setting's name as it is written in this place."""
+        written = self.prefix + name
+        return written.upper() if self.prefix.isupper() else written
 
 
 class Resolved(msgspec.Struct, Generic[S], frozen=True):
@@ -63,8 +68,8 @@ def resolve(kind: type[S], *layers: Layer) -> Resolved[S]:
         for name, value in layer.values.items():
             if name not in known:
                 raise InvalidSetting(
-                    f"There is no setting {layer.prefix + name!r} ({layer.source}).",
-                    hint=f"Known: {', '.join(layer.prefix + each for each in known)}.",
+                    f"There is no setting {layer.spell(name)!r} ({layer.source}).",
+                    hint=f"Known: {', '.join(layer.spell(each) for each in known)}.",
                     setting=name,
                 )
             if value is None:
@@ -73,7 +78,7 @@ def resolve(kind: type[S], *layers: Layer) -> Resolved[S]:
                 values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
             except msgspec.ValidationError as error:
                 raise InvalidSetting(
-                    f"The setting {layer.prefix + name!r} ({layer.source}) cannot be {value!r}: {error}.",
+                    f"The setting {layer.spell(name)!r} ({layer.source}) cannot be {value!r}: {error}.",
                     setting=name,
                 ) from error
             sources[name] = layer.source

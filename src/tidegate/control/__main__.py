@@ -1,0 +1,85 @@
+"""The control process: `python -m tidegate.control`, started by the supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+import uvicorn
+
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.overview import Overview, overview
+from tidegate.bootstrap.process import ServerSettings, told
+from tidegate.bootstrap.setting import Settings
+from tidegate.control.app import make_app
+from tidegate.control.metric import exposition
+from tidegate.core.error import NotFound
+from tidegate.core.principal import SYSTEM
+from tidegate.operation.version import list_services, list_versions
+from tidegate.registry.version import Version
+from tidegate.route.route import ServiceRoute
+
+DATABASE_VARIABLE = "TIDEGATE_DATABASE_URL"
+
+
+class LocalPlane:
+    """What the control plane shows, read from the home and the database."""
+
+    def __init__(self, local: Local, n_workers: int) -> None:
+        self._local = local
+        self._n_workers = n_workers
+
+    def overview(self) -> Overview:
+        return overview(self._local)
+
+    def n_workers(self) -> int:
+        return self._n_workers
+
+    def services(self) -> list[str]:
+        return list_services(self._local.unit)
+
+    def versions(self, service: str) -> list[Version]:
+        return list_versions(self._local.unit, service)
+
+    def route(self, service: str) -> ServiceRoute:
+        found = self._local.routes.read().services.get(service)
+        if found is None:
+            raise NotFound(f"Service {service!r} has no route.", service=service)
+        return found
+
+    def metrics(self) -> bytes:
+        return exposition(self._local.home.metrics)
+
+
+def main() -> None:
+    """Serve the control port until SIGTERM."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    server = told(ServerSettings)
+    # the URL may hold a password, so it is not on the command line, where every user can read it
+    database_url = os.environ.get(DATABASE_VARIABLE, server.database_url)
+    local = Local(Settings(home=server.home, cell=server.cell, database_url=database_url), principal=SYSTEM)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    uvicorn.run(
+        make_app(LocalPlane(local, server.n_workers)),
+        host=server.control_host,
+        port=server.control_port,
+        access_log=False,
+        log_level="warning",
+    )
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when the supervisor is gone: nobody would stop it otherwise."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()
