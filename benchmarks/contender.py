@@ -17,10 +17,11 @@ import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.load import Target
 from benchmarks.model import CACHE, Model
-from benchmarks.process import Server, free_port, program
+from benchmarks.process import Server, free_port, program, run_once
 
 N_BODIES = 256
 TOLERANCE = 1e-4
+ROOT = Path(__file__).parent.parent
 SERVICES = Path(__file__).parent / "service"
 _METADATA = {"prediction_id", "version", "service"}
 
@@ -92,6 +93,10 @@ class Contender(Protocol):
         """Return the command line that serves on `port`."""
         ...
 
+    def preparation(self, home: Path) -> list[list[str]]:
+        """Return the command lines that have to run once, before a home is served."""
+        ...
+
     @property
     def path(self) -> str:
         """Request target of a prediction."""
@@ -114,7 +119,15 @@ class Tidegate(msgspec.Struct, frozen=True):
     service: str
     workers: int = 2
     name: str = "tidegate"
-    environment: Mapping[str, str] = {}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(ROOT)}  # the declared services are part of this package
+
+    def preparation(self, home: Path) -> list[list[str]]:
+        if self.source.is_file():
+            return []
+        return [[program("tidegate"), "train", str(self.source), "--home", str(home)]]
 
     def command(self, port: int, control_port: int, home: Path) -> list[str]:
         return [
@@ -141,6 +154,10 @@ class FastApi(msgspec.Struct, frozen=True):
     def environment(self) -> Mapping[str, str]:
         return {"BENCH_MODEL": str(self.model.path), "BENCH_SHAPE": self.shape}
 
+    def preparation(self, home: Path) -> list[list[str]]:
+        del home  # it has none
+        return []
+
     def command(self, port: int, control_port: int, home: Path) -> list[str]:
         del control_port, home  # it has neither
         return [
@@ -165,6 +182,10 @@ class Mosec(msgspec.Struct, frozen=True):
     @property
     def environment(self) -> Mapping[str, str]:
         return {"BENCH_MODEL": str(self.model.path), "BENCH_WORKERS": str(self.workers)}
+
+    def preparation(self, home: Path) -> list[list[str]]:
+        del home  # it has none
+        return []
 
     def command(self, port: int, control_port: int, home: Path) -> list[str]:
         del control_port, home  # it has neither
@@ -213,6 +234,8 @@ def running(
         port, control_port = free_port(), free_port()
         target = Target(port, contender.path, asked.bodies, dict(headers or {}))
         home = home or Path(fresh)
+        for step in contender.preparation(home):
+            run_once(step, contender.environment)
         command = contender.command(port, control_port, home)
         log = CACHE / f"{contender.name}.log"
         with Server(command, log=log, environment=contender.environment) as server:

@@ -60,6 +60,19 @@ def program(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
+def run_once(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run a command to its end.
+
+    Raises:
+        ServerFailed: It failed; the message holds what it wrote.
+    """
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ServerFailed(f"{list(command)} failed: {done.stdout}{done.stderr}")
+
+
 def _stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the third on (state, parent, ...), [] if it is gone."""
     try:
