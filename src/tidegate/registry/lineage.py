@@ -161,4 +161,13 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str) or type(value) in (bool, int, float):
         return value
     to_list = getattr(value, "tolist", None)  # numbers and arrays of numpy
-    return to_list() if callable(to_list) else repr(value)
+    if callable(to_list):
+        return to_list()
+    shown = repr(value)
+    # An address differs at each run, and with it the request that a caller repeats.
+    return _type_name(value) if " at 0x" in shown else shown
+
+
+def _type_name(value: Any) -> str:
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
