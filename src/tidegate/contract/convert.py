@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any, NoReturn
 
 import numpy as np
@@ -96,6 +97,8 @@ def _convert_elements(field: Field, array: Column) -> Column:
         return _to_float(field, array)
     if kind.is_time and array.dtype.kind == ("M" if kind is DataType.TIMESTAMP else "m"):
         return _to_microseconds(field, array)
+    if kind.is_time and array.dtype == object:
+        return _to_microseconds(field, _to_numpy_times(field, array))
     if (kind.is_integer or kind.is_time) and array.dtype.kind in "iub":
         return _to_integer(field, array)
     if kind is DataType.BOOL and array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()):
@@ -128,6 +131,22 @@ def _to_microseconds(field: Field, array: Column) -> Column:
         _refuse(field, "has a missing time", _first_row(np.isnat(array)))
     unit = "datetime64[us]" if array.dtype.kind == "M" else "timedelta64[us]"
     return array.astype(unit).astype(np.int64)
+
+
+def _to_numpy_times(field: Field, array: Column) -> Column:
+    """Return Python's own times (aware, or UTC by convention) as numpy's."""
+    is_timestamp = field.type is DataType.TIMESTAMP
+    kinds = (dt.datetime, np.datetime64) if is_timestamp else (dt.timedelta, np.timedelta64)
+    values = array.ravel().tolist()
+    if not all(isinstance(value, kinds) for value in values):
+        _refuse(field, f"must be {field.type.value}s")
+    plain = [
+        value.astimezone(dt.UTC).replace(tzinfo=None)
+        if isinstance(value, dt.datetime) and value.tzinfo is not None
+        else value
+        for value in values
+    ]
+    return np.array(plain, dtype="M8[us]" if is_timestamp else "m8[us]").reshape(array.shape)
 
 
 def _to_objects(field: Field, array: Column) -> Column:

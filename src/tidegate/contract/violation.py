@@ -39,15 +39,13 @@ class ContractViolation(TidegateError):
         message = first.message
         if more:
             message += f" And {more} more." if more < MAX_REPORTED - 1 else " And more."
-        return cls(
-            message,
-            hint=hint,
-            field=first.field,
-            row=first.row,
-            errors=[
-                {"field": v.field, "row": v.row, "message": v.message} for v in violations[:MAX_REPORTED]
-            ],
-        )
+        errors = [_located(v, message=v.message) for v in violations[:MAX_REPORTED]]
+        return cls(message, hint=hint, errors=errors, **_located(first))
+
+
+def _located(violation: Violation, **more: object) -> dict[str, object]:
+    where = {"field": violation.field, "row": violation.row}
+    return {**{name: value for name, value in where.items() if value is not None}, **more}
 
 
 class TooManyRows(ContractViolation):
