@@ -436,6 +436,7 @@ class Gather:
         self.dtype = binding.type.dtype
         fields = [schema.by_name[name] for name in binding.fields]
         self.is_matrix = fields[0].is_scalar and len(binding.row_shape) == 1
+        self._takes_block = self.is_matrix and not binding.codes
         self.is_ragged = None in fields[0].shape
         self.is_numeric = self.dtype != object
         self._are_bytes = [field.type is DataType.BYTES for field in fields]
@@ -454,12 +455,13 @@ class Gather:
 
     def into(self, batch: Batch, out: Column) -> None:
         """Write the tensor of `batch` into `out`, shape (n_rows, *row_shape)."""
+        if self._takes_block:
+            block = batch.block(self.fields)
+            if block is not None:
+                out[...] = block
+                return
         if not self.is_matrix:
             out[...] = self.column(batch, self.fields[0])
-            return
-        block = None if self._codes else batch.block(self.fields)
-        if block is not None:
-            out[...] = block
             return
         for position, name in enumerate(self.fields):
             out[:, position] = self.column(batch, name)

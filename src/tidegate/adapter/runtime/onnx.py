@@ -122,6 +122,9 @@ class OnnxPredictor:
             for fill, buffer in kept.inputs:
                 fill(batch, buffer)
             self._session.run_with_iobinding(kept.call)
+        except RuntimeWarning:  # a value beyond float32, where warnings are errors: it becomes infinite
+            with np.errstate(all="ignore"):
+                return self._predict_kept(batch, n_rows)
         except ENGINE_ERRORS as error:
             # Perhaps the outputs' shape depends on values: from here on the graph is asked plainly.
             self._keep_rows = -1
@@ -135,6 +138,9 @@ class OnnxPredictor:
         try:
             feed = {gather.binding.tensor: gather.tensor(batch) for gather in self._gathers}
             answers = self._session.run(self._tensors, feed)
+        except RuntimeWarning:
+            with np.errstate(all="ignore"):
+                return self._predict_plain(batch)
         except ENGINE_ERRORS as error:
             raise self._failure(error) from error
         n_rows = batch.n_rows
@@ -296,13 +302,18 @@ def _unit(dtype: np.dtype[Any]) -> Callable[[Column], Column]:
 
     What strays further is left for the contract to refuse.
     """
+    bits = np.dtype(f"u{dtype.itemsize}")
+    # As unsigned integers, the floats from 0 to 1 are those up to the bits of 1; anything negative,
+    # above or NaN is larger. One pass answers for both ends.
+    one = np.ones(1, dtype).view(bits)[0]
+    maximum = np.maximum.reduce
 
     def finish(column: Column) -> Column:
         column = column.astype(dtype)
-        if column.size == 1:
+        if column.size == 1:  # a reduction costs more than the rest of the call
             if 0.0 <= column.item() <= 1.0:
                 return column
-        elif column.min() >= 0.0 and column.max() <= 1.0:
+        elif maximum(column.view(bits), None) <= one:
             return column
         column[(column > 1.0) & (column <= 1.0 + _ROUNDING)] = 1.0
         column[(column < 0.0) & (column >= -_ROUNDING)] = 0.0
