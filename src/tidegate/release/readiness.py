@@ -90,7 +90,7 @@ class Wait:
 
 
 def wait_ready(
-    cell: Cell, service: str, *, version: int, sequence: int, patience: Patience
+    cell: Cell, service: str, *, version: int, route: Route, patience: Patience
 ) -> tuple[Wait, Evidence]:
     """Wait until every living worker has `version` ready, one cannot, or patience ends.
 
@@ -98,12 +98,17 @@ def wait_ready(
         cell: Whose workers.
         service: Name of the service.
         version: The version.
-        sequence: The route that lists it: what a worker said before it followed that one may be
-            from an earlier attempt.
+        route: The route that lists it: what a worker said before it followed that one may be from
+            an earlier attempt.
         patience: How long.
+
+    Raises:
+        Conflict: Someone else has changed the service's route meanwhile.
+        TidegateError: As `RouteStore.read`.
     """
-    test = partial(_test_ready, service=service, version=version, sequence=sequence)
-    wait = _wait(cell, service, test, limit_s=patience.ready_s, poll_s=patience.poll_s)
+    test = partial(_test_ready, service=service, version=version, sequence=route.sequence)
+    guard = partial(_check_unchanged, cell, service, route)
+    wait = _wait(cell, service, test, limit_s=patience.ready_s, poll_s=patience.poll_s, guard=guard)
     verdict = Verdict.REGRESSED if wait.failed else Verdict.UNDECIDED if wait.waiting else Verdict.SAFE
     evidence = Evidence(
         rule="workers-ready",
@@ -159,7 +164,30 @@ def _test_follows(status: WorkerStatus, *, service: str, generation: int) -> tup
     return f"{_name(status)} serves generation {found}, expected {generation}", ""
 
 
-def _wait(cell: Cell, service: str, test: _Test, *, limit_s: float, poll_s: float) -> Wait:
+def _check_unchanged(cell: Cell, service: str, route: Route) -> None:
+    """Pass while the service's route is as in `route`.
+
+    Raises:
+        Conflict: It is not.
+    """
+    if cell.routes.highest() == route.sequence:
+        return
+    expected = route.services[service].generation
+    present = cell.routes.read().services.get(service)
+    found = present.generation if present else 0
+    if found != expected:
+        raise cell.routes.conflict(service, expected=expected, found=found)
+
+
+def _wait(
+    cell: Cell,
+    service: str,
+    test: _Test,
+    *,
+    limit_s: float,
+    poll_s: float,
+    guard: Callable[[], None] = lambda: None,
+) -> Wait:
     """Look at the living workers until `test` is content with each, one fails, or time is up.
 
     They are listed anew at each look: one that dies is not waited for, and one that starts is.
@@ -175,6 +203,7 @@ def _wait(cell: Cell, service: str, test: _Test, *, limit_s: float, poll_s: floa
             seen = tuple(_describe(status, service) for status in statuses)
             return Wait(waiting, failed, waited_s, seen)
         cell.sleep(poll_s)
+        guard()
 
 
 def _describe(status: WorkerStatus, service: str) -> dict[str, Any]:

@@ -177,9 +177,7 @@ class _Back:
 
         cell, service = self.step.cell, self.step.service
         route = cell.routes.change(service, stand_by, expected_generation=generation)
-        wait, evidence = wait_ready(
-            cell, service, version=target, sequence=route.sequence, patience=self.patience
-        )
+        wait, evidence = wait_ready(cell, service, version=target, route=route, patience=self.patience)
         self.evidence.append(evidence)
         if wait.failed:
             self.tried[target] = wait.why

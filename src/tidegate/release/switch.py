@@ -140,9 +140,7 @@ def switch(
     prepared = cell.routes.change(service, prepare, expected_generation=expected_generation, token=token)
     generation = prepared.services[service].generation
     try:
-        wait, evidence = wait_ready(
-            cell, service, version=version, sequence=prepared.sequence, patience=patience
-        )
+        wait, evidence = wait_ready(cell, service, version=version, route=prepared, patience=patience)
         if not wait.is_good:
             _give_up(cell, service, generation=generation, token=token)
             return step.decide(Outcome.ABORTED, version=version, evidence=[evidence], reason=wait.why)

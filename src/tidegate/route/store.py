@@ -224,7 +224,7 @@ class RouteStore:
             if expected is None:
                 expected = generation
             if generation != expected:
-                raise self._conflict(service, expected, generation)
+                raise self.conflict(service, expected=expected, found=generation)
             new = change(old)
             if new.service != service:
                 raise InvalidSetting(f"A change of service {service!r} gave a route of {new.service!r}.")
@@ -313,7 +313,7 @@ class RouteStore:
             return True
         if present is None or present.generation < mine.generation:
             return False
-        raise self._conflict(service, mine.generation - 1, present.generation)
+        raise self.conflict(service, expected=mine.generation - 1, found=present.generation)
 
     def _prune(self, highest: int) -> None:
         """Remove what lies `keep` or more below the highest number; a failure costs only room."""
@@ -377,7 +377,8 @@ class RouteStore:
             path=str(self.folder),
         )
 
-    def _conflict(self, service: str, expected: int, found: int) -> Conflict:
+    def conflict(self, service: str, *, expected: int, found: int) -> Conflict:
+        """Return the error that says that a service's route was changed by someone else."""
         return Conflict(
             f"The route of service {service!r} was changed by someone else: expected generation "
             f"{expected}, found {found}.",
