@@ -20,4 +20,45 @@ def _lookup(spec: Spec, context: BuildContext) -> Predictor:
     return build_lookup(spec, context)
 
 
-BUILDERS: Mapping[str, Builder] = MappingProxyType({"onnx": _onnx, "lookup": _lookup, "constant": _lookup})
+def _rule(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.predictor.rule import build_rule
+
+    return build_rule(spec, context)
+
+
+def _function(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.predictor.function import build_function
+
+    return build_function(spec, context)
+
+
+def _skops(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.adapter.runtime.skops import build_skops
+
+    return build_skops(spec, context)
+
+
+def _lightgbm(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.adapter.runtime.lightgbm import build_lightgbm
+
+    return build_lightgbm(spec, context)
+
+
+def _xgboost(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.adapter.runtime.xgboost import build_xgboost
+
+    return build_xgboost(spec, context)
+
+
+BUILDERS: Mapping[str, Builder] = MappingProxyType(
+    {
+        "constant": _lookup,
+        "lightgbm": _lightgbm,
+        "lookup": _lookup,
+        "onnx": _onnx,
+        "python": _function,
+        "rule": _rule,
+        "skops": _skops,
+        "xgboost": _xgboost,
+    }
+)

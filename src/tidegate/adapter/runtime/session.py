@@ -76,7 +76,7 @@ _LOAD_HINTS: Sequence[tuple[str, str, str]] = (
         "Export it with an older onnx package, lower model.ir_version, or update onnxruntime.",
     ),
     (
-        r"Opset (\d+) is under development and support for this is limited.*for domain \S+ is till opset (\d+)",
+        r"Opset (\d+) is under development and support for this is limited.*domain \S+ is till opset (\d+)",
         "it uses operator set {0}, and this onnxruntime knows up to {1}",
         "Export it with a lower opset (target_opset, opset_version), or update onnxruntime.",
     ),
