@@ -8,7 +8,7 @@ import socket
 import msgspec
 
 
-class Principal(msgspec.Struct, frozen=True, omit_defaults=True):
+class Principal(msgspec.Struct, frozen=True):
     """Someone or something that changes state, as the audit log names it.
 
     Attributes:

@@ -32,7 +32,7 @@ class AuditBroken(Corrupt):
     code = "audit_broken"
 
 
-class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AuditEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that was done, before it has its place in the chain.
 
     Attributes:
@@ -54,7 +54,7 @@ class AuditEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     detail: dict[str, Any] = {}
 
 
-class AuditEntry(AuditEvent, frozen=True, kw_only=True, omit_defaults=True):
+class AuditEntry(AuditEvent, frozen=True, kw_only=True):
     """An event in its place.
 
     Attributes:
@@ -175,8 +175,8 @@ class Verification(msgspec.Struct, frozen=True):
 
 def entry_hash(entry: AuditEntry) -> Digest:
     """Return the hash that `entry` should carry."""
-    # Values at their default are left out, so that a field added later does not alter old hashes.
-    content = {name: value for name, value in msgspec.to_builtins(entry).items() if name != "hash"}
+    # Format 1 hashes every field. One that is added later belongs to the next format's entries only.
+    content = {name: getattr(entry, name) for name in AuditEntry.__struct_fields__ if name != "hash"}
     return digest_bytes(canonical_json(content))
 
 

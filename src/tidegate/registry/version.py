@@ -100,7 +100,8 @@ class Version(VersionDraft, frozen=True, kw_only=True, omit_defaults=True):
     def digest(self) -> Digest:
         """Digest of the whole record; the audit log keeps it.
 
-        Values at their default are left out of it, so that a field added later alters no old digest.
+        Empty values are left out of it, so that a field added later (empty by default, for msgspec
+        tells other defaults by identity) alters no old digest.
         """
         return digest_bytes(canonical_json(self))
 
