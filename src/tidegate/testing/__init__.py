@@ -1,0 +1,1 @@
+"""What tests of Tidegate, and of what is built on it, share: strategies, and laws as suites."""
