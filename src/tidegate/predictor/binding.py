@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from tidegate.contract.batch import Batch, Column
+from tidegate.contract.infer import field_names
 from tidegate.contract.schema import Contract, DataType, Field, Role, Schema
 from tidegate.core.error import InvalidSetting
 
@@ -122,16 +119,9 @@ class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
         return binding
 
 
-def identifier(name: str, taken: Iterable[str] = ()) -> str:
-    """Return a Python identifier close to `name` and different from those `taken`."""
-    clean = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "value"
-    if clean[0].isdigit() or keyword.iskeyword(clean):
-        clean = f"f_{clean}"
-    used = set(taken)
-    candidate, count = clean, 2
-    while candidate in used:
-        candidate, count = f"{clean}_{count}", count + 1
-    return candidate
+def as_field_name(name: str) -> str:
+    """Return the name that a field of this tensor or column has where a contract is inferred."""
+    return field_names([name], prefix="value")[0]
 
 
 # --- a contract from a model ------------------------------------------------------------------
@@ -141,16 +131,16 @@ def contract_from(signature: Signature) -> tuple[Contract, Binding]:
     """Return the contract that a model's tensors amount to, one field a tensor, and its binding."""
     inputs: list[Field] = []
     input_bindings = []
-    for tensor in signature.inputs:
+    names = field_names([tensor.name for tensor in signature.inputs], prefix="input")
+    for tensor, name in zip(signature.inputs, names, strict=True):
         column = signature.batched and signature.column_inputs and tensor.row_shape == (1,)
-        name = identifier(tensor.name, (field.name for field in inputs))
         inputs.append(Field(name=name, type=tensor.type, shape=() if column else tensor.row_shape))
         input_bindings.append(InputBinding(tensor.name, (name,), tensor.type, tensor.row_shape))
     outputs: list[Field] = []
     output_bindings = []
-    for tensor in signature.outputs:
+    names = field_names([tensor.name for tensor in signature.outputs], prefix="output")
+    for tensor, name in zip(signature.outputs, names, strict=True):
         column = signature.batched and signature.column_inputs and tensor.row_shape == (1,)
-        name = identifier(tensor.name, (field.name for field in outputs))
         outputs.append(
             Field(
                 name=name,
@@ -210,8 +200,8 @@ def _bind_inputs(
     features: Sequence[str] | None,
     codes: dict[str, tuple[str, ...]],
 ) -> tuple[InputBinding, ...]:
-    by_name = {identifier(name): field for name, field in schema.by_name.items()}
-    named = {tensor.name: by_name.get(identifier(tensor.name)) for tensor in signature.inputs}
+    by_name = {as_field_name(name): field for name, field in schema.by_name.items()}
+    named = {tensor.name: by_name.get(as_field_name(tensor.name)) for tensor in signature.inputs}
     if (
         features is None
         and signature.inputs
@@ -292,7 +282,7 @@ def _bind_outputs(schema: Schema, signature: Signature) -> tuple[OutputBinding, 
     bound: list[OutputBinding] = []
     for field in schema.fields:
         sources = _sources(field, signature)
-        exact = [source for source in sources if identifier(source.tensor) == field.name]
+        exact = [source for source in sources if as_field_name(source.tensor) == field.name]
         free = [source for source in sources if source not in bound]
         chosen = exact or free
         if len(chosen) != 1:
@@ -326,7 +316,7 @@ def _columns_of_one(schema: Schema, signature: Signature) -> tuple[OutputBinding
     if len(wide) != 1:
         return None
     tensor = wide[0]
-    order = {identifier(name): position for position, name in enumerate(tensor.classes)}
+    order = {as_field_name(name): position for position, name in enumerate(tensor.classes)}
     positions = [order.get(field.name, order.get(field.name.removeprefix("p_"))) for field in fields]
     if any(position is None for position in positions):
         positions = list(range(len(fields)))
@@ -422,82 +412,3 @@ def _list_tensors(tensors: Iterable[Tensor]) -> str:
 
 def _list_fields(schema: Schema) -> str:
     return ", ".join(f"{field.name}: {_describe_field(field)}" for field in schema.fields)
-
-
-# --- columns to tensors -----------------------------------------------------------------------
-
-
-class Gather:
-    """Turns columns into one input tensor."""
-
-    def __init__(self, binding: InputBinding, schema: Schema) -> None:
-        self.binding = binding
-        self.fields = binding.fields
-        self.dtype = binding.type.dtype
-        fields = [schema.by_name[name] for name in binding.fields]
-        self.is_matrix = fields[0].is_scalar and len(binding.row_shape) == 1
-        self._takes_block = self.is_matrix and not binding.codes
-        self.is_ragged = None in fields[0].shape
-        self.is_numeric = self.dtype != object
-        self._are_bytes = [field.type is DataType.BYTES for field in fields]
-        self._codes = {
-            name: {value: float(code) for code, value in enumerate(values)}
-            for name, values in binding.codes.items()
-        }
-
-    def column(self, batch: Batch, name: str) -> Column:
-        """Return one field's column as the model takes it: codes for names, no None in text."""
-        column = batch.columns[name]
-        codes = self._codes.get(name)
-        if codes is not None:
-            return np.fromiter((codes.get(value, np.nan) for value in column), np.float64, len(column))
-        return column
-
-    def into(self, batch: Batch, out: Column) -> None:
-        """Write the tensor of `batch` into `out`, shape (n_rows, *row_shape)."""
-        if self._takes_block:
-            block = batch.block(self.fields)
-            if block is not None:
-                out[...] = block
-                return
-        if not self.is_matrix:
-            out[...] = self.column(batch, self.fields[0])
-            return
-        for position, name in enumerate(self.fields):
-            out[:, position] = self.column(batch, name)
-
-    def tensor(self, batch: Batch) -> Column:
-        """Return the tensor of `batch`, without a copy where a column or block already is it."""
-        if not self.is_numeric:
-            return self._text(batch)
-        if self.is_matrix:
-            if self._codes:
-                out = np.empty((batch.n_rows, len(self.fields)), self.dtype)
-                self.into(batch, out)
-                return out
-            return batch.matrix(self.fields, self.dtype)
-        column = self.column(batch, self.fields[0])
-        if column.dtype == object:  # rows of one shape, kept as separate arrays
-            return np.ascontiguousarray(np.stack(list(column)), dtype=self.dtype)
-        return np.ascontiguousarray(column, dtype=self.dtype)
-
-    def _text(self, batch: Batch) -> Column:
-        columns = [
-            self._as_text(batch.columns[name], is_bytes=is_bytes)
-            for name, is_bytes in zip(self.fields, self._are_bytes, strict=True)
-        ]
-        return np.stack(columns, axis=1) if self.is_matrix else columns[0]
-
-    def _as_text(self, column: Column, *, is_bytes: bool) -> Column:
-        if self.is_ragged:
-            column = np.stack(list(column))
-        values = column.ravel().tolist()
-        if None in values:  # no runtime knows a missing text
-            values = ["" if value is None else value for value in values]
-        elif not is_bytes:
-            return column
-        if is_bytes:
-            values = [value.decode() if isinstance(value, bytes) else value for value in values]
-        out = np.empty(len(values), object)
-        out[:] = values
-        return out.reshape(column.shape)

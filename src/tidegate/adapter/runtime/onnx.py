@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
@@ -11,9 +10,10 @@ import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
 from tidegate.adapter.runtime.session import ENGINE_ERRORS, brief, has_trees, model_path, open_session
 from tidegate.adapter.runtime.signature import signature_of
 from tidegate.contract.batch import Batch, Column
-from tidegate.contract.schema import Contract, DataType, Field
-from tidegate.predictor.binding import Binding, Gather, OutputBinding, bind
+from tidegate.contract.schema import Contract
+from tidegate.predictor.binding import Binding, bind
 from tidegate.predictor.protocol import BuildContext, LoadError, PredictorError, Spec
+from tidegate.predictor.tensor import Extract, Gather
 
 TREE_ROWS_PER_CALL = 50
 """Rows up to which onnxruntime walks a tree ensemble tree by tree; beyond, with one thread, row by
@@ -21,7 +21,6 @@ row, which costs about twice as much a row (measured with onnxruntime 1.31, 100 
 
 _BUFFER_BYTES = 16 * 1024  # per tensor: beyond this a copy into a kept buffer is no longer free
 _BUFFER_ROWS = 64
-_ROUNDING = 1e-6  # how far float32 sums of leaf weights are seen to stray beyond a probability's range
 
 
 class _Kept:
@@ -64,7 +63,7 @@ class OnnxPredictor:
         self._gathers = [Gather(item, contract.input) for item in binding.inputs]
         self._tensors = list(dict.fromkeys(item.tensor for item in binding.outputs))
         self._outputs = [
-            _Output(item, contract.output.by_name[item.field], self._tensors.index(item.tensor))
+            Extract(item, contract.output.by_name[item.field], self._tensors.index(item.tensor))
             for item in binding.outputs
         ]
         self._max_rows = max_rows_per_call
@@ -217,109 +216,6 @@ class OnnxPredictor:
         is_open = not any(field.sensitive for field in self.contract.input.fields)
         told = f": {brief(str(error))}" if is_open else f" ({type(error).__name__})."
         return PredictorError(f"onnxruntime failed{told}", error=type(error).__name__)
-
-
-class _Output:
-    """Turns an output tensor into one column of the contract."""
-
-    __slots__ = ("binding", "field", "finish", "is_open", "name", "position", "shape")
-
-    def __init__(self, binding: OutputBinding, field: Field, position: int) -> None:
-        self.binding = binding
-        self.field = field
-        self.name = field.name
-        self.position = position
-        self.shape = field.shape
-        self.is_open = None in field.shape
-        self.finish: Callable[[Column], Column] = self._finisher()
-
-    def part(self, answer: Column, n_rows: int) -> Column:
-        """Return this output's part of a tensor, as a view.
-
-        Raises:
-            PredictorError: The model gave another shape than the contract says.
-        """
-        index = self.binding.index
-        if index is not None:
-            if answer.ndim != 2 or index >= answer.shape[1]:
-                raise self._wrong_shape(answer.shape)
-            answer = answer[:, index]
-        open_shape = self.is_open and answer.shape[:1] == (n_rows,) and answer.ndim == 1 + len(self.shape)
-        if answer.shape != (n_rows, *self.shape) and not open_shape:
-            raise self._wrong_shape(answer.shape)
-        return answer
-
-    def column(self, answer: Any, n_rows: int) -> Column:
-        """Return the contract's column of an answer, as a copy.
-
-        Raises:
-            PredictorError: The model gave another shape than the contract says.
-        """
-        part = self.part(self._from_mappings(answer) if self.binding.classes else answer, n_rows)
-        return self.stacked(list(part)) if self.is_open else self.finish(part)
-
-    def stacked(self, values: Sequence[Any]) -> Column:
-        """Return a column of one array a row."""
-        if self.is_open:
-            column = np.empty(len(values), object)
-            for row, value in enumerate(values):
-                column[row] = np.array(value)
-            return column
-        arrays = [np.asarray(value) for value in values]
-        for array in arrays:
-            if array.shape != self.shape and array.size != int(np.prod(self.shape)):  # type: ignore[arg-type]
-                raise self._wrong_shape(array.shape)
-        return self.finish(np.stack([array.reshape(self.shape) for array in arrays]))  # type: ignore[arg-type]
-
-    def _finisher(self) -> Callable[[Column], Column]:
-        dtype = self.field.type.dtype
-        if self.field.type is DataType.BYTES:
-            return _encode
-        if self.field.type.is_float and self.field.ge == 0 and self.field.le == 1:
-            return _unit(dtype)
-        return lambda column: column.astype(dtype)
-
-    def _from_mappings(self, answer: Sequence[dict[Any, float]]) -> Column:
-        rows = [{str(key): score for key, score in row.items()} for row in answer]
-        return np.array([[row[key] for key in self.binding.classes] for row in rows], np.float32)
-
-    def _wrong_shape(self, shape: Sequence[int]) -> PredictorError:
-        return PredictorError(
-            f"The model's output {self.binding.tensor!r} has shape {list(shape)}; output field "
-            f"{self.name!r} needs one value of shape {list(self.shape)} a row.",
-            field=self.name,
-        )
-
-
-def _encode(column: Column) -> Column:
-    out = np.empty(column.size, object)
-    out[:] = [value.encode() for value in column.ravel().tolist()]
-    return out.reshape(column.shape)
-
-
-def _unit(dtype: np.dtype[Any]) -> Callable[[Column], Column]:
-    """Return a cast that takes the rounding of float32 sums out of probabilities.
-
-    What strays further is left for the contract to refuse.
-    """
-    bits = np.dtype(f"u{dtype.itemsize}")
-    # As unsigned integers, the floats from 0 to 1 are those up to the bits of 1; anything negative,
-    # above or NaN is larger. One pass answers for both ends.
-    one = np.ones(1, dtype).view(bits)[0]
-    maximum = np.maximum.reduce
-
-    def finish(column: Column) -> Column:
-        column = column.astype(dtype)
-        if column.size == 1:  # a reduction costs more than the rest of the call
-            if 0.0 <= column.item() <= 1.0:
-                return column
-        elif maximum(column.view(bits), None) <= one:
-            return column
-        column[(column > 1.0) & (column <= 1.0 + _ROUNDING)] = 1.0
-        column[(column < 0.0) & (column >= -_ROUNDING)] = 0.0
-        return column
-
-    return finish
 
 
 def build_onnx(spec: Spec, context: BuildContext) -> OnnxPredictor:
