@@ -20,6 +20,9 @@ from tidegate.predictor.protocol import Predictor
 from tidegate.route.route import STABLE, ServiceRoute, compile_bucket, compile_choice
 from tidegate.serving.call import Group, NotReady, Overloaded
 
+PINNED = "pinned"
+"""Arm of requests that name their version."""
+
 
 class UnknownService(NotFound):
     """No service of that name is routed here."""
@@ -150,6 +153,9 @@ class Endpoint:
         self.service = route.service
         self.generation = route.generation
         self.versions = dict(versions)
+        # what a caller may name: a version that is only still loaded will be closed, a latched one is bad
+        allowed = set(route.versions) - {latch.version for latch in route.latched}
+        self.pinnable = {number: version for number, version in versions.items() if number in allowed}
         self._secret = secret
         stable = route.arm(STABLE)
         self.arms: tuple[Arm, ...] = ()
@@ -159,6 +165,7 @@ class Endpoint:
             loaded.sort(key=lambda arm: arm.name != STABLE)
             self.arms = tuple(Arm(arm.name, versions[arm.version], share=arm.share) for arm in loaded)
         self._by_name = {arm.name: arm for arm in self.arms}
+        self._pinned: dict[int, Arm] = {}
         self._only = self.arms[0] if len(self.arms) == 1 else None
         self._bucket = compile_bucket(route.salt)
         self._choose = compile_choice(route) if len(self.arms) > 1 else None
@@ -219,6 +226,19 @@ class Endpoint:
         assert self._choose is not None
         bucket = self._bucket(identity)
         return self._by_name.get(self._choose(bucket).name, self.arms[0]), bucket
+
+    def pin(self, number: int) -> Arm:
+        """Return the arm of requests that name a version themselves: no share of the route is theirs.
+
+        What they tell of a version is no evidence for or against an arm that keys were drawn into.
+
+        Args:
+            number: One of `pinnable`.
+        """
+        arm = self._pinned.get(number)
+        if arm is None:
+            arm = self._pinned[number] = Arm(PINNED, self.pinnable[number], share=0.0)
+        return arm
 
     def keys_of(self, rows: Any) -> list[bytes] | None:
         """Return the keyed hash of each decoded row's key; None without a key in the contract."""

@@ -8,13 +8,13 @@ has to happen on the headers, before a body is read.
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
 from tidegate.core.error import TidegateError
+from tidegate.serving.http.coding import UnsupportedEncoding, body_too_large, decompress
 
 if TYPE_CHECKING:
     from tidegate.serving.http.site import Site
@@ -47,16 +47,10 @@ class HeadTooLarge(TidegateError):
     code = "headers_too_large"
 
 
-class BodyTooLarge(TidegateError):
-    """The body exceeds its bound, as announced, as sent or once decompressed."""
+class _Over(TidegateError):
+    """Stops the parser."""
 
-    code = "body_too_large"
-
-
-class UnsupportedEncoding(TidegateError):
-    """The body is compressed in a way that is not taken."""
-
-    code = "unsupported_encoding"
+    code = "bad_request"
 
 
 class TimedOut(TidegateError):
@@ -93,6 +87,7 @@ class Exchange:
         "connection",
         "handler",
         "headers",
+        "is_old",
         "keep_alive",
         "method",
         "on_abandon",
@@ -107,6 +102,7 @@ class Exchange:
         self.headers: dict[bytes, bytes] = {}
         self.handler: Handler
         self.keep_alive = True
+        self.is_old = False  # HTTP/1.0, where staying open has to be said
         self.payload: bytes | None = None
         self.on_abandon: Any = None
 
@@ -125,6 +121,8 @@ class Exchange:
         self.on_abandon = None
         if not self.keep_alive:
             headers += b"connection: close\r\n"
+        elif self.is_old:
+            headers += b"connection: keep-alive\r\n"
         head = connection.site.head(status, content_type)
         if self.method == b"HEAD":
             self.payload = b"%b%d\r\n%b\r\n" % (head, len(body), headers)
@@ -142,6 +140,7 @@ class Connection(asyncio.Protocol):
         "_closing",
         "_discarding",
         "_exchange",
+        "_fresh_head",
         "_head_bytes",
         "_n_headers",
         "_owed",
@@ -161,14 +160,15 @@ class Connection(asyncio.Protocol):
         self.touched_s = site.now_s
         self._transport: asyncio.Transport
         self._parser: Any = None
-        self._exchange: Exchange
+        self._exchange = Exchange(self)
         self._owed: deque[Exchange] = deque()
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._head_bytes = 0
+        self._fresh_head = False
         self._n_headers = 0
         self._discarding = False
-        self._closing = False
+        self._closing = False  # no further request is taken; the end comes after what is owed
         self._unread = False
         self._reading_paused = False
         self._write_paused = False
@@ -183,6 +183,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.site.connections.discard(self)
         self._closing = True
+        self._unread = False
         for exchange in self._owed:
             if exchange.on_abandon is not None:
                 exchange.on_abandon()
@@ -193,34 +194,43 @@ class Connection(asyncio.Protocol):
         if self._closing:
             self._discard(data)
             return
-        if self.state == "idle":
-            self.state = "head"
-            self.touched_s = self.site.now_s
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # The offer to upgrade is declined by going on in HTTP/1.1 (RFC 9110, section 7.8). The
-            # message itself was read whole; the parser is done with, what follows is the next one.
-            self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self.data_received(rest)
-        except httptools.HttpParserCallbackError as error:
-            self._fail(error.__context__ or error)
-        except httptools.HttpParserError as error:
-            self._fail(
-                HttpError(
-                    f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                # The offer to upgrade is declined by going on in HTTP/1.1 (RFC 9110, section 7.8). The
+                # message itself was read whole; the parser is done with, what follows is the next one.
+                self._parser = httptools.HttpRequestParser(self)
+                rest = memoryview(rest)[upgrade.args[0] :]
+                if rest and not self._closing:
+                    continue
+            except httptools.HttpParserCallbackError as error:
+                self._fail(error.__context__ or error)
+            except httptools.HttpParserError as error:
+                self._fail(
+                    HttpError(
+                        f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."
+                    )
                 )
-            )
-        if self.state == "head" and not self._closing:
-            self._head_bytes += len(data)
-            if self._head_bytes > 2 * MAX_HEAD_BYTES:
-                self._fail(_head_too_large())
+            break
+        if self.state == "head":
+            self._count_head(len(data))
+
+    def _count_head(self, n_bytes: int) -> None:
+        """Bound a head that the parser holds back, such as a header that never ends."""
+        if self._fresh_head:  # how much of these bytes was of this head is not known: one read is free
+            self._fresh_head = False
+            return
+        self._head_bytes += n_bytes
+        if self._head_bytes > 2 * MAX_HEAD_BYTES:
+            self._fail(_head_too_large())
 
     def eof_received(self) -> bool:
         # A client may shut its sending side and still wait for the answers it is owed.
         self._closing = True
-        if self.state == "body" and not self._discarding and self._owed:
+        self._unread = False
+        if self.state == "body" and self._owed and self._owed[-1] is self._exchange and not self._discarding:
             self._owed.pop()  # its body will never be whole
         return bool(self._owed)
 
@@ -235,10 +245,13 @@ class Connection(asyncio.Protocol):
     # --- httptools callbacks, in the order of a message ---
 
     def on_message_begin(self) -> None:
+        if self._closing:
+            raise _Over("Nothing is read after the last request of a connection.")
         self.state = "head"
         self.touched_s = self.site.now_s
         self._exchange = Exchange(self)
         self._head_bytes = 0
+        self._fresh_head = True
         self._n_headers = 0
         self._discarding = False
 
@@ -253,22 +266,32 @@ class Connection(asyncio.Protocol):
         self._n_headers += 1
         if self._head_bytes > MAX_HEAD_BYTES or self._n_headers > MAX_HEADERS:
             raise _head_too_large()
-        self._exchange.headers[name.lower()] = value
+        if self.state == "head":  # what comes after the body may not change what was decided before it
+            self._exchange.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange
         self.state = "body"
         exchange.method = self._parser.get_method()
         exchange.keep_alive = self._parser.should_keep_alive() and not self.site.draining
+        if exchange.keep_alive and b"connection" in exchange.headers:
+            exchange.is_old = self._parser.get_http_version() == "1.0"
         self._owed.append(exchange)
         exchange.handler = self.site.find(exchange.method, exchange.target)
         try:
-            _check_length(exchange)
+            _check_framing(exchange)
             exchange.handler.admit(exchange)
         except TidegateError as error:
             self._refuse_on_headers(exchange, error)
             return
         if b"expect" in exchange.headers:
+            self._continue(exchange)
+
+    def _continue(self, exchange: Exchange) -> None:
+        """Ask for the body, where the client waits for that (RFC 9110, section 10.1.1)."""
+        is_asked = exchange.headers[b"expect"].lower() == b"100-continue"
+        # an interim answer would be taken for that of the first request that still waits for one
+        if is_asked and self._owed[0] is exchange and self._parser.get_http_version() != "1.0":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -277,11 +300,13 @@ class Connection(asyncio.Protocol):
             return
         if self._body_bytes > self._exchange.handler.max_body_bytes:
             self._body.clear()
-            self._refuse_on_headers(self._exchange, _body_too_large(self._exchange.handler.max_body_bytes))
+            self._refuse_on_headers(self._exchange, body_too_large(self._exchange.handler.max_body_bytes))
             return
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        if self.state == "linger":
+            return
         exchange = self._exchange
         body = b"".join(self._body) if len(self._body) != 1 else self._body[0]
         self._body = []
@@ -301,9 +326,9 @@ class Connection(asyncio.Protocol):
                 handler.handle(exchange, body)
             except TidegateError as error:
                 handler.refuse(exchange, error)
-            except Exception as error:  # a defect of ours must cost one request, not the connection
+            except Exception as error:  # noqa: BLE001 - a defect of ours must cost one request only
                 self.site.report_defect(error)
-                handler.refuse(exchange, _internal())
+                handler.refuse(exchange, internal_error())
         if len(self._owed) >= MAX_PIPELINED:
             self._pause_reading()
 
@@ -321,7 +346,7 @@ class Connection(asyncio.Protocol):
                 break
         if not owed and self._closing:
             self._close()
-        elif self._reading_paused and len(owed) < MAX_PIPELINED:
+        elif self._reading_paused:
             self._resume_reading()
 
     @property
@@ -331,7 +356,9 @@ class Connection(asyncio.Protocol):
 
     def time_out(self) -> None:
         """Give up on a client that did not finish its request, or close an idle connection."""
-        if self.state in ("idle", "linger"):
+        if self._transport.is_closing():
+            self._transport.abort()  # it does not even read its answers
+        elif self.state in ("idle", "linger"):
             self._transport.close()
         else:
             self._fail(
@@ -355,6 +382,7 @@ class Connection(asyncio.Protocol):
             self._closing = self._unread = True
         elif b"expect" in exchange.headers:
             exchange.keep_alive = False  # whether the body still comes cannot be known
+            self._closing = self._unread = True
         exchange.handler.refuse(exchange, error)
 
     def _close(self) -> None:
@@ -377,17 +405,21 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: BaseException) -> None:
         """Answer a request that cannot be read on with an error, and close."""
+        if self._closing:  # the last answer is on its way, or owed
+            return
         if not isinstance(error, TidegateError):
             self.site.report_defect(error)
-            error = _internal()
+            error = internal_error()
         self._closing = self._unread = True
-        if self.state == "body" and self._owed and self._owed[-1] is self._exchange:
-            exchange = self._exchange
-            if exchange.payload is not None:
+        exchange = self._exchange
+        if self.state == "body":
+            if exchange.payload is not None:  # refused on its headers
+                self.flush()
                 return
         else:
-            exchange = Exchange(self)
-            exchange.handler = self.site.find(b"GET", b"/")
+            if self.state != "head":
+                exchange = Exchange(self)
+            exchange.handler = self.site.find(b"GET", exchange.target or b"/")
             self._owed.append(exchange)
         exchange.keep_alive = False
         exchange.handler.refuse(exchange, error)
@@ -398,57 +430,26 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._reading_paused and not self._write_paused and not self._transport.is_closing():
+        if (
+            self._reading_paused
+            and not self._write_paused
+            and len(self._owed) < MAX_PIPELINED
+            and not self._transport.is_closing()
+        ):
             self._reading_paused = False
             self._transport.resume_reading()
 
 
-def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    """Return the body without its content coding.
-
-    Args:
-        body: The bytes as sent.
-        encoding: Value of Content-Encoding: gzip, deflate or identity.
-        limit: Bound of the result, bytes.
-
-    Raises:
-        UnsupportedEncoding: Another coding.
-        BodyTooLarge: The result would exceed the bound.
-        HttpError: The bytes are not so compressed.
-    """
-    name = encoding.strip().lower()
-    if name == b"identity":
-        return body
-    if name not in (b"gzip", b"x-gzip", b"deflate"):
+def _check_framing(exchange: Exchange) -> None:
+    headers = exchange.headers
+    length = headers.get(b"content-length")
+    if length is not None:
+        if int(length) > exchange.handler.max_body_bytes:
+            raise body_too_large(exchange.handler.max_body_bytes)
+    elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
         raise UnsupportedEncoding(
-            f"The content encoding {name[:40]!r} is not taken.", hint="Send gzip, deflate or plain bodies."
+            "No transfer encoding is taken but chunked.", hint="Say a compression in Content-Encoding."
         )
-    # wbits 47: zlib or gzip by its header; "deflate" from some clients is the raw form
-    raw = name == b"deflate" and (
-        len(body) < 2 or (body[0] & 0x0F) != 8 or (body[0] << 8 | body[1]) % 31 != 0
-    )
-    state = zlib.decompressobj(-15 if raw else 47)
-    try:
-        out = state.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise HttpError(f"The body is not {name.decode()}: {error}.") from error
-    if len(out) > limit:
-        raise _body_too_large(limit)
-    if not state.eof:
-        raise HttpError(f"The {name.decode()} body ends too early.")
-    return out
-
-
-def _check_length(exchange: Exchange) -> None:
-    length = exchange.headers.get(b"content-length")
-    if length is not None and int(length) > exchange.handler.max_body_bytes:
-        raise _body_too_large(exchange.handler.max_body_bytes)
-
-
-def _body_too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(
-        f"The body exceeds {limit} bytes.", hint="Send fewer rows in a request.", limit_bytes=limit
-    )
 
 
 def _head_too_large() -> HeadTooLarge:
@@ -457,7 +458,8 @@ def _head_too_large() -> HeadTooLarge:
     )
 
 
-def _internal() -> TidegateError:
+def internal_error() -> TidegateError:
+    """Return what a caller is told of a defect of ours."""
     return TidegateError(
         "The server failed on this request.", hint="The fault is in its log, not in your request."
     )

@@ -12,6 +12,7 @@ STATUS: dict[str, int] = {
     "bad_request": 400,
     "malformed_body": 400,
     "invalid_batch": 400,
+    "invalid_tensor": 400,
     "too_many_rows": 413,
     "body_too_large": 413,
     "headers_too_large": 431,
@@ -81,6 +82,12 @@ def protocol_status(error: TidegateError) -> int:
 def protocol_error(error: TidegateError) -> tuple[int, bytes]:
     """Return status and body of an error on the Open Inference Protocol face."""
     return protocol_status(error), _encode({"error": str(error)})
+
+
+def retry_after(error: TidegateError) -> bytes:
+    """Return the header line that says when to try again, or nothing."""
+    retry_s = error.context.get("retry_after_s")
+    return b"retry-after: %d\r\n" % max(1, round(retry_s)) if isinstance(retry_s, int | float) else b""
 
 
 def _plain(value: object) -> object:

@@ -8,9 +8,9 @@ from typing import Any
 
 from tidegate.contract.openapi import openapi_document
 from tidegate.serving.dataplane import DataPlane
-from tidegate.serving.http import inference
 from tidegate.serving.http.connection import Handler
 from tidegate.serving.http.native import DocumentHandler, OutcomeHandler, PredictHandler
+from tidegate.serving.http.repository import resources as protocol_resources
 
 
 def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
@@ -26,7 +26,7 @@ def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, 
         found[base + b"/predict"] = {b"POST": PredictHandler(plane, name)}
         found[base + b"/outcomes"] = {b"POST": OutcomeHandler(plane, name)}
     found[b"/openapi.json"] = {b"GET": DocumentHandler(lambda: _document(plane))}
-    found.update(inference.resources(plane, metrics=metrics))
+    found.update(protocol_resources(plane, metrics=metrics))
     return found
 
 

@@ -18,7 +18,7 @@ from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
 from tidegate.serving.http.connection import Exchange, HttpError
-from tidegate.serving.http.error import native_error
+from tidegate.serving.http.error import native_error, retry_after
 
 TIMEOUT_HEADER = b"tidegate-timeout-ms"
 REQUEST_ID_HEADER = b"x-request-id"
@@ -106,11 +106,7 @@ class NativeFace:
 def respond_error(exchange: Exchange, error: TidegateError) -> None:
     """Send the native error body."""
     status, body = native_error(error)
-    retry_s = error.context.get("retry_after_s")
-    headers = (
-        f"retry-after: {max(1, round(retry_s))}\r\n".encode() if isinstance(retry_s, int | float) else b""
-    )
-    exchange.respond(status, body, headers=headers)
+    exchange.respond(status, body, headers=retry_after(error))
 
 
 class PredictHandler(NativeFace):

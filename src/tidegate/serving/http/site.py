@@ -66,8 +66,8 @@ class Site:
         if head is None:
             reason = HTTPStatus(status).phrase
             head = (
-                f"HTTP/1.1 {status} {reason}\r\ndate: {self._date}\r\ncontent-type: {content_type.decode()}\r\n"
-                "content-length: "
+                f"HTTP/1.1 {status} {reason}\r\ndate: {self._date}\r\n"
+                f"content-type: {content_type.decode()}\r\ncontent-length: "
             ).encode()
             self._heads[status, content_type] = head
         return head

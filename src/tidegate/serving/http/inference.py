@@ -1,0 +1,335 @@
+"""The Open Inference Protocol's infer request: tensors in JSON or binary, answered in either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+
+from tidegate.contract.batch import Batch
+from tidegate.contract.violation import MalformedBody
+from tidegate.core.error import TidegateError
+from tidegate.core.identifier import format_uuid
+from tidegate.serving.call import Call
+from tidegate.serving.dataplane import DataPlane
+from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion
+from tidegate.serving.http.coding import MIN_COMPRESSED_BYTES, compress
+from tidegate.serving.http.connection import Exchange, HttpError, internal_error
+from tidegate.serving.http.error import protocol_error, retry_after
+from tidegate.serving.http.native import MAX_CALLER_ID, MAX_TIMEOUT_MS, identify, timeout_s
+from tidegate.serving.http.signature import RequestedOutput, Signature
+from tidegate.serving.http.tensor import InputTensor, OutputTensor, TensorError
+
+JSON_LENGTH_HEADER = b"inference-header-content-length"
+BINARY_TYPE = b"application/octet-stream"
+
+_NO_BLOB = memoryview(b"")
+_encode = msgspec.json.Encoder().encode
+
+
+class WantedParameters(msgspec.Struct, frozen=True):
+    """Parameters of a requested output; others are ignored.
+
+    Attributes:
+        binary_data: Whether it is to be binary; None leaves it to the request.
+        classification: Not supported; named to be refused.
+        shared_memory_region: Not supported; named to be refused.
+    """
+
+    binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
+
+
+class WantedOutput(msgspec.Struct, frozen=True):
+    """An output that a request names."""
+
+    name: str
+    parameters: WantedParameters | None = None
+
+
+class RequestParameters(msgspec.Struct, frozen=True):
+    """Parameters of a request; others are ignored.
+
+    Attributes:
+        binary_data_output: Whether outputs are to be binary where they do not say themselves.
+        timeout: Time the request may take, microseconds; 0 leaves it to the service.
+        priority: 1 is highest, 0 none. Checked and not used: requests are run as they arrive.
+    """
+
+    binary_data_output: bool = False
+    timeout: float | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class InferRequest(msgspec.Struct, frozen=True):
+    """The JSON part of an infer request."""
+
+    inputs: list[InputTensor]
+    id: str | None = None
+    outputs: list[WantedOutput] | None = None
+    parameters: RequestParameters | None = None
+
+
+class AnswerParameters(msgspec.Struct, omit_defaults=True):
+    """What an answer says beside its tensors.
+
+    Attributes:
+        prediction_id: Id of the first row's prediction; the row numbered k has `<id>.<k>`.
+        answered_by: Name of the fallback that answered, where the model did not.
+        reason: Code of the error that made it.
+    """
+
+    prediction_id: str
+    answered_by: str = ""
+    reason: str = ""
+
+
+class InferAnswer(msgspec.Struct, omit_defaults=True):
+    """The JSON part of an answer."""
+
+    model_name: str
+    model_version: str
+    parameters: AnswerParameters
+    outputs: list[OutputTensor]
+    id: str = ""
+
+
+_NO_PARAMETERS = RequestParameters()
+_NOTHING_WANTED = WantedParameters()
+_RAW = InferRequest([], parameters=RequestParameters(binary_data_output=True))
+_decode = msgspec.json.Decoder(InferRequest).decode
+
+
+class ProtocolFace:
+    """What the protocol's handlers of one service share: the shape of errors and the service's name."""
+
+    def __init__(self, plane: DataPlane, service: str = "", *, max_body_bytes: int = 1 << 16) -> None:
+        self.plane = plane
+        self.service = service
+        self.max_body_bytes = max_body_bytes
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take every request."""
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        """Answer with the protocol's error body."""
+        self.plane.count_refusal(self.service, error.code)
+        respond_error(exchange, error)
+
+
+def respond_error(exchange: Exchange, error: TidegateError) -> None:
+    """Send the protocol's error body."""
+    status, body = protocol_error(error)
+    exchange.respond(status, body, headers=retry_after(error))
+
+
+class InferHandler(ProtocolFace):
+    """`POST /v2/models/{name}[/versions/{version}]/infer`."""
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        endpoint: Endpoint,
+        signatures: Mapping[LoadedVersion, Signature],
+        *,
+        version: LoadedVersion | None = None,
+    ) -> None:
+        """Serve a routed service.
+
+        Args:
+            plane: The data plane.
+            endpoint: The service's endpoint.
+            signatures: The tensors of its versions.
+            version: The version that the path names, None where the route chooses.
+        """
+        self._endpoint = endpoint
+        self._pinned: Arm | None = None
+        self._signature: Signature | None = None
+        limit = 1 << 20
+        if version is None and endpoint.arms:
+            version = endpoint.stable
+        elif version is not None:
+            self._pinned = endpoint.pin(version.number)
+        if version is not None:
+            self._signature = signatures[version]
+            limit = version.limits.max_body_bytes
+        super().__init__(plane, endpoint.service, max_body_bytes=limit)
+
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse what could not be answered in time."""
+        self._endpoint.admit()
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Read the tensors, pick an arm and submit."""
+        signature = self._signature
+        if signature is None:
+            self._endpoint.admit()  # says what is missing
+            return
+        headers = exchange.headers
+        if JSON_LENGTH_HEADER in headers:
+            body, blob = _split(body, headers[JSON_LENGTH_HEADER])
+        else:
+            blob = _NO_BLOB
+        if body or not blob:
+            request = _read_request(body)
+            wanted = _wanted(request, signature)
+            inputs = signature.read(request.inputs, blob)
+        else:
+            request = _RAW
+            wanted = signature.request_all(binary=True)
+            inputs = signature.read_raw(blob)
+        self._submit(exchange, request, inputs, _Reply(exchange, signature, wanted, request.id or ""))
+
+    def _submit(self, exchange: Exchange, request: InferRequest, inputs: Batch, reply: _Reply) -> None:
+        plane, endpoint = self.plane, self._endpoint
+        face = reply.signature.version
+        request_id = plane.new_id()
+        keys = None
+        if face.key_name:
+            keys = [endpoint.hash_key(key) for key in inputs[face.key_name].tolist()]
+        if self._pinned is not None:
+            arm, bucket = self._pinned, -1.0
+        else:
+            arm, bucket = endpoint.pick(keys[0] if keys else request_id)
+            if arm.version is not face:
+                inputs = _as_taken_by(arm.version, face, inputs)
+        clock = plane.clock
+        now_s = clock.monotonic_s()
+        call = Call(
+            arm,
+            inputs,
+            n_rows=inputs.n_rows,
+            request_id=request_id,
+            arrived_us=clock.wall_us(),
+            started_s=now_s,
+            deadline_s=now_s + _timeout_s(exchange, request, face.deadline_s),
+            reply=reply,
+        )
+        call.key_hashes = keys
+        call.bucket = bucket
+        if len(exchange.headers) > 3:
+            identify(exchange, call)
+        if request.id:
+            call.caller_id = request.id[:MAX_CALLER_ID]
+        exchange.on_abandon = call.abandon
+        plane.submit(call)
+
+
+class _Reply:
+    """Sends the answer to one infer request."""
+
+    __slots__ = ("_exchange", "_id", "_wanted", "signature")
+
+    def __init__(
+        self, exchange: Exchange, signature: Signature, wanted: Sequence[RequestedOutput], request_id: str
+    ) -> None:
+        self._exchange = exchange
+        self.signature = signature
+        self._wanted = wanted
+        self._id = request_id
+
+    def __call__(self, call: Call) -> None:
+        exchange = self._exchange
+        if call.error is not None:
+            respond_error(exchange, call.error)
+            return
+        try:
+            tensors, blobs = self.signature.write(self._wanted, call.outputs)
+            parameters = AnswerParameters(format_uuid(call.request_id))
+            group = call.group
+            if group.answered_by:
+                parameters.answered_by = group.answered_by
+                parameters.reason = group.error.code if group.error else ""
+            version = call.arm.version
+            head = _encode(InferAnswer(version.service, str(version.number), parameters, tensors, self._id))
+        except TidegateError as error:
+            respond_error(exchange, error)
+            return
+        except Exception as error:  # noqa: BLE001 - a defect of ours must cost this answer alone, not its whole turn
+            exchange.connection.site.report_defect(error)
+            respond_error(exchange, internal_error())
+            return
+        body, headers, kind = head, b"", b"application/json"
+        if blobs:
+            body, kind = b"".join((head, *blobs)), BINARY_TYPE
+            headers = b"inference-header-content-length: %d\r\n" % len(head)
+        if len(body) >= MIN_COMPRESSED_BYTES and b"accept-encoding" in exchange.headers:
+            body, coding = compress(body, exchange.headers[b"accept-encoding"])
+            headers += coding
+        exchange.respond(200, body, content_type=kind, headers=headers)
+
+
+def _split(body: bytes, length: bytes) -> tuple[bytes, memoryview]:
+    """Return the JSON part of a body and the binary data after it."""
+    if not length.isdigit() or len(length) > 12 or int(length) > len(body):
+        raise HttpError(
+            f"The header Inference-Header-Content-Length is {length[:20].decode(errors='replace')!r}, "
+            f"the body has {len(body)} bytes.",
+            hint="It is the length of the JSON part in bytes, before any compression.",
+        )
+    end = int(length)
+    return body[:end], memoryview(body)[end:]
+
+
+def _read_request(body: bytes) -> InferRequest:
+    try:
+        request = _decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise MalformedBody(
+            f"This is not an inference request: {error}.",
+            hint='Send {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}.',
+        ) from error
+    if not request.inputs:
+        raise MalformedBody("An inference request has at least one input, this one has none.")
+    return request
+
+
+def _wanted(request: InferRequest, signature: Signature) -> Sequence[RequestedOutput]:
+    """Return the outputs that a request asks for, and in which form."""
+    binary = request.parameters is not None and request.parameters.binary_data_output
+    if not request.outputs:
+        return signature.request_all(binary=binary)
+    found: dict[str, RequestedOutput] = {}
+    for output in request.outputs:
+        parameters = output.parameters or _NOTHING_WANTED
+        if parameters.classification:
+            raise TensorError(
+                f"Output {output.name[:60]!r} is asked for as a classification, which is not supported.",
+                hint="Ask for the output itself and rank its values.",
+            )
+        if parameters.shared_memory_region:
+            raise TensorError(
+                f"Output {output.name[:60]!r} is asked for in shared memory, which is not supported.",
+                hint="Ask for it as JSON or as binary data.",
+            )
+        if output.name in found:
+            raise TensorError(f"Output {output.name[:60]!r} is asked for twice.", hint="Name it once.")
+        own = parameters.binary_data
+        found[output.name] = signature.request(output.name, binary=binary if own is None else own)
+    return tuple(found.values())
+
+
+def _timeout_s(exchange: Exchange, request: InferRequest, default_s: float) -> float:
+    """Return the time that a request may take, seconds: by its parameter, its header or the service."""
+    limit_s = timeout_s(exchange, default_s)
+    timeout_us = (request.parameters or _NO_PARAMETERS).timeout
+    if not timeout_us:
+        return limit_s
+    if not 0 < timeout_us <= MAX_TIMEOUT_MS * 1000:
+        raise MalformedBody(
+            f"The parameter 'timeout' is {timeout_us:g}.",
+            hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
+        )
+    return timeout_us / 1e6
+
+
+def _as_taken_by(version: LoadedVersion, face: LoadedVersion, inputs: Batch) -> Batch:
+    """Return rows of the face's contract as rows of an arm's, which may be wider."""
+    if version.contract.fingerprint == face.contract.fingerprint:
+        return inputs
+    columns = inputs.columns
+    return version.input_check.coerce(
+        {name: columns[name] for name in version.contract.input.names if name in columns}
+    )
