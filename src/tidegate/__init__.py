@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tidegate.bootstrap.local import register as register
+    from tidegate.bootstrap.publish import register as register
     from tidegate.contract.compare import compare as compare
     from tidegate.contract.declare import (
         Input as Input,
@@ -49,7 +49,7 @@ _HOMES = {
     "Rule": "service.declare",
     "Service": "service.declare",
     "Trained": "service.declare",
-    "register": "bootstrap.local",
+    "register": "bootstrap.publish",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of str, sorted

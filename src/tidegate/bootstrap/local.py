@@ -50,7 +50,7 @@ class Local:
     def cell(self) -> Cell:
         """The route and the workers that follow it, for releases."""
         workers = StatusBoard(self.home.workers(self.settings.cell))
-        return Cell(routes=self.routes, workers=workers, clock=self.clock)
+        return Cell(routes=self.routes, workers=workers, clock=self.clock, pending=self.home.run / "pending")
 
     def fallback_of(self, manifest: Digest) -> tuple[str, ...]:
         """Return the names of a version's fallback chain, from its manifest."""

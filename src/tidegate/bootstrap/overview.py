@@ -108,6 +108,22 @@ def overview(local: Local, *, service: str | None = None) -> Overview:
     return Overview(_server(local), route.sequence, services, [_worker(status) for status in live])
 
 
+def running_server(local: Local) -> ServerView:
+    """Return the server that runs on a home.
+
+    Raises:
+        NotFound: None does.
+    """
+    server = _server(local)
+    if server is None:
+        raise NotFound(
+            f"No server runs on {local.home.root}.",
+            hint="Start one with `tidegate up`, or name one with --url.",
+            home=str(local.home.root),
+        )
+    return server
+
+
 def _server(local: Local) -> ServerView | None:
     record = read_record(local.home)
     if record is None:

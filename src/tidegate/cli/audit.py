@@ -32,7 +32,9 @@ def verify(anchor: tuple[str, ...], home: Path | None, as_json: bool) -> None:
     from tidegate.governance.audit import Head
     from tidegate.operation.audit import verify_audit
 
-    report = verify_audit(open_local(home).unit, anchors=[Head.parse(text) for text in anchor])
+    report = verify_audit(
+        open_local(home, must_exist=True).unit, anchors=[Head.parse(text) for text in anchor]
+    )
     if as_json:
         print_json(report)
     elif report.holds:
@@ -56,7 +58,7 @@ def head(home: Path | None) -> None:
     """Print the log's head. Kept elsewhere, it shows later that nothing before it was rewritten."""
     from tidegate.operation.audit import audit_head
 
-    click.echo(str(audit_head(open_local(home).unit)))
+    click.echo(str(audit_head(open_local(home, must_exist=True).unit)))
 
 
 @audit.command("list", epilog="\b\nExamples:\n  tidegate audit list --service flight-delay --last 10")
@@ -68,7 +70,7 @@ def list_(service: str | None, last: int, home: Path | None, as_json: bool) -> N
     """List the latest entries: who changed what, and when."""
     from tidegate.operation.audit import audit_head, list_entries
 
-    unit = open_local(home).unit
+    unit = open_local(home, must_exist=True).unit
     after = 0 if service else max(0, audit_head(unit).sequence - last)
     entries = list_entries(unit, service=service, after=after, limit=10_000)[-last:]
     if as_json:

@@ -25,7 +25,7 @@ def decisions(
     """List what was decided about one SERVICE or all; `--json` gives the whole evidence."""
     from tidegate.operation.version import list_decisions
 
-    found = list_decisions(open_local(home).unit, service, kind=kind, version=version)
+    found = list_decisions(open_local(home, must_exist=True).unit, service, kind=kind, version=version)
     if as_json:
         print_json(found)
         return

@@ -39,10 +39,36 @@ def key_option(command: F) -> F:
     )(command)
 
 
-def open_local(home: Path | None, **flags: Any) -> Local:
-    """Open the home that the settings and flags name."""
+def open_local(
+    home: Path | None, *, must_exist: bool = False, beside: Path | None = None, **flags: Any
+) -> Local:
+    """Open the home that the settings and flags name.
+
+    Args:
+        home: The flag, if it was given.
+        must_exist: Only look: refuse a home that is not there instead of making it.
+        beside: A service's folder or a model file: unless something names a home, it is there.
+        flags: Further flags that are settings.
+
+    Raises:
+        NotFound: There is no such home, and it must exist.
+        InvalidSetting: A setting cannot be used.
+    """
+    import msgspec
+
     from tidegate.bootstrap.local import Local
     from tidegate.bootstrap.setting import read_settings
+    from tidegate.core.error import NotFound
 
     resolved = read_settings({"home": None if home is None else str(home), **flags})
-    return Local(resolved.settings)
+    settings = resolved.settings
+    if beside is not None and resolved.sources["home"] == "default":
+        folder = beside if beside.is_dir() else beside.parent
+        settings = msgspec.structs.replace(settings, home=str(folder / settings.home))
+    if must_exist and not settings.database_url and not Path(settings.home).is_dir():
+        raise NotFound(
+            f"There is no Tidegate home at {Path(settings.home).absolute()}.",
+            hint="Name it with --home or TIDEGATE_HOME; `tidegate up` and `tidegate register` make one.",
+            path=settings.home,
+        )
+    return Local(settings)

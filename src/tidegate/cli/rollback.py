@@ -41,7 +41,7 @@ def rollback(
     """
     from tidegate.operation.release import roll_back
 
-    local = open_local(home)
+    local = open_local(home, must_exist=True)
     moved = roll_back(
         lambda: local.unit,
         local.cell,

@@ -24,7 +24,7 @@ def status(service: str | None, home: Path | None, as_json: bool) -> None:
     """
     from tidegate.bootstrap.overview import overview
 
-    local = open_local(home)
+    local = open_local(home, must_exist=True)
     seen = overview(local, service=service)
     if as_json:
         print_json(seen)

@@ -41,7 +41,7 @@ def switch(
     """
     from tidegate.operation.release import switch_to, unlatch
 
-    local = open_local(home)
+    local = open_local(home, must_exist=True)
     if clear_latch:
         unlatch(
             local.unit,

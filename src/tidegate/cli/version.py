@@ -21,7 +21,7 @@ def versions(service: str | None, home: Path | None, as_json: bool) -> None:
     """List the registered versions, of one SERVICE or of all, with what they came from."""
     from tidegate.operation.version import list_versions
 
-    local = open_local(home)
+    local = open_local(home, must_exist=True)
     found = list_versions(local.unit, service)
     if as_json:
         print_json(found)

@@ -1,0 +1,328 @@
+"""From a model to a registered version: files stored, fallbacks built, check inputs answered, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.pack import Packed, pack
+from tidegate.bootstrap.setting import read_settings
+from tidegate.contract.encode import RowEncoder
+from tidegate.contract.infer import columns_of
+from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.schema import Contract, Schema
+from tidegate.contract.validate import Validator
+from tidegate.core.digest import Digest, canonical_json
+from tidegate.core.error import InvalidSetting
+from tidegate.journal.record import JournalMode
+from tidegate.operation.mutation import new_key
+from tidegate.operation.register import register as register_version
+from tidegate.predictor.lookup import LookupOptions, Table
+from tidegate.predictor.protocol import BuildContext, Spec, build
+from tidegate.predictor.rule import RuleOptions
+from tidegate.registry.lineage import collect_lineage
+from tidegate.registry.version import Version
+from tidegate.service.declare import Constant, Fallback, Lookup, Rule, Service
+from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest
+
+N_CHECK_ROWS = 16
+"""Check inputs of a version: enough to meet several branches of a model, few enough to read."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of where a model comes from.
+
+    Attributes:
+        source: The training code: a file or folder.
+        data_digest: Digest of the training data.
+        parameters: What the trainer was told.
+        metrics: What was measured.
+        changelog: One line: what is new.
+    """
+
+    source: Path | None = None
+    data_digest: str | None = None
+    parameters: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    changelog: str = ""
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A registered version, and what was noted on the way.
+
+    Attributes:
+        version: The version.
+        notes: What a person should know: conversion, largest difference, what was left out.
+    """
+
+    version: Version
+    notes: list[str]
+
+
+def publish(
+    local: Local,
+    name: str,
+    model: Any,
+    *,
+    sample: Any = None,
+    contract: Contract | None = None,
+    fallback: Sequence[Fallback] = (),
+    tables: Mapping[str, Any] | None = None,
+    objectives: Objectives | None = None,
+    limits: Limits | None = None,
+    journal: JournalMode = JournalMode.AVAILABLE,
+    origin: Origin | None = None,
+    key: str | None = None,
+) -> Published:
+    """Register a model as the next version of a service.
+
+    Args:
+        local: The home.
+        name: Name of the service.
+        model: A fitted model of a supported kind, or the path of a model file.
+        sample: Real input rows: data frame, mapping of columns or array. Parity and check inputs are
+            taken from it.
+        contract: What goes in and comes out; inferred if None.
+        fallback: Who answers when the model cannot, in order.
+        tables: Data frames that lookups name.
+        objectives: Declared service levels.
+        limits: Bounds on requests.
+        journal: What happens when the journal cannot be written.
+        origin: Where the model comes from.
+        key: Idempotency key; a fresh one if None.
+
+    Raises:
+        InvalidSetting: Contract, model, sample and fallbacks do not fit together.
+        TidegateError: The model cannot be used, or the registry cannot be reached.
+    """
+    packed = pack(local.artifacts, model, sample=sample, contract=contract)
+    origin = origin or Origin()
+    notes = list(packed.notes)
+    manifest = Manifest(
+        service=name,
+        contract=packed.contract,
+        predictor=packed.spec,
+        fallback=tuple(
+            _fallback_spec(local, packed.contract, declared, tables or {}) for declared in fallback
+        ),
+        objectives=objectives or Objectives(),
+        limits=limits or Limits(),
+        journal=journal,
+        check_inputs=_check_inputs(local, packed, sample, notes),
+        tensor_names=packed.tensor_names,
+        native_input=packed.native_input,
+    )
+    _try_fallbacks(local, manifest)
+    outcome = register_version(
+        local.unit,
+        local.artifacts,
+        service=name,
+        manifest=manifest.to_json(),
+        artifacts=manifest.artifacts,
+        contract=manifest.contract.fingerprint,
+        principal=local.principal,
+        key=key or new_key(),
+        clock=local.clock,
+        lineage=collect_lineage(
+            clock=local.clock,
+            principal=local.principal,
+            source=origin.source,
+            data_digest=None if origin.data_digest is None else Digest(origin.data_digest),
+            parameters=origin.parameters,
+            metrics=origin.metrics | packed.metrics,
+        ),
+        changelog=origin.changelog,
+    )
+    return Published(outcome.result, notes)
+
+
+def publish_service(
+    local: Local,
+    service: Service,
+    folder: Path,
+    *,
+    data: Any = None,
+    params: Mapping[str, Any] | None = None,
+    changelog: str = "",
+    key: str | None = None,
+) -> Published:
+    """Train a service's model and register it.
+
+    Args:
+        local: The home.
+        service: The declaration, with its trainer.
+        folder: Where it stands: the training code of the lineage.
+        data: Passed to the trainer.
+        params: Passed to the trainer.
+        changelog: One line; the trainer's notes if empty.
+        key: Idempotency key; a fresh one if None.
+
+    Raises:
+        InvalidSetting: The service has no trainer, or what it returned does not fit its contract.
+        TidegateError: As `publish`.
+    """
+    trained = service.train(data, params or {})
+    return publish(
+        local,
+        service.name,
+        trained.model,
+        sample=trained.sample,
+        contract=service.contract,
+        fallback=service.fallback,
+        tables=trained.tables,
+        objectives=service.objectives,
+        limits=service.limits,
+        journal=service.journal,
+        origin=Origin(
+            source=folder,
+            data_digest=trained.data_digest,
+            parameters=dict(trained.parameters),
+            metrics=dict(trained.metrics),
+            changelog=changelog or trained.notes,
+        ),
+        key=key,
+    )
+
+
+def _fallback_spec(
+    local: Local, contract: Contract, declared: Fallback, tables: Mapping[str, Any]
+) -> FallbackSpec:
+    if isinstance(declared, Constant):
+        constant = LookupOptions(default=dict(declared.outputs))
+        return FallbackSpec("constant", Spec("constant", options=msgspec.to_builtins(constant)))
+    if isinstance(declared, Rule):
+        options = msgspec.to_builtins(RuleOptions(outputs=dict(declared.outputs)))
+        return FallbackSpec("rule", Spec("rule", options=options))
+    table, default = _lookup_table(contract, declared, tables)
+    lookup = LookupOptions(levels=(tuple(declared.by),), default=default)
+    digest = local.artifacts.put_bytes(canonical_json(table))
+    return FallbackSpec(
+        f"lookup:{declared.table}", Spec("lookup", artifact=digest, options=msgspec.to_builtins(lookup))
+    )
+
+
+def _lookup_table(
+    contract: Contract, declared: Lookup, tables: Mapping[str, Any]
+) -> tuple[Table, dict[str, Any]]:
+    """Return a lookup's rows, and the row for keys that are not among them."""
+    if declared.table not in tables:
+        raise InvalidSetting(
+            f"The fallback lookup names the table {declared.table!r}, which the trainer did not return.",
+            hint=f"Return it in tg.Trained(tables=...); returned were: {', '.join(tables) or 'none'}.",
+            table=declared.table,
+        )
+    columns = columns_of(tables[declared.table])
+    names = (*declared.by, *contract.output.names)
+    lacking = [name for name in names if name not in columns]
+    if lacking:
+        raise InvalidSetting(
+            f"The table {declared.table!r} lacks the columns {', '.join(lacking)}; "
+            f"it has {', '.join(columns)}.",
+            table=declared.table,
+        )
+    rows = tuple(zip(*(columns[name].tolist() for name in names), strict=True))
+    default = dict(declared.default or {})
+    for field in contract.output.fields:
+        if field.name not in default:
+            if not field.type.is_float or field.shape:
+                raise InvalidSetting(
+                    f"The lookup {declared.table!r} has no default for the output {field.name!r}, and no "
+                    "mean can be taken of it.",
+                    hint=f"Declare tg.Lookup(..., default={{'{field.name}': ...}}).",
+                    field=field.name,
+                )
+            default[field.name] = float(np.nanmean(columns[field.name]))
+    return Table(names, rows), default
+
+
+def _try_fallbacks(local: Local, manifest: Manifest) -> None:
+    """Build each fallback once: one that cannot be built must not be found out in an emergency."""
+    for fallback in manifest.fallback:
+        build(fallback.spec, BuildContext(manifest.contract, local.artifacts.open), BUILDERS).close()
+
+
+def _check_inputs(local: Local, packed: Packed, sample: Any, notes: list[str]) -> CheckInputs | None:
+    """Return sample rows with the model's own answers to them."""
+    schema = packed.contract.input
+    if sample is None:
+        notes.append("No check inputs: there is no sample.")
+        return None
+    if any(field.sensitive for field in schema.fields):
+        notes.append("No check inputs: rows of the sample hold sensitive fields, which are not stored.")
+        return None
+    columns = columns_of(sample)
+    missing = [field.name for field in schema.fields if field.name not in columns and not field.optional]
+    if missing:
+        notes.append(f"No check inputs: the sample lacks {', '.join(missing)}.")
+        return None
+    n_rows = min(N_CHECK_ROWS, len(next(iter(columns.values()))))
+    rows = Validator(schema).coerce(
+        {name: column[:n_rows] for name, column in columns.items() if name in schema.by_name}
+    )
+    predictor = build(packed.spec, BuildContext(packed.contract, local.artifacts.open), BUILDERS)
+    try:
+        outputs = predictor.predict(rows)
+    finally:
+        predictor.close()
+    output_check = Validator(packed.contract.output)
+    violations = output_check.violations(output_check.coerce(outputs.columns))
+    if violations:
+        raise InvalidSetting(
+            f"The model's answer to its own sample breaks the contract. {violations[0].message}",
+            hint="Widen the output field, or correct the model.",
+        )
+    return CheckInputs(_plain(schema, rows), _plain(packed.contract.output, outputs))
+
+
+def _plain(schema: Schema, batch: Any) -> list[dict[str, Any]]:
+    """Return rows as JSON objects, as they go over the wire."""
+    plain: list[dict[str, Any]] = msgspec.json.decode(msgspec.json.encode(RowEncoder(schema).rows(batch)))
+    return plain
+
+
+def register(
+    name: str,
+    model: Any,
+    *,
+    sample: Any,
+    contract: Contract | None = None,
+    home: str | Path | None = None,
+    metrics: Mapping[str, float] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    data_digest: str | None = None,
+    changelog: str = "",
+    key: str | None = None,
+) -> Version:
+    """Register a fitted model from the process that fitted it, as the next version of a service.
+
+    Args:
+        name: Name of the service.
+        model: A fitted model of a supported kind, or the path of a model file.
+        sample: Real input rows: data frame, mapping of columns or array.
+        contract: What goes in and comes out; inferred from model and sample if None.
+        home: The home folder; as `tidegate config show` says if None.
+        metrics: What was measured.
+        parameters: What the training was told.
+        data_digest: Digest of the training data, `sha256:...`.
+        changelog: One line: what is new.
+        key: Idempotency key: the same call with the same key registers once.
+
+    Raises:
+        TidegateError: The model cannot be used, or the registry cannot be reached.
+    """
+    settings = read_settings({"home": None if home is None else str(home)}).settings
+    origin = Origin(
+        data_digest=data_digest,
+        parameters=dict(parameters or {}),
+        metrics=dict(metrics or {}),
+        changelog=changelog,
+    )
+    local = Local(settings)
+    published = publish(local, name, model, sample=sample, contract=contract, origin=origin, key=key)
+    return published.version

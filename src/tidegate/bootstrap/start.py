@@ -1,0 +1,187 @@
+"""Getting a home ready to serve a service's folder or a model file, and running the server."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tidegate.bootstrap.declared import infer_from_model, read_source, write_source
+from tidegate.bootstrap.folder import load_services
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.publish import Origin, publish
+from tidegate.bootstrap.supervisor import Supervisor
+from tidegate.contract.schema import Contract
+from tidegate.core.digest import digest_file
+from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.operation.release import deploy_first
+from tidegate.operation.version import list_services, list_versions
+from tidegate.registry.version import Version
+
+CONTRACT_SUFFIX = ".contract.py"
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What a home serves when its server starts.
+
+    Attributes:
+        services: Name -> version with traffic.
+        notes: What a person should know.
+    """
+
+    services: dict[str, int]
+    notes: list[str]
+
+
+def prepare_folder(local: Local, folder: Path) -> Prepared:
+    """See to it that every service of a folder has a route.
+
+    Raises:
+        NotFound: One has no version yet.
+        TidegateError: The folder cannot be loaded, or the registry cannot be reached.
+    """
+    known = list_services(local.unit)
+    notes: list[str] = []
+    for service in load_services(folder):
+        if service.name not in known:
+            raise NotFound(
+                f"No version of service {service.name!r} is registered in {local.home.root}.",
+                hint=f"Train one first: tidegate train {folder}",
+                service=service.name,
+            )
+        _deploy(local, service.name, notes)
+    return _routed(local, notes)
+
+
+def prepare_model(local: Local, path: Path, *, name: str | None = None) -> Prepared:
+    """See to it that a model file is registered and its service has a route.
+
+    Its contract is read from beside it, or inferred and written there. A file that changed since
+    becomes a new version, which gets no traffic by itself.
+
+    Raises:
+        TidegateError: The model cannot be used, or the registry cannot be reached.
+    """
+    service = name or service_name(path)
+    contract, notes = _contract_beside(path)
+    versions = list_versions(local.unit, service) if service in list_services(local.unit) else []
+    same = _same(versions, path, contract)
+    if same is None:
+        published = publish(
+            local,
+            service,
+            path,
+            contract=contract,
+            origin=Origin(source=None, changelog=f"model file {path.name}"),
+        )
+        notes += published.notes
+        if versions:
+            number = published.version.number
+            notes.append(
+                f"{path.name} or its contract has changed: it is registered as version {number}, without "
+                f"traffic. Move it there with: tidegate switch {service} {number}"
+            )
+    _deploy(local, service, notes)
+    return _routed(local, notes)
+
+
+def prepare_home(local: Local) -> Prepared:
+    """Take what the home has.
+
+    Raises:
+        NotFound: It has no route, and not exactly one service that could get one.
+    """
+    notes: list[str] = []
+    if not local.routes.read().services:
+        known = list_services(local.unit)
+        if len(known) != 1:
+            raise NotFound(
+                f"{local.home.root} has {len(known)} registered services and no route.",
+                hint="Name a service's folder or a model file: tidegate up FOLDER",
+            )
+        _deploy(local, known[0], notes)
+    return _routed(local, notes)
+
+
+def service_name(path: Path) -> str:
+    """Return the name of the service that a model file becomes, unless told otherwise."""
+    name = re.sub(r"[^a-z0-9_-]+", "-", path.name.removesuffix(path.suffix).lower()).strip("-_")
+    return name[:63] or "model"
+
+
+def check_open(host: str, *, is_open: bool) -> None:
+    """Pass if a port on `host` may be opened.
+
+    Raises:
+        InvalidSetting: Others could reach it, and nobody said that they may.
+    """
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if not is_loopback and not is_open:
+        raise InvalidSetting(
+            f"The address {host} can be reached from other machines, and nothing here asks for a token.",
+            hint="Say --open if everybody who reaches it may use it; else put a proxy before it.",
+            host=host,
+        )
+
+
+def serve(local: Local) -> None:
+    """Run the server of a home until SIGTERM or SIGINT.
+
+    Raises:
+        ServerRunning: Another server has this home, or its ports.
+    """
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    if local.settings.database_url:
+        # It may hold a password, so it is not on the children's command lines, which everybody can read.
+        os.environ["TIDEGATE_DATABASE_URL"] = local.settings.database_url
+    Supervisor(local.settings.server).run()
+
+
+def _deploy(local: Local, service: str, notes: list[str]) -> None:
+    route = local.routes.read().services.get(service)
+    if route is not None and route.arms:
+        return
+    moved = deploy_first(
+        local.unit,
+        local.cell,
+        service,
+        fallback_of=local.fallback_of,
+        principal=local.principal,
+        clock=local.clock,
+    )
+    notes.append(
+        f"First deployment of {service}: version {moved.decision.version} (decision {moved.number})."
+    )
+
+
+def _routed(local: Local, notes: list[str]) -> Prepared:
+    routes = local.routes.read().services
+    return Prepared({name: route.stable for name, route in routes.items() if route.stable}, notes)
+
+
+def _contract_beside(path: Path) -> tuple[Contract, list[str]]:
+    inferred = infer_from_model(path)
+    place = path.with_name(path.name.removesuffix(path.suffix) + CONTRACT_SUFFIX)
+    if place.exists():
+        return read_source(place, batched=inferred.batched), [f"The contract is as {place} says."]
+    write_source(inferred, place)
+    return inferred, [f"The contract was inferred from the model and written to {place}, for you to edit."]
+
+
+def _same(versions: list[Version], path: Path, contract: Contract) -> Version | None:
+    """Return the version that was made of this file under this contract."""
+    digest = digest_file(path)
+    for version in versions:
+        if version.contract == contract.fingerprint and digest in version.artifacts:
+            return version
+    return None

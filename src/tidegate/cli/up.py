@@ -1,0 +1,99 @@
+"""`tidegate up`."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tidegate.cli.option import PLACE, home_option, open_local
+
+if TYPE_CHECKING:
+    from tidegate.bootstrap.local import Local
+    from tidegate.bootstrap.start import Prepared
+
+
+@click.command(
+    short_help="Serve a service folder or a model file.",
+    epilog="\b\nExamples:\n  tidegate up model.onnx\n  tidegate up examples/flights --workers 4\n"
+    "  tidegate up --home /srv/tidegate --port 9000",
+)
+@click.argument("target", type=PLACE, required=False)
+@click.option("--name", help="Name of the service that a model file becomes; its own name unless given.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Data-plane workers.  [default: 2]")
+@click.option("--host", help="Address of the data port.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(1, 65535), help="Data port.  [default: 8080]")
+@click.option("--control-host", help="Address of the control port.  [default: 127.0.0.1]")
+@click.option("--control-port", type=click.IntRange(1, 65535), help="Control port.  [default: 8081]")
+@click.option("--open", "is_open", is_flag=True, help="Let other machines in, without any token.")
+@home_option
+def up(
+    target: Path | None,
+    *,
+    name: str | None,
+    workers: int | None,
+    host: str | None,
+    port: int | None,
+    control_host: str | None,
+    control_port: int | None,
+    is_open: bool,
+    home: Path | None,
+) -> None:
+    """Serve TARGET: a service's folder, or a model file (its contract is inferred and written beside it).
+
+    Without TARGET it serves what the home has. The first version of a service is deployed at once;
+    later ones move by `tidegate switch`. Ctrl-C stops the server after it has answered what it took.
+    """
+    from tidegate.bootstrap import start
+
+    local = open_local(
+        home,
+        beside=target,
+        workers=workers,
+        host=host,
+        port=port,
+        control_host=control_host,
+        control_port=control_port,
+    )
+    start.check_open(local.settings.host, is_open=is_open)
+    start.check_open(local.settings.control_host, is_open=is_open)
+    if target is None:
+        prepared = start.prepare_home(local)
+    elif target.is_dir():
+        prepared = start.prepare_folder(local, target)
+    else:
+        prepared = start.prepare_model(local, target, name=name)
+    for note in prepared.notes:
+        click.echo(note)
+    settings = local.settings
+    click.echo(f"Home {local.home.root}")
+    click.echo(f"Data port http://{settings.host}:{settings.port}  (openapi.json describes it)")
+    click.echo(f"Control port http://{settings.control_host}:{settings.control_port}  (status, metrics)")
+    threading.Thread(target=_announce, args=(local, prepared), daemon=True).start()
+    start.serve(local)
+    click.echo("Stopped.")
+
+
+def _announce(local: Local, prepared: Prepared) -> None:
+    """Say when every worker answers."""
+    from tidegate.bootstrap.overview import overview
+
+    began_s = time.monotonic()
+    while True:
+        seen = overview(local)
+        wanted = local.settings.workers
+        ready = [each for each in seen.services if each.n_following == wanted]
+        if seen.server is not None and seen.server.pid == os.getpid() and len(ready) == len(seen.services):
+            break
+        for worker in seen.workers:
+            for name, failures in worker.failed.items():
+                for number, why in failures.items():
+                    click.echo(f"Version {number} of {name} cannot be served: {why}", err=True)
+                    return
+        time.sleep(0.02)
+    served = ", ".join(f"{name} version {number}" for name, number in prepared.services.items())
+    click.echo(f"Ready after {time.monotonic() - began_s:.1f} s: {served}. Ctrl-C stops.")

@@ -1,0 +1,54 @@
+"""Data files are read by their ending, and refused in words."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.data.source import UnreadableData, read_table
+
+TABLE = pl.DataFrame({"code": ["1", "2b"], "x": [0.5, None]})
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("t.parquet", pl.DataFrame.write_parquet),
+        ("t.csv", pl.DataFrame.write_csv),
+        ("t.jsonl", pl.DataFrame.write_ndjson),
+        ("t.json", pl.DataFrame.write_json),
+        ("t.arrow", pl.DataFrame.write_ipc),
+    ],
+)
+def test_a_table_comes_back_as_it_was(tmp_path, name, write):
+    write(TABLE, tmp_path / name)
+
+    assert read_table(tmp_path / name).equals(TABLE)
+
+
+def test_a_code_that_looks_like_a_number_at_first_stays_text(tmp_path):
+    codes = [str(number) for number in range(500)] + ["5b"]
+    pl.DataFrame({"code": codes}).write_csv(tmp_path / "t.csv")
+
+    assert read_table(tmp_path / "t.csv")["code"].to_list() == codes
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.json", "t.arrow"])
+def test_bytes_that_are_something_else_are_refused_with_the_name(tmp_path, name):
+    (tmp_path / name).write_bytes(b"\x00not a table")
+
+    with pytest.raises(UnreadableData, match=name):
+        read_table(tmp_path / name)
+
+
+def test_an_unknown_ending_is_refused_with_those_known(tmp_path):
+    (tmp_path / "t.xls").write_bytes(b"")
+
+    with pytest.raises(InvalidSetting, match=r"\.parquet"):
+        read_table(tmp_path / "t.xls")
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(NotFound, match=r"t\.csv"):
+        read_table(tmp_path / "t.csv")
