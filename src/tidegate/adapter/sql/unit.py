@@ -50,6 +50,7 @@ class SqlUnitOfWork:
             try:
                 transaction.commit()
             except DBAPIError as error:
+                connection.invalidate()  # nobody knows the state it is in
                 raise CommitUnknown(
                     "The metadata database failed while a change was being committed.",
                     hint="Repeat with the same idempotency key: it is done once in either case.",
