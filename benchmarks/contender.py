@@ -126,12 +126,20 @@ class Tidegate(msgspec.Struct, frozen=True):
 
     def preparation(self, home: Path) -> list[list[str]]:
         if self.source.is_file():
+            link = self._link(home)
+            if not link.exists():
+                link.symlink_to(self.source.absolute())
             return []
         return [[program("tidegate"), "train", str(self.source), "--home", str(home)]]
 
+    def _link(self, home: Path) -> Path:
+        """Return where a model file seems to be: the inferred contract is written beside it."""
+        return home.parent / self.source.name
+
     def command(self, port: int, control_port: int, home: Path) -> list[str]:
+        source = self._link(home) if self.source.is_file() else self.source
         return [
-            *(program("tidegate"), "up", str(self.source)),
+            *(program("tidegate"), "up", str(source)),
             *("--workers", str(self.workers), "--home", str(home)),
             *("--port", str(port), "--control-port", str(control_port)),
         ]
@@ -233,7 +241,7 @@ def running(
     with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as fresh:
         port, control_port = free_port(), free_port()
         target = Target(port, contender.path, asked.bodies, dict(headers or {}))
-        home = home or Path(fresh)
+        home = home or Path(fresh) / "home"
         for step in contender.preparation(home):
             run_once(step, contender.environment)
         command = contender.command(port, control_port, home)

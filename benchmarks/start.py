@@ -25,11 +25,12 @@ def run(options: Options) -> list[Report]:
         with running(contender, asked, home=home) as up:
             return up.first_right_answer_s
 
-    with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as kept:
-        start(ours, Path(kept))
+    with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as folder:
+        kept = Path(folder) / "home"
+        start(ours, kept)
         measured: dict[str, Callable[[], float]] = {
             "tidegate, empty home": lambda: start(ours, None),
-            "tidegate, same home again": lambda: start(ours, Path(kept)),
+            "tidegate, same home again": lambda: start(ours, kept),
             "fastapi": lambda: start(theirs, None),
         }
         rounds = interleave(measured, rounds=options.rounds)
