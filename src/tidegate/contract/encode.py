@@ -41,11 +41,20 @@ def _lister(field: Field) -> Callable[[Column], list[Any]]:
         return lambda column: _deep(convert, _plain(column))
     if None in field.shape:
         return _plain
+    if field.shape and field.optional and field.default is None:
+        return _holed
     return lambda column: column.tolist()
 
 
 def _plain(column: Column) -> list[Any]:
     return [element.tolist() if hasattr(element, "tolist") else element for element in column]
+
+
+def _holed(column: Column) -> list[Any]:
+    """Return vectors, with null in place of those that are nothing but NaN or None."""
+    flat = column.reshape(len(column), -1)
+    missing = (flat != flat) if column.dtype != object else (flat == None)  # noqa: E711, PLR0124 - by element
+    return [None if hole else value for hole, value in zip(missing.all(axis=1), column.tolist(), strict=True)]
 
 
 def _deep(convert: Callable[[int], Any], value: Any) -> Any:
