@@ -114,19 +114,13 @@ class Scene:
         )
 
     def kept(self) -> list[tuple[str, str, int | None]]:
-        with closing_view(self.database) as unit:
-            return [
-                (stored.decision.kind, stored.decision.outcome, stored.decision.version)
-                for stored in list_decisions(unit, SERVICE)
-            ]
+        return [
+            (stored.decision.kind, stored.decision.outcome, stored.decision.version)
+            for stored in list_decisions(self.database, SERVICE)
+        ]
 
     def generation(self) -> int:
         return self.fleet.route.generation
-
-
-@contextmanager
-def closing_view(database: Database) -> Iterator[SqlUnitOfWork]:
-    yield database._unit
 
 
 @pytest.fixture

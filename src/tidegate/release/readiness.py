@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -53,12 +54,14 @@ class Cell:
         workers: The cell's workers.
         clock: Tells the time.
         sleep: Waits for so many seconds.
+        pending: Folder where decisions wait while the database is down; None keeps none.
     """
 
     routes: RouteStore
     workers: Workers
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
+    pending: Path | None = None
 
 
 @dataclass(frozen=True)
