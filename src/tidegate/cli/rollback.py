@@ -64,4 +64,6 @@ def rollback(
     else:
         click.echo(f"Version {decision.version} of {service} has all the traffic again.")
     if moved.number is None:
-        click.echo("The database could not be reached; the decision is in the route file only.", err=True)
+        click.echo(
+            "The database could not be reached; the decision waits in a file until it can be.", err=True
+        )

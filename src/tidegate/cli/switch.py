@@ -67,7 +67,8 @@ def switch(
     if as_json:
         print_json(moved)
     elif outcome == "committed":
-        click.echo(f"Version {version} of {service} has all the traffic (decision {moved.number}).")
+        kept = "waits for the database" if moved.number is None else moved.number
+        click.echo(f"Version {version} of {service} has all the traffic (decision {kept}).")
     elif outcome == "unchanged":
         click.echo(f"Version {version} of {service} had all the traffic already.")
     else:
