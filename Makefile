@@ -11,10 +11,10 @@ help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Train on real flights, serve, replay October 2013 over HTTP, show the result
-	@$(BIN)/python -m examples.flights.demo
+	@$(BIN)/python examples/flights/demo.py
 
 demo-short: $(READY) ## The same on a tenth of October
-	@$(BIN)/python -m examples.flights.demo --short
+	@$(BIN)/python examples/flights/demo.py --short
 
 test: $(READY) ## Run every test, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -7,11 +7,11 @@ from typing import Any
 
 import flight_data
 import polars as pl
-from sklearn.compose import ColumnTransformer
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OrdinalEncoder
-from threadpoolctl import threadpool_limits
+from sklearn.compose import ColumnTransformer  # type: ignore[import-untyped]  # no stubs
+from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # no stubs
+from sklearn.pipeline import Pipeline, make_pipeline  # type: ignore[import-untyped]  # no stubs
+from sklearn.preprocessing import OrdinalEncoder  # type: ignore[import-untyped]  # no stubs
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # no stubs
 
 import tidegate as tg
 from tidegate.core.digest import digest_bytes
@@ -89,6 +89,7 @@ def train(data: pl.DataFrame | None, params: Mapping[str, Any]) -> tg.Trained:
             "september_auc": report.auc,
             "september_log_loss": report.log_loss,
             "september_base_rate": report.base_rate,
+            "training_base_rate": float(known["late"].to_numpy().mean()),
             "n_rows": known.height,
         },
         parameters=chosen,

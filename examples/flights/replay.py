@@ -1,0 +1,151 @@
+"""October 2013 as traffic: concurrent clients over HTTP, one flight a request, outcomes sent later."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+
+OUTCOMES_PER_REQUEST = 500
+_STEP = 200
+"""Answers between two movements of the progress bar: drawing it takes longer than asking."""
+
+
+class Answer(msgspec.Struct):
+    """What came back for one flight.
+
+    Attributes:
+        prediction_id: The prediction's public id.
+        version: Number of the version that answered.
+        p_late: The probability.
+        latency_s: From the request's first byte out to the answer's last byte in, seconds.
+        answered_by: Name of the fallback, if one answered.
+    """
+
+    prediction_id: str
+    version: int
+    p_late: float
+    latency_s: float
+    answered_by: str
+
+
+class _Output(msgspec.Struct):
+    p_late: float
+
+
+class _Body(msgspec.Struct):
+    prediction_id: str
+    version: int
+    output: _Output
+    answered_by: str = ""
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+class Client:
+    """One kept-alive connection."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send one request and return status and body of the answer."""
+        if self._reader is None or self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self._writer.write(
+            f"POST {path} HTTP/1.1\r\nhost: {self._host}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head = await self._reader.readuntil(b"\r\n\r\n")
+        status = int(head[9:12])
+        length = next(
+            int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+        )
+        return status, await self._reader.readexactly(length)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def requests_of(flights: pl.DataFrame, fields: Sequence[str]) -> list[bytes]:
+    """Return the body of one request a flight; what is not known is null."""
+    return [msgspec.json.encode(row) for row in flights.select(fields).iter_rows(named=True)]
+
+
+async def ask(
+    address: tuple[str, int],
+    path: str,
+    bodies: Sequence[bytes],
+    *,
+    n_clients: int,
+    on_answers: Callable[[int], Any],
+) -> list[Answer]:
+    """Ask about every flight, in order, each client for the next one as soon as it has its answer.
+
+    Raises:
+        RuntimeError: A request was not answered with 200.
+    """
+    queue = iter(enumerate(bodies))
+    answers: list[Answer | None] = [None] * len(bodies)
+
+    async def work() -> None:
+        client = Client(*address)
+        for position, body in queue:  # shared: an iterator hands each flight to one client
+            began_s = time.perf_counter()
+            status, text = await client.post(path, body)
+            latency_s = time.perf_counter() - began_s
+            if status != 200:
+                raise RuntimeError(f"{path} answered {status}: {text.decode()}")
+            got = _body.decode(text)
+            answers[position] = Answer(
+                got.prediction_id, got.version, got.output.p_late, latency_s, got.answered_by
+            )
+            if position % _STEP == 0:
+                on_answers(_STEP)
+        client.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(n_clients):
+            group.create_task(work())
+    on_answers(len(bodies))
+    return [answer for answer in answers if answer is not None]
+
+
+async def tell(
+    address: tuple[str, int],
+    path: str,
+    outcomes: Sequence[tuple[str, bool]],
+    *,
+    on_told: Callable[[int], Any],
+) -> int:
+    """Report what became of predictions: (prediction id, late or not). Returns how many were accepted.
+
+    Raises:
+        RuntimeError: A report was not accepted.
+    """
+    client, accepted = Client(*address), 0
+    for chunk in _chunks(outcomes, OUTCOMES_PER_REQUEST):
+        # the same id again, after a lost answer, would change nothing
+        reports = [{"prediction_id": name, "value": late, "id": f"arrival-{name}"} for name, late in chunk]
+        status, text = await client.post(path, msgspec.json.encode({"outcomes": reports}))
+        if status != 202:
+            raise RuntimeError(f"{path} answered {status}: {text.decode()}")
+        accepted += int(msgspec.json.decode(text)["accepted"])
+        on_told(len(chunk))
+    client.close()
+    return accepted
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
