@@ -1,0 +1,277 @@
+"""Where predictions are: found by their id's time, or by their key, without a row for each.
+
+A request's id begins with the millisecond of its arrival, and a segment's frames are nearly in that
+order. So the ledger keeps, for each block of some 64 KiB of a segment, the least and the greatest
+time in it, and a prediction is found by reading the few blocks that its time falls into.
+
+For keys it keeps sorted blocks of key hash, event time and id, as long as `window_s` lets them be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.core.error import NotFound
+from tidegate.journal.codec import FORMAT, STREAM, TURN
+from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mask_of
+from tidegate.journal.ledger import Ledger
+from tidegate.journal.plain import plain_row
+from tidegate.journal.reader import SegmentReader
+from tidegate.journal.record import NO_ID, RecordKind, Stream
+from tidegate.journal.tally import US_PER_MINUTE, TallyKey
+
+_BLOCK_BYTES = 1 << 16
+_MS_PER_MINUTE = 60_000
+_KEY_BLOCK_ROWS = 1 << 13
+# what one key entry is: 8 bytes of key hash (one collision in 2 ** 64), event time, request and row
+_KEY = np.dtype([("hash", "<u8"), ("event_us", "<i8"), ("request", "V16"), ("row", "<u4")])
+
+
+class Block(NamedTuple):
+    """A stretch of whole frames of one segment, and the times of the request ids in it."""
+
+    start: int
+    stop: int
+    min_ms: int
+    max_ms: int
+
+
+class Match(NamedTuple):
+    """A recorded prediction that was looked for."""
+
+    stream: Stream
+    arrived_us: int
+    outputs: dict[str, Any]
+
+    @property
+    def key(self) -> TallyKey:
+        """Whose tally it is counted in."""
+        stream = self.stream
+        minute = self.arrived_us // US_PER_MINUTE
+        return TallyKey(stream.service, stream.version, stream.arm, stream.kind, minute)
+
+
+Target = tuple[bytes, int]
+"""A prediction: its request's 16 bytes, and its row."""
+
+
+def blocks_of(offsets: Ints, ends: Ints, least: Ints, greatest: Ints) -> list[Block]:
+    """Put frames of one segment, in order, together into blocks.
+
+    A block ends after 64 KiB, and where the minute changes: so the times within one are near each
+    other even if there is little traffic.
+
+    Args:
+        offsets: Where each frame begins, shape (n_frames,), ascending.
+        ends: Where each ends.
+        least: The least time of a request id in each, milliseconds UTC.
+        greatest: The greatest.
+    """
+    places, minutes = offsets // _BLOCK_BYTES, greatest // _MS_PER_MINUTE
+    cuts = np.flatnonzero((np.diff(places) != 0) | (np.diff(minutes) != 0)) + 1
+    firsts = np.concatenate(([0], cuts))
+    lasts = np.concatenate((cuts, [len(offsets)])) - 1
+    columns = (
+        offsets[firsts],
+        ends[lasts],
+        np.minimum.reduceat(least, firsts),
+        np.maximum.reduceat(greatest, firsts),
+    )
+    return [Block(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+class PredictionIndex:
+    """Adds to the index and looks up in it; changes happen within the ledger's transaction."""
+
+    def __init__(self, folder: Path, ledger: Ledger, *, key_window_s: float) -> None:
+        self._folder = folder
+        self._ledger = ledger
+        self._key_window_us = int(key_window_s * 1e6)
+        self._codecs: dict[bytes, StreamCodec] = {}
+
+    def add_blocks(self, segment: int, blocks: Sequence[Block]) -> None:
+        """Add the blocks of one segment, which follow those it has."""
+        execute = self._ledger.connection.execute
+        last = execute(
+            "SELECT start, stop, min_ms, max_ms FROM block WHERE segment = ? ORDER BY start DESC LIMIT 1",
+            (segment,),
+        ).fetchone()
+        if last is not None and _belong_together(Block(*last), blocks[0]):
+            first = blocks[0]
+            joined = Block(last[0], first.stop, min(last[2], first.min_ms), max(last[3], first.max_ms))
+            blocks = [joined, *blocks[1:]]
+        self._ledger.connection.executemany(
+            "INSERT OR REPLACE INTO block (segment, start, stop, min_ms, max_ms) VALUES (?, ?, ?, ?, ?)",
+            [(segment, *block) for block in blocks],
+        )
+        span_ms = max(block.max_ms - block.min_ms for block in blocks)
+        execute("UPDATE meta SET value = max(value, ?) WHERE name = 'block_span_ms'", (span_ms,))
+
+    def add_keys(self, turns: Turns) -> None:
+        """Add the keys of predictions that were answered."""
+        if (
+            turns.key_hashes is None
+            or turns.outputs is None
+            or turns.stream.kind is not RecordKind.PREDICTION
+        ):
+            return
+        entries = np.empty(turns.n_rows, _KEY)
+        hashes = np.frombuffer(turns.key_hashes, "V16")
+        entries["hash"] = np.frombuffer(turns.key_hashes, "<u8").reshape(-1, 2)[:, 0]
+        entries["event_us"] = turns.event_us
+        entries["request"] = np.frombuffer(turns.request_ids, "V16")[turns.request_of_row]
+        entries["row"] = turns.row_in_request
+        entries = entries[hashes != np.void(NO_ID)]
+        if len(entries):
+            self._add_key_block(turns.stream.service, entries)
+
+    def _add_key_block(self, service: str, entries: npt.NDArray[Any]) -> None:
+        execute = self._ledger.connection.execute
+        last = execute(
+            "SELECT id, rows FROM key_block WHERE service = ? ORDER BY id DESC LIMIT 1", (service,)
+        ).fetchone()
+        number = None
+        if last is not None and len(last[1]) < _KEY_BLOCK_ROWS * _KEY.itemsize:
+            number = last[0]
+            entries = np.concatenate((np.frombuffer(last[1], _KEY), entries))
+        entries = entries[np.lexsort((entries["event_us"], entries["hash"]))]
+        times = entries["event_us"]
+        execute(
+            "INSERT OR REPLACE INTO key_block (id, service, min_us, max_us, rows) VALUES (?, ?, ?, ?, ?)",
+            (number, service, int(times.min()), int(times.max()), entries.tobytes()),
+        )
+        execute(
+            "DELETE FROM key_block WHERE service = ?1 AND max_us <"
+            " (SELECT max(max_us) FROM key_block WHERE service = ?1) - ?2",
+            (service, self._key_window_us),
+        )
+
+    def find_by_key(
+        self, service: str, wanted: Iterable[tuple[bytes, int]]
+    ) -> dict[tuple[bytes, int], Target]:
+        """Return, for each key hash and time, the key's latest prediction at or before that time."""
+        found: dict[tuple[bytes, int], tuple[int, Target]] = {}
+        wanted = list(wanted)
+        rows = self._ledger.connection.execute(
+            "SELECT min_us, max_us, rows FROM key_block WHERE service = ? AND min_us <= ?"
+            " ORDER BY max_us DESC",
+            (service, max((event_us for _, event_us in wanted), default=0)),
+        )
+        for min_us, max_us, stored in rows:
+            entries = np.frombuffer(stored, _KEY)
+            hashes = entries["hash"]
+            for key in wanted:
+                key_hash, event_us = key
+                best = found.get(key)
+                if event_us < min_us or (best is not None and best[0] >= max_us):
+                    continue
+                number = np.uint64(int.from_bytes(key_hash[:8], "little"))
+                first, last = (
+                    np.searchsorted(hashes, number, "left"),
+                    np.searchsorted(hashes, number, "right"),
+                )
+                place = first + np.searchsorted(entries["event_us"][first:last], event_us, "right") - 1
+                if place < first:
+                    continue
+                entry = entries[place]
+                at_us = int(entry["event_us"])
+                if best is None or at_us > best[0]:
+                    found[key] = (at_us, (entry["request"].tobytes(), int(entry["row"])))
+        return {key: target for key, (_, target) in found.items()}
+
+    def find(self, targets: Iterable[Target]) -> dict[Target, list[Match]]:
+        """Return all records of the predictions that are in the journal: the prediction and its shadows."""
+        execute = self._ledger.connection.execute
+        (span_ms,) = execute("SELECT value FROM meta WHERE name = 'block_span_ms'").fetchone()
+        by_request: dict[bytes, list[int]] = {}
+        for request, row in targets:
+            by_request.setdefault(request, []).append(row)
+        blocks: dict[tuple[int, str, int, int], list[bytes]] = {}
+        for request in by_request:
+            at_ms = int.from_bytes(request[:6], "big")
+            for block in execute(
+                "SELECT segment, name, start, stop FROM block JOIN segment ON segment.id = block.segment"
+                " WHERE max_ms BETWEEN ?1 AND ?1 + ?2 AND min_ms <= ?1",
+                (at_ms, span_ms),
+            ):
+                blocks.setdefault(block, []).append(request)
+        found: dict[Target, list[Match]] = {}
+        for block in sorted(blocks):
+            wanted = {request: by_request[request] for request in blocks[block]}
+            self._search(block, wanted, found)
+        return found
+
+    def _search(
+        self,
+        block: tuple[int, str, int, int],
+        wanted: Mapping[bytes, Sequence[int]],
+        found: dict[Target, list[Match]],
+    ) -> None:
+        segment, name, start, stop = block
+        try:
+            reader = SegmentReader(self._folder / f"{name}.open", position=start, chunk_bytes=stop - start)
+        except NotFound:  # it has been cleared away since
+            return
+        groups: dict[tuple[int, int], list[memoryview]] = {}
+        with reader:
+            for frame in reader.read():
+                body = frame.body
+                if frame.offset < stop and body[0] == TURN and body[1] == FORMAT:
+                    groups.setdefault((int.from_bytes(body[2:4], "little"), mask_of(body)), []).append(body)
+        for (number, mask), bodies in groups.items():
+            codec = self.codec_of(segment, number)
+            if codec is not None:
+                _pick(Turns(codec, mask, bodies), wanted, found)
+
+    def codec_of(self, segment: int, number: int) -> StreamCodec | None:
+        """Return the codec of a stream that a segment has declared."""
+        row = self._ledger.connection.execute(
+            "SELECT declaration FROM stream WHERE segment = ? AND number = ?", (segment, number)
+        ).fetchone()
+        return None if row is None else self.codec_for(row[0])
+
+    def codec_for(self, declaration: bytes) -> StreamCodec:
+        """Return the codec of a declared stream; equal declarations share one."""
+        codec = self._codecs.get(declaration)
+        if codec is None:
+            codec = self._codecs[declaration] = StreamCodec(decode_stream(memoryview(declaration)))
+        return codec
+
+
+def declaration_of(body: memoryview) -> bytes:
+    """Return a stream's declaration without the number that it has in one process."""
+    return bytes((STREAM, FORMAT, 0, 0)) + bytes(body[4:])
+
+
+def _belong_together(last: Block, first: Block) -> bool:
+    return (
+        last.stop == first.start
+        and first.stop - last.start <= _BLOCK_BYTES
+        and last.max_ms // _MS_PER_MINUTE == first.max_ms // _MS_PER_MINUTE
+    )
+
+
+def _pick(turns: Turns, wanted: Mapping[bytes, Sequence[int]], found: dict[Target, list[Match]]) -> None:
+    ids = turns.request_ids
+    rows: list[int] = []
+    firsts: list[int] = []
+    for position in range(turns.n_requests):
+        request = ids[16 * position : 16 * position + 16]
+        if request not in wanted:
+            continue
+        if not rows:
+            rows = turns.rows.tolist()
+            firsts = (np.cumsum(turns.rows) - turns.rows).tolist()
+        for row in wanted[request]:
+            if row < rows[position]:
+                match = Match(
+                    turns.stream,
+                    int(turns.arrived_us[position]),
+                    plain_row(turns.outputs, firsts[position] + row),
+                )
+                found.setdefault((request, row), []).append(match)
