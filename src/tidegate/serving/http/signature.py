@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from operator import le
 
 import msgspec
 import numpy as np
 
-from tidegate.contract.batch import Batch, BlockColumns
-from tidegate.contract.limit import column_limit
+from tidegate.contract.batch import Batch
 from tidegate.contract.protocol import DATATYPES, TensorMetadata, datatype_of, tensor_shape
-from tidegate.contract.schema import Contract, DataType, Field
+from tidegate.contract.schema import Contract, Field
 from tidegate.contract.violation import ContractViolation, TooManyRows
 from tidegate.serving.endpoint import LoadedVersion, Tensors
+from tidegate.serving.http.port import FieldPort, MatrixPort, Port
 from tidegate.serving.http.tensor import (
     Array,
     InputParameters,
@@ -51,9 +50,16 @@ class Signature:
         self.platform = tensors.platform
         self.inputs = _metadata(contract.input.fields, tensors, batched=contract.batched)
         self.outputs = _metadata(contract.output.fields, tensors, batched=contract.batched)
-        self._inputs = _by_wire_name(contract.input.fields, tensors)
         self._outputs = _by_wire_name(contract.output.fields, tensors)
-        self._matrix = _Matrix.of(contract, tensors)
+        self._matrix: MatrixPort | None = None
+        self._ports: dict[str, Port] = {
+            name: FieldPort(field, contract)
+            for name, field in _by_wire_name(contract.input.fields, tensors).items()
+        }
+        if tensors.matrix and tensors.matrix_fields:
+            self._matrix = MatrixPort(tensors.matrix, tensors.matrix_fields, contract)
+            self._ports[tensors.matrix] = self._matrix
+        self._whole = {name: port for name, port in self._ports.items() if port.whole}
         self._all_json = self._requested_all(binary=False)
         self._all_binary = self._requested_all(binary=True)
 
@@ -71,29 +77,22 @@ class Signature:
             TooManyRows: There are more rows than one request may carry.
             ContractViolation: The rows miss the contract.
         """
-        matrix = self._matrix
-        if matrix is not None and matrix.whole and len(tensors) == 1 and tensors[0].name == matrix.name:
-            array, end = self._array(tensors[0], matrix.expected(tensors[0].shape), blob, 0)
+        if len(tensors) == 1 and (port := self._whole.get(tensors[0].name)) is not None:
+            array, end = self._array(tensors[0], port, blob, 0)
             _check_end(blob, end)
-            return matrix.batch(array) or self._checked(matrix.columns(array))
+            batch = port.batch(array)
+            return batch if batch is not None else self._checked(port.columns(array))
         columns: dict[str, Array] = {}
         at = 0
         for tensor in tensors:
-            if matrix is not None and tensor.name == matrix.name:
-                array, at = self._array(tensor, matrix.expected(tensor.shape), blob, at)
-                found = matrix.columns(array)
-            else:
-                field = self._inputs.get(tensor.name)
-                if field is None:
-                    raise self._unknown("input", tensor.name, self.inputs)
-                array, at = self._array(tensor, self._expected(field, tensor.shape), blob, at)
-                found = {field.name: self._with_rows(field, array)}
-            for name in found:
+            port = self._ports.get(tensor.name)
+            if port is None:
+                raise self._unknown("input", tensor.name, self.inputs)
+            array, at = self._array(tensor, port, blob, at)
+            for name, column in port.columns(array).items():
                 if name in columns:
-                    raise TensorError(
-                        f"The input {name!r} is given twice.", hint="Send it once.", tensor=name
-                    )
-            columns.update(found)
+                    raise TensorError(f"The input {name!r} is given twice.", tensor=name)
+                columns[name] = column
         _check_end(blob, at)
         return self._checked(columns)
 
@@ -129,17 +128,16 @@ class Signature:
         parameters = InputParameters(binary_data_size=len(body))
         return self.read([InputTensor(name, shape, datatype, parameters=parameters)], body)
 
-    def _array(
-        self, tensor: InputTensor, expected: list[int] | None, blob: memoryview, at: int
-    ) -> tuple[Array, int]:
+    def _array(self, tensor: InputTensor, port: Port, blob: memoryview, at: int) -> tuple[Array, int]:
         """Return a tensor's array, and where in `blob` the next one's data begins.
 
         Args:
             tensor: The tensor as sent.
-            expected: The shape it should have, where it has another.
+            port: Where it goes.
             blob: The binary data of all tensors.
             at: Where its own begins.
         """
+        expected = port.expected(tensor.shape)
         if expected is not None:
             raise TensorError(
                 f"Input {tensor.name[:60]!r} must have the shape {expected}. Got {tensor.shape}.",
@@ -173,24 +171,6 @@ class Signature:
                 hint="The header Inference-Header-Content-Length is the length of the JSON part alone.",
             )
         return read_binary(tensor, blob[at : at + size]), at + size
-
-    def _expected(self, field: Field, shape: Sequence[int]) -> list[int] | None:
-        """Return the shape that a field's tensor should have, where `shape` is another."""
-        own = [-1 if size is None else size for size in field.shape]
-        batched = self.contract.batched
-        if shape or not batched:
-            row = list(shape[1:] if batched else shape)
-            if own in ([], [1]) and row in ([], [1]):  # [n] and [n, 1]: both are how clients send a column
-                return None
-            if len(own) == len(row) and all(want in (-1, got) for want, got in zip(own, row, strict=True)):
-                return None
-        return [-1, *own] if batched else own or [1]
-
-    def _with_rows(self, field: Field, array: Array) -> Array:
-        """Return the array with the row as its first axis."""
-        if self.contract.batched:
-            return array
-        return array.reshape(1) if field.is_scalar else array[np.newaxis]
 
     def _checked(self, columns: Mapping[str, Array]) -> Batch:
         """Convert and check columns; the fields' own words say what is wrong."""
@@ -254,66 +234,6 @@ class RaggedOutput(TensorError):
     """Rows of one output have different shapes, which no tensor can carry."""
 
     code = "unsupported"
-
-
-class _Matrix:
-    """A model's own input matrix, whose columns are fields of the contract."""
-
-    def __init__(self, contract: Contract, tensors: Tensors) -> None:
-        fields = [contract.input.by_name[name] for name in tensors.matrix_fields]
-        self.name = tensors.matrix
-        self.width = len(fields)
-        self.datatype = datatype_of(fields[0])
-        self._names = tensors.matrix_fields
-        self._order = contract.input.names
-        self._places = {name: (0, position) for position, name in enumerate(self._names)}
-        self.whole = False
-        if {field.type.dtype for field in fields} != {fields[0].type.dtype} or set(self._names) != set(
-            self._order
-        ):
-            return
-        if not (
-            fields[0].type.is_float or fields[0].type is DataType.INT64 or fields[0].type is DataType.INT32
-        ):
-            return
-        self.whole = contract.batched
-        self._dtype = fields[0].type.dtype
-        limits = [column_limit(field) for field in fields]
-        self._lows = [limit.low for limit in limits]
-        self._highs = [limit.high for limit in limits]
-
-    @classmethod
-    def of(cls, contract: Contract, tensors: Tensors) -> _Matrix | None:
-        return cls(contract, tensors) if tensors.matrix and tensors.matrix_fields else None
-
-    def expected(self, shape: Sequence[int]) -> list[int] | None:
-        """Return the shape that the matrix should have, where `shape` is another."""
-        return None if len(shape) == 2 and shape[1] == self.width else [-1, self.width]
-
-    def columns(self, array: Array) -> dict[str, Array]:
-        """Return the matrix as single columns."""
-        return {name: array[:, position] for position, name in enumerate(self._names)}
-
-    def batch(self, array: Array) -> Batch | None:
-        """Return the rows in one block; None where they need a closer look."""
-        if array.dtype != self._dtype:
-            if not np.can_cast(array.dtype, self._dtype, "safe"):
-                return None
-            array = array.astype(self._dtype)
-        n_rows = len(array)
-        if not n_rows or not self._accepts(array):
-            return None
-        blocks = [array]
-        return Batch(
-            BlockColumns(self._order, self._places, blocks, {}), n_rows, blocks=((self._names, array),)
-        )
-
-    def _accepts(self, array: Array) -> bool:
-        if array.size <= _FEW_VALUES:
-            return all(
-                all(map(le, self._lows, row)) and all(map(le, row, self._highs)) for row in array.tolist()
-            )
-        return bool((array >= self._lows).all() and (array <= self._highs).all())
 
 
 def _metadata(fields: Iterable[Field], tensors: Tensors, *, batched: bool) -> tuple[TensorMetadata, ...]:

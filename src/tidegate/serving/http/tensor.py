@@ -31,6 +31,24 @@ MAX_SIZE = 2**31 - 1
 BASE64 = "base64"
 """Content type (`parameters.content_type`) of a BYTES tensor whose JSON strings are base64."""
 
+_FEW_VALUES = 256
+"""Up to here `struct` packs values faster than numpy converts them."""
+
+_PACK_CODES = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -128,6 +146,12 @@ def read_json(tensor: InputTensor) -> Array:
         )
     if tensor.datatype == "BYTES" and tensor.parameters and tensor.parameters.content_type == BASE64:
         values = _from_base64(tensor, values)
+    code = _PACK_CODES.get(tensor.datatype)
+    if code is not None and len(values) <= _FEW_VALUES:
+        try:
+            return np.ndarray(shape, dtype, struct.pack(f"<{len(values)}{code}", *values))
+        except (struct.error, OverflowError, ValueError):
+            pass  # null, or a value out of range: numpy takes the one and names the other
     try:
         return np.array(values, dtype).reshape(shape)
     except OverflowError as error:  # its text would show the value, which may be a sensitive one
