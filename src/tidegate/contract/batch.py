@@ -61,6 +61,30 @@ class BlockColumns(Mapping[str, Column]):
     def __len__(self) -> int:
         return len(self._names)
 
+    @staticmethod
+    def concat(parts: Sequence[Mapping[str, Column]]) -> BlockColumns | None:
+        """Return the rows of all `parts`, block after block; None where they are not laid out alike."""
+        alike = [part for part in parts if isinstance(part, BlockColumns)]
+        first = alike[0] if len(alike) == len(parts) else None
+        if first is None or any(
+            part._names != first._names or part._places != first._places for part in alike[1:]
+        ):
+            return None
+        return BlockColumns(
+            first._names,
+            first._places,
+            [np.concatenate(blocks) for blocks in zip(*(part._blocks for part in alike), strict=True)],
+            {name: np.concatenate([part._others[name] for part in alike]) for name in first._others},
+        )
+
+    @property
+    def by_names(self) -> dict[tuple[str, ...], Column]:
+        """The blocks by the names of their columns."""
+        names: list[list[str]] = [[""] * block.shape[1] for block in self._blocks]
+        for name, (which, position) in self._places.items():
+            names[which][position] = name
+        return {tuple(names[which]): block for which, block in enumerate(self._blocks)}
+
     def rows(self, start: int, stop: int) -> BlockColumns:
         """Return the same columns of some of the rows, as views."""
         return BlockColumns(
@@ -165,5 +189,9 @@ class Batch:
         first = batches[0]
         if len(batches) == 1:
             return first
+        n_rows = sum(batch.n_rows for batch in batches)
+        joined = BlockColumns.concat([batch.columns for batch in batches])
+        if joined is not None:
+            return Batch(joined, n_rows, blocks=joined.by_names)
         columns = {name: np.concatenate([b.columns[name] for b in batches]) for name in first.columns}
-        return Batch(columns, sum(b.n_rows for b in batches))
+        return Batch(columns, n_rows)
