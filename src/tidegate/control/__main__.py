@@ -11,6 +11,7 @@ import time
 
 import uvicorn
 
+from tidegate.bootstrap.controller import Controller
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.overview import Overview, overview
 from tidegate.bootstrap.process import ServerSettings, told
@@ -65,6 +66,11 @@ def main() -> None:
     database_url = os.environ.get(DATABASE_VARIABLE, server.database_url)
     local = Local(Settings(home=server.home, cell=server.cell, database_url=database_url), principal=SYSTEM)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again when it has ended; the controller still has to end after it
+        signal.signal(signum, lambda *_: None)
+    controller = Controller(local.home)
+    controller.start()
     uvicorn.run(
         make_app(LocalPlane(local, server.n_workers)),
         host=server.control_host,
@@ -72,6 +78,7 @@ def main() -> None:
         access_log=False,
         log_level="warning",
     )
+    controller.stop()
 
 
 def _end_with_parent(parent: int) -> None:
