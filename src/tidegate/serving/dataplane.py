@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import ceil
 from typing import Any
 
 from tidegate.core.clock import Clock
@@ -380,7 +381,18 @@ class DataPlane:
 class _Meter:
     """The counters of one arm."""
 
-    __slots__ = ("_batch_rows", "_batches", "_failed", "_fallback", "_latency", "_ok", "_predict_us", "_rows")
+    __slots__ = (
+        "_batch_rows",
+        "_batches",
+        "_begun",
+        "_failed",
+        "_failed_us",
+        "_fallback",
+        "_latency",
+        "_ok",
+        "_predict_us",
+        "_rows",
+    )
 
     def __init__(self, page: MetricPage, arm: Arm) -> None:
         labels = {"service": arm.service, "version": str(arm.version.number), "arm": arm.name}
@@ -395,6 +407,8 @@ class _Meter:
         self._batches = counter("tidegate_model_calls_total")
         self._batch_rows = counter("tidegate_model_call_rows_total")
         self._predict_us = counter("tidegate_model_call_microseconds_total")
+        self._failed_us = counter("tidegate_failed_microseconds_total")
+        self._begun = 0.0
         self._latency: Histogram = page.histogram("tidegate_request_duration_us", labels)
 
     def count(self, group: Group, now_s: float) -> None:
@@ -405,16 +419,27 @@ class _Meter:
             self._fallback.add(len(calls))
         else:
             self._failed.add(len(calls))
+            self._failed_us.add(sum(int((now_s - call.started_s) * 1e6) for call in calls))
         self._rows.add(group.n_rows)
         if group.error is None:
-            # a group's share of the model call it was part of, so that sums over groups are right
-            share = group.n_rows / group.batch_rows if group.batch_rows else 1.0
-            self._batches.add(1 if share >= 1.0 else 0)
-            self._batch_rows.add(group.n_rows)
-            self._predict_us.add(int(group.predict_us * share))
+            self._count_model_call(group)
         observe = self._latency.observe
         for call in calls:
             observe(int((now_s - call.started_s) * 1e6))
+
+    def _count_model_call(self, group: Group) -> None:
+        """Count the part of a model call that a group was, or the several calls that it took."""
+        share = group.n_rows / group.batch_rows if group.batch_rows else 1.0
+        if share >= 1.0:
+            self._batches.add(ceil(share))
+            self._predict_us.add(int(group.predict_us))
+        else:
+            self._begun += share
+            if self._begun > 0.999:  # thirds and sevenths do not add up to one
+                self._begun -= 1.0
+                self._batches.add(1)
+            self._predict_us.add(int(group.predict_us * share))
+        self._batch_rows.add(group.n_rows)
 
 
 Reply = Callable[[Call], Any]
