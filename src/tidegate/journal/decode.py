@@ -232,12 +232,12 @@ class Turns:
     @property
     def errors(self) -> list[str | None] | None:
         """Code of each request's error; None if there was none at all."""
-        return self._texts[1]
+        return self._texts[1] if self._mask & codec.HAS_ERRORS else None
 
     @property
     def caller_ids(self) -> list[str | None] | None:
         """The id that the caller gave each request; None if there was none at all."""
-        return self._texts[2]
+        return self._texts[2] if self._mask & codec.HAS_CALLERS else None
 
     def _columns(self, bit: int, columns: ColumnCodec) -> Batch | None:
         if not self._mask & bit:
@@ -257,6 +257,11 @@ class Turns:
                 sink.append(piece)
         joined: list[Bytes] = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
         return columns.decode(joined, self.n_rows)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the answers' rows are stored."""
+        return bool(self._mask & codec.HAS_OUTPUTS)
 
     @cached_property
     def outputs(self) -> Batch | None:

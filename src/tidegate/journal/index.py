@@ -22,7 +22,7 @@ from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mas
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.plain import plain_row
 from tidegate.journal.reader import SegmentReader
-from tidegate.journal.record import NO_ID, RecordKind, Stream
+from tidegate.journal.record import RecordKind, Stream
 from tidegate.journal.tally import US_PER_MINUTE, TallyKey
 
 _BLOCK_BYTES = 1 << 16
@@ -121,12 +121,12 @@ class PredictionIndex:
         ):
             return
         entries = np.empty(turns.n_rows, _KEY)
-        hashes = np.frombuffer(turns.key_hashes, "V16")
-        entries["hash"] = np.frombuffer(turns.key_hashes, "<u8").reshape(-1, 2)[:, 0]
+        halves = np.frombuffer(turns.key_hashes, "<u8").reshape(-1, 2)
+        entries["hash"] = halves[:, 0]
         entries["event_us"] = turns.event_us
         entries["request"] = np.frombuffer(turns.request_ids, "V16")[turns.request_of_row]
         entries["row"] = turns.row_in_request
-        entries = entries[hashes != np.void(NO_ID)]
+        entries = entries[halves.any(axis=1)]  # all zero stands for no key
         if len(entries):
             self._add_key_block(turns.stream.service, entries)
 
