@@ -73,14 +73,12 @@ def main() -> int:
     for name in arguments.names or NAMES:
         case = importlib.import_module(f"benchmarks.{name}")
         try:
-            found: list[Report] = case.run(options)
+            for report in case.run(options):
+                reports.append(report)
+                print(report.show(), flush=True)
         except Exception as error:  # noqa: BLE001 - one benchmark that cannot run leaves the others
             failures[name] = f"{type(error).__name__}: {error}"
             print(f"== {name} could not be measured: {failures[name]}\n", file=sys.stderr, flush=True)
-            continue
-        for report in found:
-            print(report.show(), flush=True)
-        reports += found
     if reports:
         print(_summary(reports, short=options.short))
     RESULTS.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -136,13 +136,11 @@ def _goals(ours: list[Sample], theirs: list[Sample], calls_us: list[float], shap
     ]
 
 
-def run(options: Options) -> list[Report]:
+def run(options: Options) -> Iterator[Report]:
     """Measure both body shapes against the service written by hand."""
-    reports = []
     for shape in SHAPES:
         contenders: list[Contender] = [
             tidegate_of(model.case_a(), shape, workers=options.workers),
             FastApi(model.case_a(), shape, options.workers),
         ]
-        reports.append(compare(contenders, shape, options))
-    return reports
+        yield compare(contenders, shape, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -155,9 +155,9 @@ def _goals(samples: dict[str, list[Sample]], calls_us: list[float]) -> list[Goal
     return goals
 
 
-def run(options: Options) -> list[Report]:
+def run(options: Options) -> Iterator[Report]:
     """Measure Tidegate, the bare session, and Mosec where it is installed."""
     contenders: list[Contender] = [tidegate_of(model.case_b(), "vector", workers=options.workers)]
     if has_mosec():
         contenders.append(Mosec(model.case_b(), options.workers))
-    return [compare(contenders, options)]
+    yield compare(contenders, options)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,13 +53,21 @@ def _numbers(value: Any) -> list[float]:
 
 
 def questions(model: Model, shape: str) -> Questions:
-    """Prepare bodies: `named` has a JSON field a feature, `vector` one field `x` with all."""
+    """Prepare bodies: `named` has a JSON field a feature, `vector` one field `x` with all.
+
+    `matrix` is for a graph whose first dimension is 1: there the model's own row has two dimensions.
+    """
     session = ort.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
     rows = model.rows(N_BODIES)
+    bodies: dict[str, Callable[[list[float]], Any]] = {
+        "named": lambda values: {f"f{i}": value for i, value in enumerate(values)},
+        "vector": lambda values: {"x": values},
+        "matrix": lambda values: {"x": [values]},
+    }
     expected: dict[bytes, list[float]] = {}
     for row in rows:
         values = row.tolist()
-        body = {"x": values} if shape == "vector" else {f"f{i}": value for i, value in enumerate(values)}
+        body = bodies[shape](values)
         outputs = session.run(None, {"x": row[None].astype(np.float32)})[0][0]
         expected[msgspec.json.encode(body)] = outputs.tolist()
     return Questions(tuple(expected), expected)
@@ -216,12 +224,11 @@ def has_mosec() -> bool:
 def tidegate_of(model: Model, shape: str, *, workers: int) -> Tidegate:
     """Return Tidegate serving `model`.
 
-    The vector shape is what a bare model file gets: its contract is inferred from the graph. Named
-    fields come from the declared service in `service/`.
+    Named fields come from the declared service in `service/`; the other shapes are what a bare model
+    file gets: its contract is inferred from the graph.
     """
-    if shape == "vector":
-        return Tidegate(model.path, model.name, workers)
-    return Tidegate(SERVICES / model.name.replace("-", "_"), model.name, workers)
+    source = SERVICES / model.name.replace("-", "_") if shape == "named" else model.path
+    return Tidegate(source, model.name, workers)
 
 
 @contextmanager
@@ -229,7 +236,6 @@ def running(
     contender: Contender,
     asked: Questions,
     *,
-    headers: Mapping[str, str] | None = None,
     home: Path | None = None,
 ) -> Iterator[Running]:
     """Start a contender in an empty home (or the one given) and wait until it answers rightly.
@@ -240,7 +246,7 @@ def running(
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="home-", dir=CACHE) as fresh:
         port, control_port = free_port(), free_port()
-        target = Target(port, contender.path, asked.bodies, dict(headers or {}))
+        target = Target(port, contender.path, asked.bodies)
         home = home or Path(fresh) / "home"
         for step in contender.preparation(home):
             run_once(step, contender.environment)

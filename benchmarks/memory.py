@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import load, model
@@ -14,6 +15,7 @@ from benchmarks.process import Memory, listens
 SHAPE = "named"
 PSS_LIMIT_MB, PRIVATE_LIMIT_MB = 60.0, 45.0
 TRAFFIC_S, REST_S = 2.0, 1.0
+COMMAND_WIDTH = 40
 
 
 def measure(contender: Contender, options: Options) -> tuple[list[Memory], list[Memory]]:
@@ -29,13 +31,22 @@ def measure(contender: Contender, options: Options) -> tuple[list[Memory], list[
     ]
 
 
+def _shown(command: str) -> str:
+    """Return the telling part of a command line: its module or script, not the settings behind it."""
+    module = re.search(r" -m (\S+)", command)
+    if module:
+        return f"python -m {module[1]}"
+    parts = [Path(part).name if part.startswith("/") else part for part in command.split()]
+    return " ".join(parts)[:COMMAND_WIDTH]
+
+
 def _table(contender: Contender, workers: Sequence[Memory], others: Sequence[Memory]) -> Table:
     rows = []
     for each in [*workers, *others]:
         role = "listens" if each in workers else ""
-        command = each.command.replace(str(Path.cwd()), ".")
-        shown = command if len(command) <= 60 else f"{command[:28]} ... {command[-27:]}"
-        rows.append([shown, role, f"{each.pss_mb:.1f}", f"{each.private_mb:.1f}", f"{each.rss_mb:.1f}"])
+        rows.append(
+            [_shown(each.command), role, f"{each.pss_mb:.1f}", f"{each.private_mb:.1f}", f"{each.rss_mb:.1f}"]
+        )
     whole = [*workers, *others]
     total_pss, total_private = sum(each.pss_mb for each in whole), sum(each.private_mb for each in whole)
     rows.append(["whole tree", "", f"{total_pss:.1f}", f"{total_private:.1f}", ""])
@@ -43,7 +54,7 @@ def _table(contender: Contender, workers: Sequence[Memory], others: Sequence[Mem
     return Table(title, ["process", "", "PSS", "private", "RSS"], rows)
 
 
-def run(options: Options) -> list[Report]:
+def run(options: Options) -> Iterator[Report]:
     """Measure Tidegate and the service written by hand, one after the other."""
     report = Report("memory")
     contenders: list[Contender] = [
@@ -61,4 +72,4 @@ def run(options: Options) -> list[Report]:
                 Goal("memory: the larger worker's PSS, case A", pss_mb, PSS_LIMIT_MB, False, "MB"),
                 Goal("memory: the larger worker's private part", private_mb, PRIVATE_LIMIT_MB, False, "MB"),
             ]
-    return [report]
+    yield report

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -69,15 +69,15 @@ def _sample(up: Running, absorber: load.Target, base_per_s: float, factor: float
     else:
         capacity = load.closed(up.target, seconds=seconds, connections=CONNECTIONS)
     _wait_idle(up)
-    with load.start(_open(up.target, factor * base_per_s, seconds)) as everything:
+    hurried = msgspec.structs.replace(up.target, headers=TIMEOUT_HEADERS)
+    with load.start(_open(hurried, factor * base_per_s, seconds)) as everything:
         return Sample(capacity, everything.result())
 
 
 def measure(contender: Contender, case: model.Model, label: str, options: Options) -> Report:
     """Measure one server with one model at all factors."""
-    asked = questions(case, "vector")
-    headers: Mapping[str, str] = TIMEOUT_HEADERS if contender.name == "tidegate" else {}
-    with running(contender, asked, headers=headers) as up, Absorber(503) as absorber:
+    asked = questions(case, "matrix" if case == model.case_b_single() else "vector")
+    with running(contender, asked) as up, Absorber(503) as absorber:
         elsewhere = load.Target(absorber.port, "/predict", asked.bodies)
         load.closed(up.target, seconds=options.seconds / 3, connections=CONNECTIONS)
         base = load.closed(up.target, seconds=options.seconds, connections=CONNECTIONS)
@@ -133,13 +133,11 @@ def _row(factor: float, found: list[Sample], share: str) -> list[str]:
     ]
 
 
-def run(options: Options) -> list[Report]:
+def run(options: Options) -> Iterator[Report]:
     """Measure case B batched and unbatched with the same configuration, and the baseline for scale."""
-    reports = []
     for case, label in ((model.case_b(), "case B batched"), (model.case_b_single(), "case B unbatched")):
         ours = tidegate_of(case, "vector", workers=options.workers)
-        reports.append(measure(ours, case, label, options))
+        yield measure(ours, case, label, options)
     scale = msgspec.structs.replace(options, rounds=1)
     theirs = FastApi(model.case_b(), "vector", options.workers)
-    reports.append(measure(theirs, model.case_b(), "case B", scale))
-    return reports
+    yield measure(theirs, model.case_b(), "case B", scale)
