@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tidegate.journal.record import Flag, RecordKind
 from tidegate.journal.tally import Tally, TallyKey
 
 _ID_BYTES = 16
+_MAX_MERGED = 256
+"""Segments whose records are brought into one order; each is an open file."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -102,21 +105,25 @@ class JournalView:
         self.damages: list[Damage] = []
 
     def read(self) -> Iterator[Record]:
-        """Yield the records that were not yielded before, segment by segment.
+        """Yield the records that were not yielded before, by the time they were written.
 
         A damaged segment is read up to the damage, which then stands in `damages`.
         """
-        for entry in list_segments(self._folder):
-            if entry.name in self._done:
-                continue
-            segment = self._open.get(entry.name)
-            if segment is None:
-                segment = self._open[entry.name] = _Segment(SegmentReader(entry.path))
-            yield from segment.records(self._wanted)
-            if segment.reader.damage is not None:
-                self.damages.append(segment.reader.damage)
-            if segment.reader.end is not End.GROWING:
-                self._close(entry.name)
+        entries = [entry for entry in list_segments(self._folder) if entry.name not in self._done]
+        for start in range(0, len(entries), _MAX_MERGED):
+            names = []
+            for entry in entries[start : start + _MAX_MERGED]:
+                if entry.name not in self._open:
+                    self._open[entry.name] = _Segment(SegmentReader(entry.path))
+                names.append(entry.name)
+            parts = [self._open[name].records(self._wanted) for name in names]
+            yield from heapq.merge(*parts, key=lambda record: record.at_us)
+            for name in names:
+                reader = self._open[name].reader
+                if reader.damage is not None:
+                    self.damages.append(reader.damage)
+                if reader.end is not End.GROWING:
+                    self._close(name)
 
     def close(self) -> None:
         """Give the files back."""
