@@ -80,8 +80,8 @@ class OutcomeBook:
         self._index = index
         self._give_up_us = int(give_up_s * 1e6)
 
-    def take(self, outcomes: Iterable[Outcome]) -> None:
-        """Note outcomes as they stand in the journal."""
+    def take(self, outcomes: Iterable[Outcome], *, try_us: int) -> None:
+        """Note outcomes as they stand in the journal, to be joined from `try_us` on."""
         execute = self._ledger.connection.execute
         counts: dict[tuple[str, int, str], int] = {}
         for outcome in outcomes:
@@ -112,13 +112,13 @@ class OutcomeBook:
                     outcome.principal,
                     outcome.received_us,
                     "pending" if known is None else "conflicting",
-                    outcome.received_us,
+                    try_us,
                 ),
             )
         self._ledger.add_outcome_counts(counts)
 
     def due(self, *, now_us: int, before_us: int, limit: int) -> list[Waiting]:
-        """Return outcomes to be tried now: due again, and received before `before_us`."""
+        """Return outcomes to be tried by `now_us`, of those that were received before `before_us`."""
         rows = self._ledger.connection.execute(
             "SELECT id, service, request, row, key_hash, event_us, name, value, received_us, attempts"
             " FROM outcome WHERE state = 'pending' AND next_try_us <= ? AND received_us < ?"

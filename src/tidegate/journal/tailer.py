@@ -26,6 +26,7 @@ from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey, count_turns
 
 _JOIN_LIMIT = 2000
 _MAX_OPEN = 256
+_END_OF_TIME_US = 2**63 - 1
 _QUAD = struct.Struct("<Q")
 _SHORT = struct.Struct("<H")
 _UNREADABLE = (TidegateError, ValueError, IndexError, struct.error, msgspec.MsgspecError)
@@ -99,7 +100,7 @@ class Tailer:
             ledger: Where the counts are; this is its only writer.
             clock: Wall time, by which outcomes are tried again.
             batch_bytes: About how much is read before it is committed: the bound of memory.
-            settle_s: How long after its receipt an outcome is joined at the earliest.
+            settle_s: How long after it was read an outcome is joined at the earliest.
             give_up_s: How long after its receipt an outcome without prediction is unknown.
             key_window_s: How far back predictions are found by key, in event time.
         """
@@ -125,7 +126,6 @@ class Tailer:
             Conflict: Another process writes the ledger.
         """
         progress = Progress()
-        started_us = self._clock.wall_us()
         try:
             while progress.read_bytes < max_bytes:
                 self._discover()
@@ -134,7 +134,7 @@ class Tailer:
                     break
                 self._commit(draught, progress)
             progress.behind_bytes = self.behind_bytes()
-            self._join(progress, started_us=started_us, settle_now=settle_now)
+            self._join(progress, settle_now=settle_now)
         except BaseException:
             self.close()  # the readers have moved on from what the ledger says; begin again from there
             raise
@@ -281,7 +281,7 @@ class Tailer:
                 self._index.add_blocks(number, found)
             for turns in keyed:
                 self._index.add_keys(turns)
-            self._book.take(draught.outcomes)
+            self._book.take(draught.outcomes, try_us=found_us + self._settle_us)
             connection.executemany(
                 "INSERT OR IGNORE INTO damage VALUES (?, ?, ?, ?)",
                 [(one.segment, one.offset, one.reason, found_us) for one in draught.damages],
@@ -322,21 +322,18 @@ class Tailer:
                     else:
                         yield turns, [frame]
 
-    def _join(self, progress: Progress, *, started_us: int, settle_now: bool) -> None:
+    def _join(self, progress: Progress, *, settle_now: bool) -> None:
         """Join the outcomes whose predictions must have been counted by now, if they are in the journal.
 
-        A prediction is written before its answer leaves, so before anyone can send its outcome. What
-        was written before `before_us` has been read: everything, or where the tailer is behind,
-        what is older than the oldest thing unread.
+        A prediction is written before its answer leaves, so before anyone can send its outcome. Where
+        the tailer is behind, only what was written before the oldest thing unread has been counted.
         """
         unread_us = [source.last_us for source in self._sources.values() if source.behind_bytes]
         unread_us += [_created_us(entry) for entry in self._unopened]
-        before_us = min(unread_us, default=started_us + 1)
+        before_us = min(unread_us, default=_END_OF_TIME_US)
         if settle_now:
             with self._ledger.transaction():
                 self._book.retry_all()
-        else:
-            before_us -= self._settle_us
         while True:
             now_us = self._clock.wall_us()
             waiting = self._book.due(now_us=now_us, before_us=before_us, limit=_JOIN_LIMIT)

@@ -1,0 +1,366 @@
+"""Outcomes join their predictions once, however they are delivered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_turn, new_writer
+from tidegate.contract.batch import Batch
+from tidegate.contract.field import DataType
+from tidegate.contract.layout import Column, Layout
+from tidegate.core.digest import Digest
+from tidegate.core.identifier import format_prediction_id
+from tidegate.journal import index as index_module
+from tidegate.journal.codec import encode_outcomes
+from tidegate.journal.ledger import JoinedOutcome, Ledger, OutcomeCounts
+from tidegate.journal.outcome import describe_pending, history
+from tidegate.journal.record import Flag, Outcome, RecordKind, Stream
+from tidegate.journal.segment import JournalWriter
+from tidegate.journal.tailer import Progress, Tailer
+from tidegate.journal.tally import merge
+
+
+def new_outcome(request: bytes = b"", value: Any = True, **changes: Any) -> Outcome:
+    fields: dict[str, Any] = {
+        "service": "delay",
+        "name": "late",
+        "value": msgspec.Raw(msgspec.json.encode(value)),
+        "received_us": START_US + 1_000_000,
+        "request": request,
+    }
+    return Outcome(**(fields | changes))
+
+
+class Scene:
+    """A journal with its writer, and a ledger with its tailer."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.root = root
+        self.clock = FakeClock(START_US)
+        self.writer: JournalWriter = new_writer(root / "journal", clock=self.clock)
+        self.ledger = Ledger(root / "ledger.db")
+        self.settings = settings
+        self.tailer = Tailer(root / "journal", self.ledger, clock=self.clock, **settings)
+        self.n_made = 0
+
+    def predict(self, n: int = 1, stream: Stream | None = None, **changes: Any) -> list[bytes]:
+        ids = changes.pop("ids", None) or new_ids(n, at_us=self.clock.now_us, seed=self.n_made)
+        self.n_made += 1
+        turn = new_turn(ids, at_us=self.clock.now_us, **changes)
+        self.writer.append([self.writer.stream(stream or new_stream()).encode(turn)])
+        return ids
+
+    def send(self, *outcomes: Outcome) -> None:
+        self.writer.append([encode_outcomes(outcomes)])
+
+    def poll(self, **options: Any) -> Progress:
+        return self.tailer.poll(settle_now=options.pop("settle_now", True), **options)
+
+    def restart(self) -> None:
+        self.tailer.close()
+        self.ledger.close()
+        self.ledger = Ledger(self.root / "ledger.db")
+        self.tailer = Tailer(self.root / "journal", self.ledger, clock=self.clock, **self.settings)
+
+    def joined(self, service: str = "delay", **options: Any) -> list[JoinedOutcome]:
+        return list(self.ledger.joined(service, **options))
+
+    def counts(self) -> dict[str, int]:
+        counts = msgspec.structs.asdict(self.ledger.outcome_counts())
+        return {what: count for what, count in counts.items() if count}
+
+    def close(self) -> None:
+        self.tailer.close()
+        self.ledger.close()
+        self.writer.close()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.close()
+
+
+def test_an_outcome_joins_its_prediction_with_what_was_predicted(scene: Scene) -> None:
+    stream = new_stream(version=4, arm="candidate")
+    first, second = scene.predict(2, stream, rows_per_request=[1, 3])
+    scene.clock.forward(60)
+
+    scene.send(new_outcome(second, 0.5, row=2, name="delay"))
+    scene.poll()
+
+    (found,) = scene.joined()
+    assert found.prediction_id == format_prediction_id(second, 2)
+    assert (found.version, found.arm, found.kind) == (4, "candidate", RecordKind.PREDICTION)
+    assert (found.name, found.value, found.revision) == ("delay", 0.5, 1)
+    assert found.outputs == {"p": pytest.approx(0.3)}
+    assert found.minute == START_US // 60_000_000
+    assert scene.counts() == {"delivered": 1, "joined": 1}
+    assert merge(tally for _, tally in scene.ledger.tallies(version=4)).joined == 1
+    assert first != second
+
+
+def test_a_repeated_outcome_is_counted_once(scene: Scene) -> None:
+    (request,) = scene.predict()
+    outcome = new_outcome(request, True, outcome_id="o-1")
+
+    scene.send(outcome, outcome)
+    scene.poll()
+    scene.send(outcome)
+    scene.poll()
+    scene.restart()
+    scene.send(outcome)
+    scene.poll()
+
+    assert len(scene.joined()) == 1
+    assert scene.counts() == {"delivered": 4, "joined": 1, "repeated": 3}
+
+
+def test_the_same_value_by_another_delivery_is_repeated(scene: Scene) -> None:
+    (request,) = scene.predict()
+
+    scene.send(new_outcome(request, {"a": 1, "b": 2}, outcome_id="o-1"))
+    scene.send(new_outcome(request, {"b": 2, "a": 1}, outcome_id="o-2"))
+    scene.poll()
+
+    assert scene.counts() == {"delivered": 2, "joined": 1, "repeated": 1}
+    assert [one.state for one in history(scene.ledger, "delay", (request, 0))] == ["current", "repeated"]
+
+
+def test_a_corrected_outcome_keeps_its_history(scene: Scene) -> None:
+    (request,) = scene.predict()
+    scene.send(new_outcome(request, 1, received_us=START_US + 1))
+    scene.poll()
+    before = scene.joined()[0].changed
+
+    scene.send(new_outcome(request, 2, received_us=START_US + 2))
+    scene.poll()
+
+    (found,) = scene.joined(after=before)
+    assert (found.value, found.revision) == (2, 2)
+    assert scene.counts() == {"delivered": 2, "joined": 1, "corrected": 1}
+    kept = history(scene.ledger, "delay", (request, 0))
+    assert [(one.value, one.state) for one in kept] == [(1, "superseded"), (2, "current")]
+    assert scene.joined(after=found.changed) == []
+
+
+def test_an_older_outcome_that_comes_later_does_not_replace_a_newer(scene: Scene) -> None:
+    (request,) = scene.predict()
+    scene.send(new_outcome(request, "new", received_us=START_US + 9))
+    scene.poll()
+
+    scene.send(new_outcome(request, "old", received_us=START_US + 1))
+    scene.poll()
+
+    assert [(one.value, one.revision) for one in scene.joined()] == [("new", 2)]
+    kept = history(scene.ledger, "delay", (request, 0))
+    assert [(one.value, one.state) for one in kept] == [("old", "superseded"), ("new", "current")]
+
+
+def test_a_key_used_again_for_another_value_is_a_conflict(scene: Scene) -> None:
+    (request,) = scene.predict()
+
+    scene.send(new_outcome(request, 1, outcome_id="o-1"))
+    scene.send(new_outcome(request, 2, outcome_id="o-1"))
+    scene.poll()
+
+    assert [one.value for one in scene.joined()] == [1]
+    assert scene.counts() == {"delivered": 2, "joined": 1, "conflicting": 1}
+
+
+def test_an_outcome_that_comes_before_its_prediction_waits(scene: Scene) -> None:
+    (request,) = new_ids(1, seed=99)
+    scene.send(new_outcome(request, received_us=START_US))
+    scene.clock.forward(5)
+    scene.poll()
+    assert scene.counts() == {"delivered": 1, "pending": 1}
+    assert describe_pending(scene.ledger)[0]["prediction_id"] == format_prediction_id(request, 0)
+
+    scene.predict(ids=[request])
+    scene.clock.forward(600)
+    scene.poll(settle_now=False)
+
+    assert scene.counts() == {"delivered": 1, "joined": 1}
+
+
+def test_an_outcome_of_nothing_becomes_unknown(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, give_up_s=100)
+    (real,) = scene.predict()
+    scene.send(
+        new_outcome(new_ids(1, seed=99)[0]),
+        new_outcome(b"\xff" * 16),
+        new_outcome(real, row=1),
+        new_outcome(real, service="other"),
+    )
+    scene.poll()
+    assert scene.counts() == {"delivered": 4, "pending": 4}
+
+    for _ in range(10):
+        scene.clock.forward(30)
+        scene.poll(settle_now=False)
+
+    assert scene.counts() == {"delivered": 4, "unknown": 4}
+    assert scene.joined() == []
+    scene.close()
+
+
+def test_outcomes_wait_for_shadows_to_settle(scene: Scene) -> None:
+    (request,) = scene.predict()
+    scene.clock.forward(10)
+    scene.send(new_outcome(request, received_us=scene.clock.now_us))
+    scene.poll(settle_now=False)
+    assert scene.counts() == {"delivered": 1, "pending": 1}
+
+    scene.clock.now_us -= 10_000_000
+    scene.predict(ids=[request], stream=new_stream(version=2, arm="shadow", kind=RecordKind.SHADOW))
+    scene.clock.forward(12)
+    scene.poll(settle_now=False)
+
+    assert [(one.version, one.kind) for one in scene.joined()] == [
+        (1, RecordKind.PREDICTION),
+        (2, RecordKind.SHADOW),
+    ]
+    assert scene.counts() == {"delivered": 1, "joined": 1}
+
+
+def keyed(request: bytes, hashes: list[bytes]) -> dict[str, Any]:
+    return {"ids": [request], "rows_per_request": [len(hashes)], "key_hashes": hashes}
+
+
+def test_a_key_and_a_time_name_the_latest_prediction_before_it(scene: Scene) -> None:
+    ana, bob = b"a" * 16, b"b" * 16
+    ids = new_ids(3)
+    for position, hashes in enumerate([[ana, bob], [bob, ana], [bob]]):
+        scene.predict(**keyed(ids[position], hashes))
+        scene.clock.forward(100)
+
+    scene.send(
+        new_outcome(key_hash=ana, event_us=START_US + 100_000_000, name="at"),
+        new_outcome(key_hash=ana, event_us=START_US + 99_999_999, name="before"),
+        new_outcome(key_hash=bob, event_us=START_US + 10**12, name="last"),
+        new_outcome(key_hash=bob, event_us=START_US - 1, name="never"),
+        new_outcome(key_hash=b"c" * 16, event_us=START_US + 10**12, name="nobody"),
+    )
+    scene.poll()
+
+    assert {one.name: one.prediction_id for one in scene.joined()} == {
+        "at": format_prediction_id(ids[1], 1),
+        "before": format_prediction_id(ids[0], 0),
+        "last": format_prediction_id(ids[2], 0),
+    }
+    assert scene.counts() == {"delivered": 5, "joined": 3, "pending": 2}
+
+
+def test_a_contract_with_a_time_finds_keys_by_it(scene: Scene) -> None:
+    layout = Layout((Column("at", DataType.TIMESTAMP),), (Column("p", DataType.FLOAT64),), event_time="at")
+    stream = Stream("delay", 1, Digest(""), layout)
+    (request,) = new_ids(1)
+    scene.predict(1, stream, ids=[request], inputs=Batch({"at": np.array([500])}, 1), key_hashes=[b"a" * 16])
+
+    scene.send(new_outcome(key_hash=b"a" * 16, event_us=499), new_outcome(key_hash=b"a" * 16, event_us=501))
+    scene.poll()
+
+    assert scene.counts() == {"delivered": 2, "joined": 1, "pending": 1}
+
+
+def test_keys_are_found_across_blocks_and_forgotten_after_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "_KEY_BLOCK_ROWS", 2)
+    scene = Scene(tmp_path, key_window_s=1000)
+    ids = new_ids(8)
+    for request in ids:
+        scene.predict(**keyed(request, [b"a" * 16]))
+        scene.poll()
+        scene.clock.forward(300)
+
+    at = [START_US + 300_000_000 * position for position in range(8)]
+    scene.send(*(new_outcome(key_hash=b"a" * 16, event_us=at_us, name=f"{n}") for n, at_us in enumerate(at)))
+    scene.poll()
+
+    joined = {int(one.name): one.prediction_id for one in scene.joined()}
+    assert joined == {n: format_prediction_id(ids[n], 0) for n in joined}
+    assert {4, 5, 6, 7} <= set(joined) < set(range(8))
+    scene.close()
+
+
+def test_predictions_that_failed_are_not_found_by_key(scene: Scene) -> None:
+    scene.predict(1, key_hashes=[b"a" * 16], outputs=None, flags=int(Flag.FAILED))
+
+    scene.send(new_outcome(key_hash=b"a" * 16, event_us=START_US + 10))
+    scene.poll()
+
+    assert scene.counts() == {"delivered": 1, "pending": 1}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_any_order_of_delivery_ends_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    rng = random.Random(seed)
+    scene = Scene(tmp_path_factory.mktemp("scene"), batch_bytes=500)
+    ids = new_ids(12, seed=seed)
+    outcomes = [
+        new_outcome(request, value, received_us=START_US + order, outcome_id=f"{position}-{value}")
+        for position, request in enumerate(ids)
+        for order, value in enumerate(range(position % 3))
+    ]
+    steps: list[Any] = [*ids, *outcomes, *rng.sample(outcomes, 5)]
+    rng.shuffle(steps)
+
+    for step in steps:
+        if isinstance(step, bytes):
+            scene.predict(ids=[step])
+        else:
+            scene.send(step)
+        if rng.random() < 0.3:
+            scene.poll()
+        if rng.random() < 0.1:
+            scene.restart()
+    scene.poll()
+
+    assert {one.prediction_id: (one.value, one.revision) for one in scene.joined()} == {
+        format_prediction_id(request, 0): (position % 3 - 1, position % 3)
+        for position, request in enumerate(ids)
+        if position % 3
+    }
+    counts = scene.ledger.outcome_counts("delay")
+    assert counts == OutcomeCounts(delivered=17, joined=8, corrected=4, repeated=5)
+    scene.close()
+
+
+def test_many_outcomes_are_joined_in_rounds(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.journal.tailer._JOIN_LIMIT", 7)
+    ids = [request for _ in range(20) for request in scene.predict(5)]
+
+    scene.send(*(new_outcome(request, position) for position, request in enumerate(ids)))
+    progress = scene.poll()
+
+    assert progress.settled == 100
+    assert {one.prediction_id: one.value for one in scene.joined()} == {
+        format_prediction_id(request, 0): position for position, request in enumerate(ids)
+    }
+
+
+def test_predictions_are_found_in_a_large_journal_by_few_blocks(scene: Scene) -> None:
+    ids = []
+    for _ in range(300):
+        ids += scene.predict(10)
+        scene.clock.forward(7)
+    scene.poll()
+
+    scene.send(*(new_outcome(request) for request in ids[::97]))
+    scene.poll()
+
+    assert len(scene.joined()) == len(ids[::97])
+    (n_blocks,) = scene.ledger.connection.execute("SELECT count(*) FROM block").fetchone()
+    assert 1 < n_blocks < 300
