@@ -69,6 +69,12 @@ def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Re
     report.tables.append(_table(samples, summarise(calls_us), contenders, shape, options))
     if "tidegate" in samples and "fastapi" in samples:
         report.goals = _goals(samples["tidegate"], samples["fastapi"], calls_us, shape)
+        ratio = paired(
+            [each.cpu_us for each in samples["fastapi"]], [each.cpu_us for each in samples["tidegate"]]
+        )
+        report.notes.append(
+            f"a request costs FastAPI {ratio.show(1)} times the CPU time that it costs Tidegate"
+        )
     return report
 
 
