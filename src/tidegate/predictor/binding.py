@@ -165,6 +165,7 @@ def bind(
     *,
     features: Sequence[str] | None = None,
     codes: Mapping[str, Sequence[str]] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Binding:
     """Work out how the contract's fields feed the model and what its outputs are called.
 
@@ -175,6 +176,7 @@ def bind(
             known. Without it they stand in the contract's order.
         codes: Category field -> its values in the order of the model's codes, for models that
             take categories as numbers.
+        sources: Tensor name -> field, where they are not called alike.
 
     Raises:
         InvalidSetting: There is no way, or more than one; says which fields and tensors.
@@ -189,8 +191,8 @@ def bind(
         )
     plain_codes = {name: tuple(values) for name, values in (codes or {}).items()}
     return Binding(
-        _bind_inputs(contract.input, signature, features, plain_codes),
-        _bind_outputs(contract.output, signature),
+        _bind_inputs(contract.input, signature, features, plain_codes, sources or {}),
+        bind_outputs(contract.output, signature),
     )
 
 
@@ -199,9 +201,14 @@ def _bind_inputs(
     signature: Signature,
     features: Sequence[str] | None,
     codes: dict[str, tuple[str, ...]],
+    sources: Mapping[str, str],
 ) -> tuple[InputBinding, ...]:
     by_name = {as_field_name(name): field for name, field in schema.by_name.items()}
-    named = {tensor.name: by_name.get(as_field_name(tensor.name)) for tensor in signature.inputs}
+    named = {
+        tensor.name: schema.by_name.get(sources.get(tensor.name, ""))
+        or by_name.get(as_field_name(tensor.name))
+        for tensor in signature.inputs
+    }
     if (
         features is None
         and signature.inputs
@@ -275,7 +282,16 @@ def _matrix_fields(
     return chosen
 
 
-def _bind_outputs(schema: Schema, signature: Signature) -> tuple[OutputBinding, ...]:
+def bind_outputs(schema: Schema, signature: Signature) -> tuple[OutputBinding, ...]:
+    """Find each output field among a model's outputs.
+
+    A field takes the output of its name. Without one, the only output of its type and shape; for a
+    float within [0, 1] that is the positive class's column of a binary classifier. Several floats
+    take the columns of the one output as wide as they are many, by class name or else in order.
+
+    Raises:
+        InvalidSetting: There is no such output, or more than one.
+    """
     columns = _columns_of_one(schema, signature)
     if columns is not None:
         return columns

@@ -38,7 +38,9 @@ class Gather:
         column = batch.columns[name]
         codes = self._codes.get(name)
         if codes is not None:
-            return np.fromiter((codes.get(value, np.nan) for value in column), np.float64, len(column))
+            return np.fromiter(
+                (codes.get(str(value), np.nan) for value in column.tolist()), np.float64, len(column)
+            )
         return column
 
     def into(self, batch: Batch, out: Column) -> None:

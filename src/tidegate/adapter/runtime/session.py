@@ -40,19 +40,21 @@ def model_path(root: Path) -> Path:
     return found[0]
 
 
-def open_session(root: Path, *, n_threads: int = 1, spin: bool = False) -> ort.InferenceSession:
+def open_session(model: Path | bytes, *, n_threads: int = 1, spin: bool = False) -> ort.InferenceSession:
     """Load a graph for a process that shares its cores with others.
 
     Args:
-        root: The `.onnx` file, or the folder that holds it and its external data.
+        model: The `.onnx` file, or the folder that holds it and its external data, or the bytes of
+            a graph that has no external data.
         n_threads: Threads within one call.
         spin: Idle threads busy-wait between operators: a little faster, at the price of a core.
 
     Raises:
         LoadError: It cannot be loaded; says why and what to do.
     """
-    path = model_path(root)
-    _check_external_data(path, root if root.is_dir() else root.parent)
+    path = Path("model.onnx") if isinstance(model, bytes) else model_path(model)
+    if isinstance(model, Path):
+        _check_external_data(path, model if model.is_dir() else model.parent)
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads
@@ -64,7 +66,8 @@ def open_session(root: Path, *, n_threads: int = 1, spin: bool = False) -> ort.I
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = model if isinstance(model, bytes) else str(path)
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except ENGINE_ERRORS as error:
         raise _load_error(path, error) from error
 
@@ -177,8 +180,3 @@ def _check_external_data(path: Path, root: Path) -> None:
                 hint="Keep it beside the model; register the folder, not the file alone.",
                 path=str(path),
             )
-
-
-def has_trees(path: Path) -> bool:
-    """Tell whether the graph holds a tree ensemble."""
-    return _bytes_of(path).find(b"TreeEnsemble") >= 0

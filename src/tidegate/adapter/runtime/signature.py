@@ -82,14 +82,18 @@ def _output_tensor(node: Any, seen: list[Any], *, fixed: bool) -> tuple[Tensor, 
     one, two = (None if run is None else np.shape(run) for run in seen)
     if one is None or two is None:
         return Tensor(node.name, kind, declared), bool(declared) and declared[0] is None
-    if len(declared) != len(one):  # the graph says nothing, or says less than a run shows
-        declared = tuple(a if a == b else None for a, b in zip(one, two, strict=False))
-        return Tensor(node.name, kind, declared), one[:1] == (1,) and two[:1] == (2,)
+    # What a run shows goes before what the graph says: some converters write a first dimension of
+    # [1] for labels that do follow the rows, others leave the shape out.
+    follows = one[:1] == (1,) and two[:1] == (2,)
+    if len(declared) != len(one):
+        return Tensor(
+            node.name, kind, tuple(a if a == b else None for a, b in zip(one, two, strict=False))
+        ), follows
     # A free dimension that stays as it is when the rows double is a width that was not written down.
     narrowed = tuple(
         a if d is None and a == b and fixed else d for d, a, b in zip(declared, one, two, strict=True)
     )
-    return Tensor(node.name, kind, narrowed), declared[:1] == (None,) and one[:1] == (1,) and two[:1] == (2,)
+    return Tensor(node.name, kind, narrowed), follows
 
 
 def _run_zeros(session: ort.InferenceSession, n_rows: int) -> list[Any] | None:
@@ -126,21 +130,23 @@ def _dims(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     return tuple(dim if isinstance(dim, int) else None for dim in shape)
 
 
-def infer_contract(path: Path) -> tuple[Contract, Binding]:
+def infer_contract(model: Path | bytes) -> tuple[Contract, Binding]:
     """Return the contract that a graph amounts to, one field a tensor, and how they map.
 
     Raises:
         LoadError: The graph cannot be loaded.
         InvalidSetting: It has values that columns cannot carry.
     """
-    return contract_from(signature_of(open_session(path)))
+    return contract_from(signature_of(open_session(model)))
 
 
-def bind_contract(path: Path, contract: Contract, *, features: Sequence[str] | None = None) -> Binding:
+def bind_contract(
+    model: Path | bytes, contract: Contract, *, features: Sequence[str] | None = None
+) -> Binding:
     """Work out how `contract` maps to a graph.
 
     Raises:
         LoadError: The graph cannot be loaded.
         InvalidSetting: The contract does not fit it; see `tidegate.predictor.binding.bind`.
     """
-    return bind(contract, signature_of(open_session(path)), features=features)
+    return bind(contract, signature_of(open_session(model)), features=features)

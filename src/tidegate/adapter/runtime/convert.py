@@ -1,0 +1,198 @@
+"""Fitted scikit-learn, LightGBM and XGBoost models as ONNX graphs."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from tidegate.contract.schema import DataType, Field
+
+_BOOSTER_OPSET = 15  # the newest that onnxmltools writes boosters for
+
+
+class Attempt(NamedTuple):
+    """One way to write a model as a graph.
+
+    Attributes:
+        form: The graph's inputs, in words.
+        convert: Returns the graph; raises whatever the converter raises.
+    """
+
+    form: str
+    convert: Callable[[], bytes]
+
+
+def missing_packages(kind: str) -> list[str]:
+    """Return the packages that conversion of a model of `kind` needs and that are not installed."""
+    needed = ["onnx", "skl2onnx"] if kind == "skops" else ["onnx", "onnxmltools", "skl2onnx"]
+    return [name for name in needed if importlib.util.find_spec(name) is None]
+
+
+def attempts(model: Any, kind: str, features: Sequence[tuple[str, Field]]) -> Iterator[Attempt]:
+    """Yield ways to convert a fitted model, the fastest to serve first.
+
+    Args:
+        model: The fitted model.
+        kind: `skops` (scikit-learn), `lightgbm` or `xgboost`.
+        features: The model's columns in order: their names where it was fitted, and their fields.
+    """
+    numeric = all(field.is_scalar and not field.type.dtype.hasobject for _, field in features)
+    width = len(features)
+    if kind == "lightgbm":
+        yield Attempt("a float32 matrix", lambda: _convert_lightgbm(model, width))
+    elif kind == "xgboost":
+        yield Attempt("a float32 matrix", lambda: _convert_xgboost(model, width))
+    else:
+        yield from _estimator_attempts(model, features, numeric=numeric)
+
+
+def _estimator_attempts(
+    model: Any, features: Sequence[tuple[str, Field]], *, numeric: bool
+) -> Iterator[Attempt]:
+    if numeric and not needs_columns(model):
+        for kind in (DataType.FLOAT32, DataType.FLOAT64):
+            yield Attempt(f"a {kind.value} matrix", partial(_convert_matrix, model, features, kind))
+        return
+    for whole, real, form in (
+        (DataType.FLOAT32, DataType.FLOAT32, "a column each, numbers as float32"),
+        (DataType.INT64, DataType.FLOAT32, "a column each, int64 and float32"),
+        (DataType.FLOAT64, DataType.FLOAT64, "a column each, numbers as float64"),
+        (DataType.INT64, DataType.FLOAT64, "a column each, int64 and float64"),
+    ):
+        yield Attempt(form, partial(_convert_columns, model, features, whole, real))
+
+
+def needs_columns(model: Any) -> bool:
+    """Tell whether a pipeline picks columns by name, so that a matrix will not do."""
+    from sklearn.compose import ColumnTransformer  # type: ignore[import-untyped]  # ships no types
+
+    steps = [step for _, step in getattr(model, "steps", ())]
+    nested = [part for _, part in getattr(model, "transformer_list", ())]
+    return isinstance(model, ColumnTransformer) or any(needs_columns(step) for step in (*steps, *nested))
+
+
+def _convert_matrix(model: Any, features: Sequence[tuple[str, Field]], kind: DataType) -> bytes:
+    return _convert_estimator(model, [("features", _tensor_type(kind, len(features)))])
+
+
+def _convert_columns(
+    model: Any, features: Sequence[tuple[str, Field]], whole: DataType, real: DataType
+) -> bytes:
+    types = []
+    for source, field in features:
+        if field.type.dtype.hasobject:
+            kind = DataType.STRING
+        elif field.type.is_float:
+            kind = real
+        else:
+            kind = whole
+        width = 1 if field.is_scalar else field.shape[0]
+        types.append((source, _tensor_type(kind, width)))
+    return _convert_estimator(model, types)
+
+
+def _tensor_type(kind: DataType, width: int | None) -> Any:
+    from skl2onnx.common import data_types  # type: ignore[import-untyped]  # ships no types
+
+    name = {
+        DataType.FLOAT32: "FloatTensorType",
+        DataType.FLOAT64: "DoubleTensorType",
+        DataType.INT64: "Int64TensorType",
+        DataType.STRING: "StringTensorType",
+    }[kind]
+    return getattr(data_types, name)([None, width])
+
+
+def _convert_estimator(model: Any, types: list[tuple[str, Any]]) -> bytes:
+    import skl2onnx  # type: ignore[import-untyped]  # ships no types
+
+    _register_boosters(model)
+    options = {"zipmap": False} if hasattr(model, "classes_") else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of converters about their own dependencies
+        graph = skl2onnx.convert_sklearn(model, initial_types=types, options=options)
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _register_boosters(model: Any) -> None:
+    """Tell skl2onnx how to write the boosters at the end of a pipeline, once a process."""
+    last = model.steps[-1][1] if getattr(model, "steps", None) else None
+    library = type(last).__module__.partition(".")[0]
+    if library not in ("lightgbm", "xgboost") or importlib.util.find_spec("onnxmltools") is None:
+        return
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (  # type: ignore[import-untyped]  # ships no types
+        calculate_linear_classifier_output_shapes as classifier_shapes,
+    )
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_regressor_output_shapes as regressor_shapes,
+    )
+
+    if library == "lightgbm":
+        from onnxmltools.convert.lightgbm.operator_converters import (  # type: ignore[import-untyped]  # no types
+            LightGbm,
+        )
+
+        convert, prefix = LightGbm.convert_lightgbm, "LightGbm"
+    else:
+        from onnxmltools.convert.xgboost.operator_converters import (  # type: ignore[import-untyped]  # no types
+            XGBoost,
+        )
+
+        convert, prefix = XGBoost.convert_xgboost, "XGBoost"
+    is_classifier = hasattr(last, "classes_")
+    update_registered_converter(
+        type(last),
+        f"{prefix}{type(last).__name__}",
+        classifier_shapes if is_classifier else regressor_shapes,
+        convert,
+        options={"nocl": [True, False], "zipmap": [True, False, "columns"]} if is_classifier else {},
+        overwrite=True,
+    )
+
+
+def _convert_lightgbm(model: Any, width: int) -> bytes:
+    import onnxmltools  # type: ignore[import-untyped]  # ships no types
+    from onnxmltools.convert.common.data_types import (  # type: ignore[import-untyped]  # ships no types
+        FloatTensorType,
+    )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = onnxmltools.convert_lightgbm(
+            model,
+            initial_types=[("features", FloatTensorType([None, width]))],
+            zipmap=False,
+            target_opset=_BOOSTER_OPSET,
+        )
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _convert_xgboost(model: Any, width: int) -> bytes:
+    import onnxmltools
+    from onnxmltools.convert.common.data_types import FloatTensorType
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = onnxmltools.convert_xgboost(
+            _without_names(model),
+            initial_types=[("features", FloatTensorType([None, width]))],
+            target_opset=_BOOSTER_OPSET,
+        )
+    data: bytes = graph.SerializeToString()
+    return data
+
+
+def _without_names(model: Any) -> Any:
+    """Return a copy whose features are numbered: the converter reads columns out of their names."""
+    import copy
+
+    copied = copy.deepcopy(model)
+    booster = copied.get_booster() if hasattr(copied, "get_booster") else copied
+    booster.feature_names = None
+    return copied

@@ -1,0 +1,183 @@
+"""Models that run in the library they were fitted with: what their predictors share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from tidegate.contract.batch import Batch, Column
+from tidegate.contract.schema import Contract, DataType
+from tidegate.core.error import InvalidSetting, MissingExtra
+from tidegate.predictor.binding import Binding, Signature, Tensor
+from tidegate.predictor.protocol import LoadError, PredictorError, Spec
+from tidegate.predictor.tensor import Extract, Gather
+
+TABLE = "table"
+"""Name of a native model's one input: its features side by side."""
+
+Run = Callable[[Any], Mapping[str, Column]]
+"""Takes a matrix or a data frame, gives named outputs."""
+
+
+class NativeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Options of specs whose model runs in its own library.
+
+    Attributes:
+        binding: See `tidegate.predictor.binding.Binding`.
+        frame: Names of the data frame's columns that the model was fitted on, in order, where it
+            needs a data frame; empty where it takes a matrix.
+        classes: What a classifier's labels are, in the order of its scores.
+        trusted: skops only: types beyond the safe ones that the file may hold, as a person has
+            agreed to.
+    """
+
+    binding: dict[str, Any]
+    frame: tuple[str, ...] = ()
+    classes: tuple[str | int | float | bool, ...] = ()
+    trusted: tuple[str, ...] = ()
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Which of the model's outputs are used."""
+        return frozenset(item["tensor"] for item in self.binding["outputs"])
+
+
+def read_options(spec: Spec) -> NativeOptions:
+    """Read the options of a native predictor.
+
+    Raises:
+        InvalidSetting: They cannot be used.
+        LoadError: The spec names no artifact.
+    """
+    if spec.artifact is None:
+        raise LoadError(f"A predictor of kind {spec.kind!r} needs an artifact.")
+    try:
+        return msgspec.convert(spec.options, NativeOptions)
+    except msgspec.ValidationError as error:
+        raise InvalidSetting(f"The options of a {spec.kind} predictor cannot be used: {error}") from error
+
+
+class NativePredictor:
+    """Calls a fitted model in its own library."""
+
+    def __init__(self, contract: Contract, options: NativeOptions, run: Run, *, engine: str) -> None:
+        """Take a loaded model.
+
+        Args:
+            contract: What is promised.
+            options: How it maps to the model.
+            run: Calls the model.
+            engine: The library's name, for errors.
+
+        Raises:
+            InvalidSetting: The binding does not fit the contract.
+        """
+        self.contract = contract
+        binding = Binding.from_options(options.binding, contract)
+        self._engine = engine
+        self._run = run
+        self._frame = options.frame
+        self._fields = binding.inputs[0].fields
+        self._gather = Gather(binding.inputs[0], contract.input)
+        self._outputs = [
+            (item.tensor, Extract(item, contract.output.by_name[item.field], 0)) for item in binding.outputs
+        ]
+
+    def predict(self, batch: Batch) -> Batch:
+        """Call the model; see `Predictor.predict`."""
+        n_rows = batch.n_rows
+        try:
+            table = self._make_frame(batch) if self._frame else self._gather.tensor(batch)
+            answers = self._run(table)
+        except Exception as error:
+            raise self._failure(error) from error
+        return Batch(
+            {output.name: output.column(answers[tensor], n_rows) for tensor, output in self._outputs}, n_rows
+        )
+
+    def warm_up(self) -> None:
+        """Call the model once on zeros, where it takes numbers."""
+        fields = [self.contract.input.by_name[name] for name in self._fields]
+        if any(field.type.dtype.hasobject for field in fields):
+            return  # an invented text may be one that the model refuses
+        columns: dict[str, Column] = {
+            field.name: np.zeros((1, *(dim or 0 for dim in field.shape)), field.type.dtype)
+            for field in fields
+        }
+        try:
+            self.predict(Batch(columns, 1))
+        except PredictorError:
+            return
+
+    def close(self) -> None:
+        """The model goes with the last reference."""
+
+    def _make_frame(self, batch: Batch) -> Any:
+        columns = {
+            source: batch.columns[name] for source, name in zip(self._frame, self._fields, strict=True)
+        }
+        return make_frame(columns)
+
+    def _failure(self, error: Exception) -> PredictorError:
+        if isinstance(error, PredictorError):
+            return error
+        # A library's message may quote a value; where a field is sensitive it stays inside.
+        is_open = not any(field.sensitive for field in self.contract.input.fields)
+        told = f": {' '.join(str(error).split())}"[:400] if is_open else "."
+        return PredictorError(
+            f"{self._engine} failed with {type(error).__name__}{told}", error=type(error).__name__
+        )
+
+
+def make_frame(columns: Mapping[str, Column]) -> Any:
+    """Return a data frame: pandas where it is installed, since that is what most models were fitted on."""
+    if importlib.util.find_spec("pandas") is not None:
+        import pandas as pd  # type: ignore[import-untyped]  # ships no types
+
+        return pd.DataFrame(dict(columns))
+    import polars as pl
+
+    return pl.DataFrame({name: pl.Series(name, column.tolist()) for name, column in columns.items()})
+
+
+def require(feature: str, package: str, *, extra: str) -> None:
+    """Check that an optional package is there.
+
+    Raises:
+        MissingExtra: It is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise MissingExtra(feature, extra=extra, package=package)
+
+
+def classifier_outputs(classes: Sequence[Any], *, has_scores: bool = True) -> tuple[Tensor, ...]:
+    """Return the outputs of a classifier: its label, and its classes' probabilities."""
+    is_text = any(isinstance(value, str) for value in classes)
+    label = Tensor("label", DataType.STRING if is_text else DataType.INT64)
+    if not has_scores:
+        return (label,)
+    names = tuple(str(value) for value in classes)
+    return (label, Tensor("probabilities", DataType.FLOAT64, (len(names),), classes=names))
+
+
+def table_signature(width: int, kind: DataType, outputs: tuple[Tensor, ...]) -> Signature:
+    """Return the signature of a model of one matrix."""
+    return Signature((Tensor(TABLE, kind, (width,)),), outputs)
+
+
+def labels_of(classes: Sequence[Any]) -> Callable[[Column], Column]:
+    """Return a function from probabilities, shape (n_rows, n_classes), to the likeliest class."""
+    values = np.array(list(classes), dtype=object if isinstance(classes[0], str) else None)
+    return lambda scores: values[np.argmax(scores, axis=1)]
+
+
+def classifier_answers(scores: Column, to_label: Callable[[Column], Column]) -> dict[str, Column]:
+    """Return label and probabilities; one column of scores is that of the positive class."""
+    if scores.ndim == 1 or scores.shape[1] == 1:
+        positive = scores.reshape(-1)
+        scores = np.stack([1.0 - positive, positive], axis=1)
+    return {"label": to_label(scores), "probabilities": scores}
