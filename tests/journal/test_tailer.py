@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_turn, new_writer
 from tidegate.core.error import Conflict, NotFound
 from tidegate.journal import tailer as tailer_module
-from tidegate.journal.codec import FRAME_HEAD, encode_event, encode_refusals, frame
-from tidegate.journal.ledger import Ledger
+from tidegate.journal.codec import FRAME_HEAD, encode_event, encode_outcomes, encode_refusals, frame
+from tidegate.journal.ledger import Ledger, OutcomeCounts
 from tidegate.journal.reader import End, list_segments
-from tidegate.journal.record import Event, Refusal
+from tidegate.journal.record import Event, Outcome, Refusal
 from tidegate.journal.tailer import Tailer
 from tidegate.journal.tally import US_PER_MINUTE, merge
 
@@ -279,20 +280,29 @@ class CrashingConnection:
         self._connection.close()
 
 
+def send_outcomes(folder: Path, requests: list[bytes]) -> None:
+    writer = new_writer(folder, worker=9, clock=FakeClock(START_US + 10**6))
+    outcomes = [Outcome("delay", "late", msgspec.Raw(b"true"), START_US, request) for request in requests]
+    for outcome in [*outcomes, *outcomes[:2]]:
+        writer.append([encode_outcomes([outcome])])
+    writer.close()
+
+
 def poll_often(tailer: Tailer) -> None:
-    for _ in range(100):
-        tailer.poll(max_bytes=300)
+    for _ in range(40):
+        tailer.poll(max_bytes=300, settle_now=True)
 
 
 def crash_points() -> Iterator[tuple[int, bool]]:
-    for step in range(1, 80, 2):
+    for step in range(1, 160, 4):
         yield step, False
-        yield step + 1, True
+        yield step + 2, True
 
 
 @pytest.mark.parametrize(("step", "after"), list(crash_points()))
 def test_a_crash_between_any_two_steps_counts_nothing_twice(tmp_path: Path, step: int, after: bool) -> None:
     write(tmp_path / "journal", 1, 2, 3, 4, 5, max_bytes=500)
+    send_outcomes(tmp_path / "journal", new_ids(5, seed=4))
     tailer, ledger = open_tailer(tmp_path, batch_bytes=300)
     connection = CrashingConnection(ledger.connection, step, after=after)
     ledger.connection = connection  # type: ignore[assignment]  # has what the ledger calls
@@ -300,8 +310,9 @@ def test_a_crash_between_any_two_steps_counts_nothing_twice(tmp_path: Path, step
         poll_often(tailer)
 
     restarted, ledger = open_tailer(tmp_path, batch_bytes=300)
-    while restarted.poll().read_bytes:
-        pass
+    poll_often(restarted)
 
-    assert total(ledger) == 15
+    assert merge(tally for _, tally in ledger.tallies()).requests == 15
+    assert merge(tally for _, tally in ledger.tallies()).joined == 5
+    assert ledger.outcome_counts() == OutcomeCounts(delivered=7, joined=5, repeated=2)
     assert restarted.behind_bytes() == 0
