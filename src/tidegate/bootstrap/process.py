@@ -11,7 +11,6 @@ import msgspec
 from tidegate.core.error import InvalidSetting
 from tidegate.core.home import Home
 
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 

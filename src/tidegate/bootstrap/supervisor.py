@@ -29,7 +29,7 @@ from tidegate.bootstrap.process import (
     command,
     told,
 )
-from tidegate.bootstrap.stage import Stage, read_stage, write_stage
+from tidegate.bootstrap.stage import Stage, read_stage, stage_path, write_stage
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.error import TidegateError
 from tidegate.core.home import Home
@@ -139,6 +139,7 @@ class Supervisor:
         self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
         self._runners: dict[str, Child] = {}
+        self._failed: set[str] = set()
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._lock: IO[str] | None = None
         self._stopping = False
@@ -216,11 +217,16 @@ class Supervisor:
             stage = read_stage(self._home, digest)
             if stage is None:
                 self._tend_trial(digest, f"{service} version {number}")
-            elif stage.runner and not stage.error and digest not in self._runners:
+            elif stage.error:
+                self._failed.add(digest)
+            elif stage.runner and digest not in self._runners:
                 line = command("runner", RunnerSettings(self._settings, digest, number, self._sockets))
                 self._runners[digest] = Child(
                     f"runner of {service} version {number}", lambda _, c=line: c, self._clock
                 )  # type: ignore[misc]  # mypy does not see defaults of lambdas
+        for digest in self._failed - named.keys():
+            self._failed.discard(digest)
+            stage_path(self._home, digest).unlink(missing_ok=True)  # asked for again, it is tried again
         for digest in self._runners.keys() - named.keys():
             runner = self._runners.pop(digest)
             runner.signal(signal.SIGTERM)

@@ -87,6 +87,8 @@ class Worker:
         await self._follow()
         await self._drain()
         house.cancel()
+        for version in self._loaded.values():
+            version.close()
         self._event("worker.stopped", pid=os.getpid())
         self._journal.close()
         self._status_file.remove()
@@ -187,8 +189,11 @@ class Worker:
         self._publish(self._follower.route)
 
     def _retire(self, route: Route) -> None:
-        """Close, after a while, what no route names any more."""
+        """Close, after a while, what neither the route nor an endpoint in force names any more."""
         named = {(name, number) for name, service in route.services.items() for number in service.versions}
+        named |= {
+            (name, arm.version.number) for name, end in self._plane.endpoints.items() for arm in end.arms
+        }
         for key in self._loaded.keys() - named:
             self._loop.call_later(_RETIRE_S, self._loaded.pop(key).close)
         for key in self._failed.keys() - named:

@@ -24,6 +24,12 @@ class DeadlineExceeded(TidegateError):
     code = "deadline_exceeded"
 
 
+class SafeMode(TidegateError):
+    """The model is not asked at present, and no fallback could answer."""
+
+    code = "safe_mode"
+
+
 class NotReady(TidegateError):
     """The service exists but has no version that is loaded and checked in this worker yet."""
 

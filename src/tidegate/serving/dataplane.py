@@ -18,7 +18,7 @@ from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, e
 from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation
+from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
 from tidegate.serving.metric import Counter, Histogram, MetricPage
 
@@ -155,6 +155,15 @@ class DataPlane:
         if not calls:
             return
         group = Group.gather(arm, calls)
+        if arm.safe_mode:
+            error = SafeMode(
+                f"Service {arm.service!r} is in safe mode: its model is not asked.",
+                hint="It ends when an operator switches to a good version.",
+                service=arm.service,
+            )
+            for call in calls:
+                self._fall_back(group.part([call]), error)
+            return
         self._unfinished.update(calls)
         arm.version.executor.submit(group, self._arrive)
         if self._unfinished and self._sweeper is None:

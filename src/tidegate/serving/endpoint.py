@@ -121,13 +121,16 @@ class LoadedVersion:
 class Arm:
     """A part of the route and the version it leads to."""
 
-    __slots__ = ("name", "service", "share", "stream", "version")
+    __slots__ = ("name", "safe_mode", "service", "share", "stream", "version")
 
-    def __init__(self, name: str, version: LoadedVersion, *, share: float = 1.0) -> None:
+    def __init__(
+        self, name: str, version: LoadedVersion, *, share: float = 1.0, safe_mode: bool = False
+    ) -> None:
         self.name = name
         self.service = version.service
         self.version = version
         self.share = share
+        self.safe_mode = safe_mode  # the model is not asked, the fallback chain answers
         self.stream = Stream(
             service=version.service,
             version=version.number,
@@ -163,7 +166,10 @@ class Endpoint:
             loaded = [arm for arm in route.arms if arm.version in versions]
             # stable first: its contract is the face
             loaded.sort(key=lambda arm: arm.name != STABLE)
-            self.arms = tuple(Arm(arm.name, versions[arm.version], share=arm.share) for arm in loaded)
+            self.arms = tuple(
+                Arm(arm.name, versions[arm.version], share=arm.share, safe_mode=route.safe_mode)
+                for arm in loaded
+            )
         self._by_name = {arm.name: arm for arm in self.arms}
         self._pinned: dict[int, Arm] = {}
         self._only = self.arms[0] if len(self.arms) == 1 else None

@@ -24,12 +24,14 @@ class Part(msgspec.Struct, array_like=True):
         dtype: Numpy dtype string; "O" for text, bytes and arrays of varying length.
         shape: Shape of the array.
         data: Its bytes in C order, or for "O" its elements.
+        block: The array is a block, each of its columns one of `names`.
     """
 
     names: tuple[str, ...]
     dtype: str
     shape: tuple[int, ...]
     data: bytes | list[Any]
+    block: bool = False
 
 
 class Ask(msgspec.Struct, array_like=True, tag="ask"):
@@ -116,7 +118,9 @@ def pack(batch: Batch) -> list[Part]:
     parts: list[Part] = []
     packed: set[str] = set()
     for names, block in batch.blocks():
-        parts.append(Part(names, block.dtype.str, block.shape, np.ascontiguousarray(block).tobytes()))
+        if block.dtype == object:
+            continue  # its columns go one by one
+        parts.append(Part(names, block.dtype.str, block.shape, np.ascontiguousarray(block).tobytes(), True))
         packed.update(names)
     for name, column in batch.columns.items():
         if name in packed:
@@ -141,11 +145,11 @@ def unpack(parts: list[Part], n_rows: int) -> Batch:
             continue
         assert isinstance(part.data, bytes)
         array = np.frombuffer(part.data, dtype=part.dtype).reshape(part.shape)
-        if len(part.names) == 1:
-            columns[part.names[0]] = array
-        else:
+        if part.block:
             blocks.append((part.names, array))
             columns.update(zip(part.names, array.T, strict=True))
+        else:
+            columns[part.names[0]] = array
     return Batch(columns, n_rows, blocks=blocks)
 
 

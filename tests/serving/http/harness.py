@@ -21,7 +21,10 @@ from tidegate.contract.objective import Limits
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
-from tidegate.core.identifier import uuid7_factory
+from tidegate.core.identifier import format_uuid, uuid7_factory
+from tidegate.journal.codec import BODY_HEAD, STREAM, TURN
+from tidegate.journal.decode import StreamCodec, Turns, decode_stream, mask_of
+from tidegate.journal.reader import SegmentReader, list_segments
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.route.route import CANDIDATE, PARTS, STABLE, Arm, ServiceRoute
@@ -263,3 +266,29 @@ def serving(folder: Path, *services: Service) -> Iterator[Server]:
 
 def scalar(name: str, kind: DataType = DataType.FLOAT32, **more: Any) -> Field:
     return Field(name, kind, **more)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return every journalled prediction of a server: its id, arm, caller's id and outputs."""
+    found = []
+    for entry in list_segments(folder / "journal"):
+        with SegmentReader(entry.path) as reader:
+            streams: dict[int, StreamCodec] = {}
+            for frame in reader.frames():
+                kind, _, number = BODY_HEAD.unpack_from(frame.body)
+                if kind == STREAM:
+                    streams[number] = StreamCodec(decode_stream(frame.body))
+                elif kind == TURN:
+                    found += _rows(Turns(streams[number], mask_of(frame.body), [frame.body]))
+    return found
+
+
+def _rows(turns: Turns) -> Iterator[dict[str, Any]]:
+    outputs = turns.outputs
+    for row, request in enumerate(turns.request_of_row.tolist()):
+        yield {
+            "id": format_uuid(turns.request_ids[16 * request : 16 * request + 16]),
+            "arm": turns.stream.arm,
+            "caller": turns.caller_ids[request] if turns.caller_ids else None,
+            **({name: outputs[name][row] for name in outputs.columns} if outputs is not None else {}),
+        }

@@ -26,6 +26,7 @@ STATUS: dict[str, int] = {
     "conflict": 409,
     "overloaded": 503,
     "not_ready": 503,
+    "safe_mode": 503,
     "runner_unavailable": 503,
     "journal_unavailable": 503,
     "deadline_exceeded": 504,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from time import monotonic, time
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 from tidegate.core.error import NotFound, TidegateError
 from tidegate.serving.http.connection import Connection, Exchange, Handler, NotAllowed
@@ -45,19 +45,18 @@ class Site:
         """Return the handler of a request; one that refuses if the resource does not exist."""
         methods = self._resources.get(target)
         if methods is None:
-            path = target.partition(b"?")[0].partition(b"#")[0]
-            if path[:7] in (b"http://", b"HTTP://"):  # absolute form, RFC 9112 section 3.2.2
-                path = b"/" + path[7:].partition(b"/")[2]
-            methods = self._resources.get(path) or self._resources.get(
-                unquote(path, errors="replace").encode()
-            )
-        if methods is None:
-            return _Refusal(target, self._not_found(target))
+            path = _path(target)
+            methods = self._resources.get(path)
+            if methods is None:
+                return _Refusal(path, self._not_found(path))
         handler = methods.get(b"GET" if method == b"HEAD" else method)
         if handler is None:
             allowed = ", ".join(sorted(name.decode() for name in methods))
-            shown = target.decode(errors="replace")
-            return _Refusal(target, NotAllowed(f"{shown} does not take this method.", hint=f"Use {allowed}."))
+            path = _path(target)
+            error = NotAllowed(
+                f"{_shown(path)} does not take this method.", hint=f"Use {allowed}.", allow=allowed
+            )
+            return _Refusal(path, error)
         return handler
 
     def head(self, status: int, content_type: bytes) -> bytes:
@@ -105,16 +104,53 @@ class Site:
             if waited_s > limits[connection.state] and not (connection.state == "idle" and connection.owes):
                 connection.time_out()
 
-    def _not_found(self, target: bytes) -> NotFound:
-        shown = target.decode(errors="replace")[:200]
+    def _not_found(self, path: bytes) -> NotFound:
+        if path.startswith(b"/v2/models/"):
+            return self._no_model(path.split(b"/")[3:])
         posts = sorted(path.decode() for path, methods in self._resources.items() if b"POST" in methods)
         predict = [path for path in posts if path.endswith("/predict")]
         return NotFound(
-            f"There is nothing at {shown}.",
+            f"There is nothing at {_shown(path)}.",
             hint=f"Predictions are made at: {', '.join(predict[:10])}."
             if predict
             else "No service is ready yet.",
         )
+
+    def _no_model(self, parts: list[bytes]) -> NotFound:
+        """Say which of model, version and verb is the one that does not exist."""
+        base = b"/v2/models/"
+        name = parts[0]
+        if base + name + b"/infer" not in self._resources:
+            known = {path[len(base) :].split(b"/")[0] for path in self._resources if path.startswith(base)}
+            names = sorted(name.decode() for name in known - {b"stats"})
+            return NotFound(
+                f"There is no model {_shown(name)!r} here.",
+                hint=f"Known: {', '.join(names[:20]) or 'none yet'}.",
+            )
+        below = base + name + b"/versions/"
+        versions = {path[len(below) :].split(b"/")[0] for path in self._resources if path.startswith(below)}
+        if len(parts) > 2 and parts[1] == b"versions" and parts[2] not in versions:
+            numbers = ", ".join(sorted((number.decode() for number in versions), key=int))
+            return NotFound(
+                f"Model {_shown(name)!r} has no version {_shown(parts[2])!r} here.",
+                hint=f"Versions that can be named: {numbers or 'none yet'}.",
+            )
+        return NotFound(
+            f"Model {_shown(name)!r} has no {_shown(b'/'.join(parts[1:]))!r}.",
+            hint="It has: ready, infer, config, stats and versions.",
+        )
+
+
+def _path(target: bytes) -> bytes:
+    """Return the path of a request target, without query and with its escapes resolved."""
+    path = target.partition(b"?")[0].partition(b"#")[0]
+    if path[:7].lower() == b"http://":  # absolute form, RFC 9112 section 3.2.2
+        path = b"/" + path[7:].partition(b"/")[2]
+    return unquote_to_bytes(path) if b"%" in path else path
+
+
+def _shown(path: bytes) -> str:
+    return path[:200].decode(errors="replace")
 
 
 class _Refusal:
@@ -122,9 +158,9 @@ class _Refusal:
 
     max_body_bytes = 1 << 20
 
-    def __init__(self, target: bytes, error: TidegateError) -> None:
+    def __init__(self, path: bytes, error: TidegateError) -> None:
         self._error = error
-        self._shape = protocol_error if target.startswith(b"/v2") else native_error
+        self._shape = protocol_error if path == b"/v2" or path.startswith(b"/v2/") else native_error
 
     def admit(self, exchange: Exchange) -> None:
         raise self._error
@@ -134,4 +170,5 @@ class _Refusal:
 
     def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         status, body = self._shape(error)
-        exchange.respond(status, body)
+        allow = error.context.get("allow")
+        exchange.respond(status, body, headers=f"allow: {allow}\r\n".encode() if allow else b"")

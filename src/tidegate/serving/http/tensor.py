@@ -179,7 +179,7 @@ def _read_unusual(tensor: InputTensor, error: Exception) -> list[Any]:
             continue
         flat = _flatten(tensor, values) if depth > 1 else values
         if datatype != tensor.datatype and any(value not in (0, 1) for value in flat):
-            break
+            raise _misfit(tensor, "a boolean is true, false, 1 or 0")
         return flat
     raise _misfit(tensor, str(error)) from error
 

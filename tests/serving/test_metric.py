@@ -1,0 +1,57 @@
+"""Counters are read from outside and outlive their process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidegate.core.error import Corrupt
+from tidegate.serving.metric import LATENCY_BOUNDS_US, OVERFLOW, MetricPage, read_page
+
+
+def values(path: Path) -> dict[tuple[str, str], int]:
+    return {
+        (sample.name, ",".join("=".join(pair) for pair in sample.labels)): sample.value
+        for sample in read_page(path)
+    }
+
+
+def test_goes_on_counting_where_the_process_before_left_off(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    first = MetricPage(path)
+    first.counter("a_total", {"service": "x"}).add(3)
+    first.histogram("wait_us").observe(LATENCY_BOUNDS_US[0], 2)
+
+    second = MetricPage(path)
+    second.counter("b_total").add()
+    second.counter("a_total", {"service": "x"}).add(2)
+    second.histogram("wait_us").observe(LATENCY_BOUNDS_US[-1] + 1)
+
+    seen = values(path)
+    assert seen["a_total", "service=x"] == 5
+    assert seen["b_total", ""] == 1
+    assert seen["wait_us_bucket", f"le={LATENCY_BOUNDS_US[0]}"] == 2
+    assert seen["wait_us_bucket", "le=+Inf"] == 1
+    assert seen["wait_us_sum", ""] == 2 * LATENCY_BOUNDS_US[0] + LATENCY_BOUNDS_US[-1] + 1
+
+
+def test_bounds_the_number_of_names_and_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    page = MetricPage(path)
+
+    for number in range(5000):
+        page.counter("asked_total", {"caller": str(number)}).add()
+
+    seen = values(path)
+    assert seen["asked_total", "caller=0"] == 1
+    assert seen[OVERFLOW, ""] > 0
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_refuses_a_file_that_is_no_page(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "page"
+    path.write_bytes(content)
+
+    with pytest.raises(Corrupt, match="page"):
+        list(read_page(path))

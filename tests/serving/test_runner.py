@@ -1,0 +1,175 @@
+"""A real runner in a thread, reached over a real Unix socket by real executors."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvloop
+
+from tests.serving.plane import Harness, Told, answers
+from tidegate.contract.batch import Batch
+from tidegate.core.clock import SystemClock
+from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack
+from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
+from tidegate.serving.runner import Runner
+
+
+@contextmanager
+def running(model: Told, *, max_batch_rows: int = 32) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="tg") as folder:
+        path = f"{folder}/s"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        stopping = threading.Event()
+        runner = Runner(listener, model, clock=SystemClock(), max_batch_rows=max_batch_rows)
+        thread = threading.Thread(target=runner.serve, args=(stopping.is_set,), daemon=True)
+        thread.start()
+        try:
+            yield path
+        finally:
+            stopping.set()
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as waker:
+                waker.connect(path)
+            thread.join(10)
+            listener.close()
+
+
+async def connected(path: str, harness: Harness) -> RemoteExecutor:
+    executor = RemoteExecutor(path, loop=harness.loop, service="svc", version=1)
+    await executor.connect(timeout_s=5)
+    return executor
+
+
+def run(test: Any) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
+
+
+def test_answers_each_worker_with_its_own_rows(tmp_path: Path) -> None:
+    with running(Told(lambda x: x + 1)) as path:
+
+        async def test() -> None:
+            harnesses = [Harness(tmp_path / name) for name in ("a", "b")]
+            for harness in harnesses:
+                harness.serve(await connected(path, harness))
+
+            found = await asyncio.gather(
+                *(h.ask([float(n)], [float(n + 50)] * 40) for n, h in enumerate(harnesses))
+            )
+
+            for number, (one, many) in enumerate(found):
+                assert answers(one) == [number + 1]
+                assert answers(many) == [number + 51] * 40
+            for harness in harnesses:
+                harness.plane.endpoint("svc").stable.close()
+
+        run(test)
+
+
+def test_gathers_what_waits_and_keeps_batches_within_the_bound() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def hold(x: Any) -> Any:
+        started.set()
+        go_on.wait(10)
+        return x
+
+    model = Told(hold)
+    with running(model, max_batch_rows=8) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(20)
+        peer.connect(path)
+        soon = SystemClock().monotonic_s() + 60
+
+        def ask(number: int, n_rows: int) -> bytes:
+            return encode(
+                Ask(number, soon, n_rows, pack(Batch({"x": np.full(n_rows, float(number))}, n_rows)))
+            )
+
+        peer.sendall(ask(1, 1))
+        assert started.wait(10)
+        peer.sendall(b"".join(ask(number, 3) for number in range(2, 7)) + ask(7, 20))
+        go_on.set()
+        buffer, found = FrameBuffer(), []
+        while len(found) < 7:
+            found += buffer.feed(peer.recv(1 << 16))
+
+    assert [answer.id for answer in found] == list(range(1, 8))
+    assert model.batches == [1, 6, 6, 3, 8, 8, 4]
+
+
+def test_leaves_out_what_came_too_late() -> None:
+    model = Told(lambda x: x)
+    with running(model) as path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(20)
+        peer.connect(path)
+        peer.sendall(encode(Ask(1, SystemClock().monotonic_s() - 1, 1, pack(Batch({"x": np.zeros(1)}, 1)))))
+        (answer,) = FrameBuffer().feed(peer.recv(1 << 16))
+
+    assert isinstance(answer, Answer)
+    assert answer.error == "deadline_exceeded"
+    assert model.batches == []
+
+
+def test_fails_one_workers_rows_without_another_workers(tmp_path: Path) -> None:
+    def explode_on_13(x: Any) -> Any:
+        if (x == 13).any():
+            raise ValueError
+        return x
+
+    with running(Told(explode_on_13)) as path:
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            harness.serve(await connected(path, harness))
+            good, bad = await harness.ask([1.0], [13.0])
+            assert answers(good) == [1.0]
+            assert bad.error is not None
+            assert bad.error.code == "predictor_failed"
+            harness.plane.endpoint("svc").stable.close()
+
+        run(test)
+
+
+def test_survives_a_peer_that_speaks_nonsense(tmp_path: Path) -> None:
+    with running(Told(lambda x: x)) as path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(20)
+            peer.connect(path)
+            peer.sendall(b"\xff" * 100)
+            assert peer.recv(100) == b""
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            harness.serve(await connected(path, harness))
+            (call,) = await harness.ask([1.0])
+            assert answers(call) == [1.0]
+            harness.plane.endpoint("svc").stable.close()
+
+        run(test)
+
+
+def test_says_so_when_there_is_no_runner(tmp_path: Path) -> None:
+    async def test() -> None:
+        harness = Harness(tmp_path)
+        executor = RemoteExecutor(str(tmp_path / "none"), loop=harness.loop, service="svc", version=1)
+        with pytest.raises(RunnerUnavailable, match="version 1 of service 'svc'"):
+            await executor.connect(timeout_s=0.01)
+        harness.serve(executor)
+
+        (call,) = await harness.ask([1.0])
+
+        assert call.error is not None
+        assert call.error.code == "runner_unavailable"
+        executor.close()
+
+    run(test)
