@@ -5,14 +5,16 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, make_url, text
 
-from tidegate.adapter.sql.engine import parse_url
-from tidegate.adapter.sql.unit import SqlUnitOfWork, open_database
+from tidegate.adapter.sql.engine import create, parse_url
+from tidegate.adapter.sql.unit import SqlTransaction, SqlUnitOfWork, open_database
+from tidegate.governance.audit import GENESIS
 
 _STARTS = 3
 
@@ -39,19 +41,65 @@ def postgresql() -> Iterator[str]:
             if attempt == _STARTS - 1:
                 raise
     url = server.get_uri()
-    run_sql(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # no power is lost here
+        run_sql(url, f"ALTER SYSTEM SET {setting} = off")
+    run_sql(url, "SELECT pg_reload_conf()")
     yield url
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Give the URL of an empty database, once of either kind."""
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give the URL of a database without tables, once of either kind."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'metadata.db'}"
-        return
-    server = request.getfixturevalue("postgresql")
+    else:
+        yield from _new_database(request.getfixturevalue("postgresql"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give the URL of a database with tables and nothing in them, once of either kind."""
+    if request.param == "sqlite":
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), tmp_path / "metadata.db")
+        return f"sqlite:///{tmp_path / 'metadata.db'}"
+    url: str = request.getfixturevalue("postgresql_tables")
+    _empty(url)
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the tables once; copying them is quicker than making them for each test."""
+    path = tmp_path_factory.mktemp("template") / "metadata.db"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_tables(postgresql: str) -> Iterator[str]:
+    """Make a database with tables once; emptying it is quicker than making one for each test."""
+    for url in _new_database(postgresql):
+        open_database(url).close()
+        yield url
+
+
+def _empty(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        # Of a child that was killed, the server may not have noticed yet.
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute("SET session_replication_role = replica")  # leaves triggers out
+        for name in ("mutation", "audit", "decision", "version", "service"):
+            connection.execute(f"DELETE FROM tidegate_{name}")
+        connection.execute("UPDATE tidegate_audit_head SET sequence = 0, hash = %s", [GENESIS])
+        connection.execute("ALTER SEQUENCE tidegate_decision_id_seq RESTART")
+
+
+def _new_database(server: str) -> Iterator[str]:
     name = f"t{uuid.uuid4().hex}"
     run_sql(server, f"CREATE DATABASE {name}")
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
@@ -76,18 +124,31 @@ def run_sql(url: str, *statements: str) -> None:
         engine.dispose()
 
 
-def tamper(url: str, *statements: str) -> None:
-    """Execute statements as somebody would who has the database's password and means harm."""
-    engine = create_engine(parse_url(url))
-    try:
-        with engine.begin() as connection:
-            if engine.dialect.name == "sqlite":
-                triggers = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
-                for name in triggers.scalars().all():
-                    connection.execute(text(f"DROP TRIGGER {name}"))
-            else:
-                connection.execute(text("SET LOCAL session_replication_role = replica"))
-            for statement in statements:
-                connection.execute(text(statement))
-    finally:
-        engine.dispose()
+class Tampered:
+    """What somebody would leave who has the database's password and means harm, until it is undone."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def read(self) -> Iterator[SqlTransaction]:
+        yield SqlTransaction(self._connection)
+
+
+@contextmanager
+def tampered(url: str, *statements: str) -> Iterator[Tampered]:
+    """Alter what is kept for good, let the block look at it, and undo it."""
+    engine = create(parse_url(url))
+    with closing(engine.connect()) as connection:
+        connection.begin()
+        if engine.dialect.name == "sqlite":
+            triggers = connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))
+            for name in triggers.scalars().all():
+                connection.execute(text(f"DROP TRIGGER {name}"))
+        else:
+            connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            connection.execute(text(statement))
+        yield Tampered(connection)
+        connection.rollback()
+    engine.dispose()

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.core.digest import digest_bytes
@@ -84,6 +84,7 @@ def test_mutations_cover_every_field():
     assert set(mutations(entry)) == set(AuditEntry.__struct_fields__)
 
 
+@settings(max_examples=50)
 @given(st.data(), chains)
 def test_any_changed_field_of_any_entry_is_found_and_named(data, entries):
     place = data.draw(st.integers(0, len(entries) - 1))
@@ -100,6 +101,7 @@ def test_any_changed_field_of_any_entry_is_found_and_named(data, entries):
     assert found.n_entries == place
 
 
+@settings(max_examples=50)
 @given(st.data(), chains)
 def test_a_rewritten_entry_with_a_fitting_hash_is_found_at_its_successor_or_by_the_head(data, entries):
     head = head_of(entries)
@@ -115,6 +117,7 @@ def test_a_rewritten_entry_with_a_fitting_hash_is_found_at_its_successor_or_by_t
     assert fault.sequence == (place + 1 if last else place + 2)
 
 
+@settings(max_examples=50)
 @given(st.data(), chains)
 def test_a_wholly_recomputed_chain_is_found_by_an_anchor_kept_elsewhere(data, entries):
     anchor = data.draw(st.sampled_from([Head(entry.sequence, entry.hash) for entry in entries]))
@@ -130,6 +133,7 @@ def as_event(entry: AuditEntry) -> AuditEvent:
     return AuditEvent(**{name: getattr(entry, name) for name in AuditEvent.__struct_fields__})
 
 
+@settings(max_examples=50)
 @given(st.data(), chains)
 def test_a_removed_entry_is_found_and_named(data, entries):
     head = head_of(entries)
@@ -143,6 +147,7 @@ def test_a_removed_entry_is_found_and_named(data, entries):
     assert fault.kind is (FaultKind.TRUNCATED if place == len(entries) else FaultKind.MISSING)
 
 
+@settings(max_examples=50)
 @given(st.data(), st.lists(events, min_size=2, max_size=6).map(chain_of))
 def test_reordered_entries_are_found_and_named(data, entries):
     one = data.draw(st.integers(0, len(entries) - 2))
@@ -155,6 +160,7 @@ def test_reordered_entries_are_found_and_named(data, entries):
     assert (fault.kind, fault.sequence) == (FaultKind.MISSING, one + 1)
 
 
+@settings(max_examples=50)
 @given(st.data(), chains, events)
 def test_an_inserted_entry_is_found(data, entries, event):
     head = head_of(entries)
@@ -171,6 +177,7 @@ def test_an_inserted_entry_is_found(data, entries, event):
         assert fault.sequence <= place + 2
 
 
+@settings(max_examples=50)
 @given(st.data(), chains)
 def test_a_truncated_tail_is_found_by_any_later_head(data, entries):
     kept = data.draw(st.integers(0, len(entries) - 1))

@@ -71,7 +71,7 @@ trees = st.dictionaries(parts, st.binary(max_size=40), max_size=4)
 
 
 @given(trees, st.dictionaries(parts.map(lambda part: f"f{part}"), trees, max_size=2))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_folder_comes_back_whole_and_its_digest_depends_on_content_alone(top, below):
     wanted = {name: data for name, data in top.items() if not name.startswith("f")}
     wanted |= {f"{name}/{inner}": data for name, tree in below.items() for inner, data in tree.items()}
