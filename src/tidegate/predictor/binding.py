@@ -92,7 +92,7 @@ class Binding(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def to_options(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return plain
 
     @classmethod

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from tidegate.contract.schema import DataType, Field
 
 _BOOSTER_OPSET = 15  # the newest that onnxmltools writes boosters for
+_OPSETS = {"": 17, "ai.onnx.ml": 3}
+"""What pipelines are written in: the last ai.onnx.ml with the tree operators that the boosters'
+converters know, and a main opset that every onnxruntime of the last years reads."""
 
 
 class Attempt(NamedTuple):
@@ -113,7 +116,7 @@ def _convert_estimator(model: Any, types: list[tuple[str, Any]]) -> bytes:
     options = {"zipmap": False} if hasattr(model, "classes_") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of converters about their own dependencies
-        graph = skl2onnx.convert_sklearn(model, initial_types=types, options=options)
+        graph = skl2onnx.convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSETS)
     data: bytes = graph.SerializeToString()
     return data
 

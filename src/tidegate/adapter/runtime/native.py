@@ -40,6 +40,11 @@ class NativeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     classes: tuple[str | int | float | bool, ...] = ()
     trusted: tuple[str, ...] = ()
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain JSON values, for a spec."""
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return plain
+
     @property
     def tensors(self) -> frozenset[str]:
         """Which of the model's outputs are used."""

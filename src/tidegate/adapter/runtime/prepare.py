@@ -204,9 +204,7 @@ def _prepare_file(
         f"It stays a {fitted.title} in its own format: without real rows no conversion can be shown to "
         "answer the same. Give a sample to have it converted."
     )
-    return Prepared(
-        Spec(fitted.kind, options=msgspec.to_builtins(options)), contract, {path.name: path}, notes=(note,)
-    )
+    return Prepared(Spec(fitted.kind, options=options.to_plain()), contract, {path.name: path}, notes=(note,))
 
 
 # --- fitted models ----------------------------------------------------------------------------
@@ -362,7 +360,7 @@ class _Preparation:
             path.write_bytes(data)
             if self._fitted.kind == "skops":
                 self._agree_to_types(path)
-            spec = Spec(self._fitted.kind, _NO_ARTIFACT, msgspec.to_builtins(self._native_options()))
+            spec = Spec(self._fitted.kind, _NO_ARTIFACT, self._native_options().to_plain())
             again = build(spec, BuildContext(self._contract, lambda _: path), BUILDERS)
             parity = compare(native, again, self._rows, tolerance=self._tolerance)
             again.close()
