@@ -115,7 +115,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     command = ("git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(  # noqa: S603  # no shell, and git takes these arguments as paths
+        done = subprocess.run(  # no shell, and git takes these arguments as paths
             command,
             env=kept | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,

@@ -9,7 +9,11 @@ from tests.database import run_sql
 from tidegate.adapter.sql.engine import create, parse_url
 from tidegate.adapter.sql.unit import open_database
 from tidegate.core.error import Corrupt, InvalidSetting, MissingExtra
-from tidegate.registry.store import StoreUnavailable
+from tidegate.core.principal import SYSTEM
+from tidegate.governance.audit import AuditEvent
+from tidegate.registry.store import CommitUnknown, StoreUnavailable
+
+EVENT = AuditEvent(at_us=1, principal=SYSTEM, action="test.write", subject="x", key="k")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_missing_driver_is_told_with_the_command_that_installs_it(monkeypatch):
 
 
 def test_unreachable_server_is_told_without_the_password(tmp_path):
-    url = f"postgresql://ana:secret@/x?host={tmp_path}"
+    url = f"postgresql://ana:secret@/x?host={tmp_path}&sslpassword=secret"
 
     with pytest.raises(StoreUnavailable) as caught:
         open_database(url)
@@ -97,6 +101,20 @@ def test_writer_that_waits_in_vain_is_told_and_nothing_is_changed(database_url):
                 blocked.audit.lock()
         with other.write() as free:
             assert free.audit.lock().sequence == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_writer_that_went_silent_is_given_up_and_cannot_commit_afterwards(database_url):
+    with (
+        closing(open_database(database_url, abandoned_s=0.05)) as silent,
+        closing(open_database(database_url)) as other,
+    ):
+        with pytest.raises((StoreUnavailable, CommitUnknown)), silent.write() as held:  # noqa: PT012
+            held.audit.lock()
+            with other.write() as next_:  # waits until the server has ended the silent one
+                next_.audit.append(EVENT)
+        with other.read() as transaction:
+            assert transaction.audit.head().sequence == 1
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)

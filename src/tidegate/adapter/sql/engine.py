@@ -29,7 +29,7 @@ WAIT_S = 30.0
 """How long to wait for another writer. Transactions take milliseconds; one that holds the database
 for longer belongs to a process that was stopped, and waiting on is no use."""
 
-_ABANDONED_S = 60.0
+ABANDONED_S = 60.0
 """When PostgreSQL ends the session of a writer that went silent inside a transaction, so that a
 stopped process does not keep all others waiting for ever."""
 
@@ -57,23 +57,31 @@ def parse_url(text: str) -> URL:
             )
         return url.set(drivername="sqlite")
     raise InvalidSetting(
-        f"The metadata database {url.render_as_string()!r} is of a kind that is not supported.", hint=hint
+        f"The metadata database {describe(url)!r} is of a kind that is not supported.", hint=hint
     )
 
 
-def create(url: URL, *, wait_s: float = WAIT_S) -> Engine:
+def describe(url: URL) -> str:
+    """Return a URL without its password, for messages."""
+    kept = {name: value for name, value in url.query.items() if name in ("host", "port")}
+    return url.set(query=kept).render_as_string(hide_password=True)
+
+
+def create(url: URL, *, wait_s: float = WAIT_S, abandoned_s: float = ABANDONED_S) -> Engine:
     """Return an engine for a parsed URL. Connects to nothing yet.
 
     Args:
         url: From `parse_url`.
         wait_s: How long a statement waits for another writer.
+        abandoned_s: When a writer that went silent is given up. PostgreSQL only: nobody can take
+            SQLite's lock from a process that is stopped.
 
     Raises:
         MissingExtra: The driver is not installed.
     """
     if url.get_backend_name() == "sqlite":
         return _create_sqlite(url, wait_s)
-    return _create_postgresql(url, wait_s)
+    return _create_postgresql(url, wait_s, abandoned_s)
 
 
 def _create_sqlite(url: URL, wait_s: float) -> Engine:
@@ -112,7 +120,7 @@ def _set_wal(connection: sqlite3.Connection, wait_s: float) -> None:
             return
 
 
-def _create_postgresql(url: URL, wait_s: float) -> Engine:
+def _create_postgresql(url: URL, wait_s: float, abandoned_s: float) -> Engine:
     try:
         engine = create_engine(
             url,
@@ -128,7 +136,7 @@ def _create_postgresql(url: URL, wait_s: float) -> Engine:
         if connection.get_execution_options().get(WRITE):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(wait_s * 1000)}")
             connection.exec_driver_sql(
-                f"SET LOCAL idle_in_transaction_session_timeout = {int(_ABANDONED_S * 1000)}"
+                f"SET LOCAL idle_in_transaction_session_timeout = {int(abandoned_s * 1000)}"
             )
 
     return engine
@@ -143,7 +151,7 @@ def translated(engine: Engine) -> Iterator[None]:
         Conflict: A row stands in the way of another.
         Corrupt: The database file is damaged or is none.
     """
-    name = engine.url.render_as_string(hide_password=True)
+    name = describe(engine.url)
     try:
         yield
     except IntegrityError as error:

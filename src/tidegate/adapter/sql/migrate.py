@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
-from tidegate.adapter.sql.engine import WRITE, translated
+from tidegate.adapter.sql.engine import WRITE, describe, translated
 from tidegate.core.error import TidegateError
 
 REVISION = "0001"
@@ -65,7 +65,7 @@ def _upgrade(connection: Connection) -> None:
         try:
             ScriptDirectory.from_config(config).get_revision(current)
         except CommandError as error:
-            name = connection.engine.url.render_as_string(hide_password=True)
+            name = describe(connection.engine.url)
             raise SchemaTooNew(
                 f"The metadata database {name} has the schema revision {current!r}, which this release of "
                 f"Tidegate does not know; its own is {REVISION!r}.",

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from tidegate.adapter.sql.audit import SqlAuditLog, SqlMutationStore
-from tidegate.adapter.sql.engine import WAIT_S, WRITE, create, parse_url, translated
+from tidegate.adapter.sql.engine import ABANDONED_S, WAIT_S, WRITE, create, parse_url, translated
 from tidegate.adapter.sql.migrate import migrate
 from tidegate.adapter.sql.registry import SqlDecisionStore, SqlVersionStore
 from tidegate.core.digest import Digest
@@ -76,12 +76,13 @@ class SqlUnitOfWork:
         self._engine.dispose()
 
 
-def open_database(url: str, *, wait_s: float = WAIT_S) -> SqlUnitOfWork:
+def open_database(url: str, *, wait_s: float = WAIT_S, abandoned_s: float = ABANDONED_S) -> SqlUnitOfWork:
     """Open the metadata database, creating or upgrading its schema where that is behind.
 
     Args:
         url: `sqlite:///PATH` or `postgresql://USER@HOST/DATABASE`.
         wait_s: How long to wait for another writer.
+        abandoned_s: When PostgreSQL gives up a writer that went silent.
 
     Raises:
         InvalidSetting: The URL is of another kind.
@@ -89,7 +90,7 @@ def open_database(url: str, *, wait_s: float = WAIT_S) -> SqlUnitOfWork:
         SchemaTooNew: The database was made by a later release.
         StoreUnavailable: The database cannot be reached.
     """
-    engine = create(parse_url(url), wait_s=wait_s)
+    engine = create(parse_url(url), wait_s=wait_s, abandoned_s=abandoned_s)
     try:
         migrate(engine)
     except BaseException:
