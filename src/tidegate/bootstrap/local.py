@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.sql.unit import SqlUnitOfWork, open_database
@@ -32,6 +34,20 @@ class Local:
         self.home = Home(Path(settings.home))
         self.clock = SystemClock()
         self.principal = principal or local_principal()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database, if it was opened."""
+        unit = vars(self).pop("unit", None)
+        if unit is not None:
+            unit.close()
 
     @cached_property
     def unit(self) -> SqlUnitOfWork:

@@ -323,6 +323,6 @@ def register(
         metrics=dict(metrics or {}),
         changelog=changelog,
     )
-    local = Local(settings)
-    published = publish(local, name, model, sample=sample, contract=contract, origin=origin, key=key)
+    with Local(settings) as local:
+        published = publish(local, name, model, sample=sample, contract=contract, origin=origin, key=key)
     return published.version

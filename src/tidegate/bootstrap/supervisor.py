@@ -155,7 +155,11 @@ class Supervisor:
         Raises:
             ServerRunning: Another server has this home or the ports.
         """
-        self._claim()
+        try:
+            self._claim()
+        except BaseException:
+            self._release()
+            raise
         wake_in, wake_out = os.pipe()
         os.set_blocking(wake_out, False)
         signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
@@ -185,6 +189,7 @@ class Supervisor:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            lock.close()
             raise ServerRunning(
                 f"A server is running on the home {self._home.root}.",
                 hint="Stop it first, or give this one another home with --home.",
@@ -277,9 +282,13 @@ class Supervisor:
         for process, _ in self._trials.values():
             process.kill()
         (self._home.run / "server.json").unlink(missing_ok=True)
+        self._release()
+
+    def _release(self) -> None:
         shutil.rmtree(self._sockets, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
+            self._lock = None
 
 
 def _check_port(host: str, port: int, option: str) -> None:

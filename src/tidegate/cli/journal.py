@@ -188,7 +188,7 @@ def _print_record(record: Record, as_json: bool) -> None:
     import msgspec
 
     if as_json:
-        click.echo(msgspec.json.encode(record))
+        click.echo(msgspec.json.encode(record).decode())
         return
     parts = [moment(record.at_us), record.kind.value, record.service or "-"]
     if record.version is not None:

@@ -71,4 +71,6 @@ def open_local(
             hint="Name it with --home or TIDEGATE_HOME; `tidegate up` and `tidegate register` make one.",
             path=settings.home,
         )
-    return Local(settings)
+    local = Local(settings)
+    click.get_current_context().call_on_close(local.close)
+    return local
