@@ -13,6 +13,9 @@ from tidegate.core.home import Home
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+RETIRE_S = 10.0
+"""How long a version stays loaded after no route names it: longer than any answer it may still owe."""
+
 
 class ServerSettings(msgspec.Struct, frozen=True):
     """What one running server is, the same for all of its processes.

@@ -21,7 +21,7 @@ from tidegate.serving.metric import MetricPage
 from tidegate.serving.runner import Runner
 
 BUSY_SINCE = "tidegate_runner_busy_since_ms"
-"""Gauge: since when the present call of the model runs, milliseconds of the monotonic clock; 0 between calls."""
+"""Gauge: when the present call of the model began, monotonic milliseconds; 0 between calls."""
 
 
 def main() -> None:
@@ -53,9 +53,9 @@ def main() -> None:
     draft = f"{path}.{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(draft)
-        os.chmod(draft, 0o600)
+        Path(draft).chmod(0o600)
         listener.listen(64)
-        os.rename(draft, path)  # whoever finds the name finds it listening
+        Path(draft).rename(path)  # whoever finds the name finds it listening
         runner = Runner(
             listener,
             predictor,

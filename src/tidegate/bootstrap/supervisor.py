@@ -16,12 +16,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import IO
 
 import msgspec
 
 from tidegate.bootstrap.process import (
+    RETIRE_S,
     RunnerSettings,
     ServerSettings,
     TrialSettings,
@@ -49,6 +50,7 @@ _TRIAL_LIMIT_S = 600.0
 _HANG_S = 30.0
 """A single call of a model that takes longer than any caller waits: its runner is replaced."""
 _STOP_S = 20.0
+_RUNNER_STOP_S = 1.0  # it has nothing left to do; the supervisor has
 
 
 class ServerRunning(TidegateError):
@@ -139,6 +141,7 @@ class Supervisor:
         self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
         self._runners: dict[str, Child] = {}
+        self._unnamed_since_s: dict[str, float] = {}
         self._failed: set[str] = set()
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._lock: IO[str] | None = None
@@ -212,7 +215,7 @@ class Supervisor:
         self._control.tend()
 
     def _tend_versions(self) -> None:
-        named = {
+        named: dict[str, tuple[str, int]] = {
             digest: (service, number)
             for service, route in self._follower.route.services.items()
             for number, digest in route.manifests.items()
@@ -225,20 +228,30 @@ class Supervisor:
             elif stage.error:
                 self._failed.add(digest)
             elif stage.runner and digest not in self._runners:
-                line = command("runner", RunnerSettings(self._settings, digest, number, self._sockets))
-                self._runners[digest] = Child(
-                    f"runner of {service} version {number}", lambda _, c=line: c, self._clock
-                )  # type: ignore[misc]  # mypy does not see defaults of lambdas
+                self._runners[digest] = self._runner(digest, service, number)
         for digest in self._failed - named.keys():
             self._failed.discard(digest)
             stage_path(self._home, digest).unlink(missing_ok=True)  # asked for again, it is tried again
-        for digest in self._runners.keys() - named.keys():
-            runner = self._runners.pop(digest)
-            runner.signal(signal.SIGTERM)
-            runner.stop(_STOP_S)
+        self._retire_runners(named)
         for digest, runner in self._runners.items():
             self._check_hang(digest, runner)
             runner.tend()
+
+    def _runner(self, digest: str, service: str, number: int) -> Child:
+        line = command("runner", RunnerSettings(self._settings, digest, number, self._sockets))
+        return Child(f"runner of {service} version {number}", lambda _: line, self._clock)
+
+    def _retire_runners(self, named: Collection[str]) -> None:
+        """End runners that no route has named for a while: their last answers are out by then."""
+        now_s = self._clock.monotonic_s()
+        for digest in list(self._runners):
+            if digest in named:
+                self._unnamed_since_s.pop(digest, None)
+            elif now_s - self._unnamed_since_s.setdefault(digest, now_s) > RETIRE_S:
+                del self._unnamed_since_s[digest]
+                runner = self._runners.pop(digest)
+                runner.signal(signal.SIGTERM)
+                runner.stop(_RUNNER_STOP_S)
 
     def _tend_trial(self, digest: str, who: str) -> None:
         running = self._trials.get(digest)

@@ -13,7 +13,7 @@ import sys
 
 import uvloop
 
-from tidegate.bootstrap.process import WorkerSettings, told
+from tidegate.bootstrap.process import RETIRE_S, WorkerSettings, told
 from tidegate.bootstrap.stage import read_stage
 from tidegate.bootstrap.version import VersionLoader
 from tidegate.core.clock import SystemClock
@@ -36,8 +36,6 @@ _log = logging.getLogger("tidegate.worker")
 
 _BACKLOG = 4096
 _DRAIN_S = 15.0
-_RETIRE_S = 10.0
-"""How long a version stays loaded after no route names it: longer than any answer it may still owe."""
 
 
 class Worker:
@@ -169,7 +167,7 @@ class Worker:
         key = (service.service, number)
         digest = service.manifests[number]
         try:
-            while (stage := read_stage(self._home, digest)) is None:
+            while (stage := read_stage(self._home, digest)) is None:  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.01)
             if stage.error:
                 self._failed[key] = stage.error
@@ -177,7 +175,7 @@ class Worker:
                 self._loaded[key] = await self._loader.load(number, digest, stage)
         except (TidegateError, OSError) as error:
             self._failed[key] = str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others
             _log.exception("version.load_failed")
             self._failed[key] = f"{type(error).__name__} while loading; the worker's log has the details."
         finally:
@@ -195,7 +193,7 @@ class Worker:
             (name, arm.version.number) for name, end in self._plane.endpoints.items() for arm in end.arms
         }
         for key in self._loaded.keys() - named:
-            self._loop.call_later(_RETIRE_S, self._loaded.pop(key).close)
+            self._loop.call_later(RETIRE_S, self._loaded.pop(key).close)
         for key in self._failed.keys() - named:
             del self._failed[key]  # put on standby once more, it is tried once more
 

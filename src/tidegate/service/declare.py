@@ -194,7 +194,8 @@ class Service:
         trained = self._trainer(data, params)
         if not isinstance(trained, Trained):
             raise InvalidSetting(
-                f"The trainer of service {self.name!r} returned {type(trained).__name__}, expected tg.Trained.",
+                f"The trainer of service {self.name!r} returned {type(trained).__name__}, "
+                "expected tg.Trained.",
                 hint="return tg.Trained(model=model, sample=X)",
             )
         return trained
@@ -209,7 +210,8 @@ class Service:
             for name in names:
                 if name not in known:
                     raise InvalidSetting(
-                        f"A fallback of service {self.name!r} names the field {name!r}, which the contract lacks.",
+                        f"A fallback of service {self.name!r} names the field {name!r}, which the "
+                        "contract lacks.",
                         hint=f"Known fields: {', '.join(known)}.",
                         field=name,
                     )

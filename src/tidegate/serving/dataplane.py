@@ -219,7 +219,8 @@ class DataPlane:
                 violation.message for violation in version.output_check.violations(part.outputs)[:3]
             )
             error = OutputViolation(
-                f"Version {version.number} of service {version.service!r} answered against its contract. {reasons}",
+                f"Version {version.number} of service {version.service!r} answered against its contract. "
+                + reasons,
                 hint="The model is at fault, not the request.",
                 service=version.service,
                 version=version.number,
@@ -341,7 +342,7 @@ class DataPlane:
     def _fail_unwritten(self, group: Group, error: BaseException) -> None:
         for call in group.calls:
             call.error = JournalUnavailable(
-                f"Service {group.arm.service!r} answers only what is journalled, and its journal cannot be written.",
+                f"Service {group.arm.service!r} answers only what is journalled, and nothing can be.",
                 hint="Try again later; the operator sees why in `tidegate status`.",
                 service=group.arm.service,
             )
