@@ -24,6 +24,7 @@ class Gather:
         self.dtype = binding.type.dtype
         fields = [schema.by_name[name] for name in binding.fields]
         self.is_matrix = fields[0].is_scalar and len(binding.row_shape) == 1
+        self._is_single = len(fields) == 1
         self._takes_block = self.is_matrix and not binding.codes
         self.is_ragged = None in fields[0].shape
         self.is_numeric = self.dtype != object
@@ -65,6 +66,8 @@ class Gather:
                 out = np.empty((batch.n_rows, len(self.fields)), self.dtype)
                 self.into(batch, out)
                 return out
+            if self._is_single:
+                return np.ascontiguousarray(batch.columns[self.fields[0]], self.dtype).reshape(-1, 1)
             return batch.matrix(self.fields, self.dtype)
         column = self.column(batch, self.fields[0])
         if column.dtype == object:  # rows of one shape, kept as separate arrays
@@ -72,16 +75,19 @@ class Gather:
         return np.ascontiguousarray(column, dtype=self.dtype)
 
     def _text(self, batch: Batch) -> Column:
+        if self._is_single:
+            column = self._as_text(batch.columns[self.fields[0]], is_bytes=self._are_bytes[0])
+            return column.reshape(-1, 1) if self.is_matrix else column
         columns = [
             self._as_text(batch.columns[name], is_bytes=is_bytes)
             for name, is_bytes in zip(self.fields, self._are_bytes, strict=True)
         ]
-        return np.stack(columns, axis=1) if self.is_matrix else columns[0]
+        return np.stack(columns, axis=1)
 
     def _as_text(self, column: Column, *, is_bytes: bool) -> Column:
         if self.is_ragged:
             column = np.stack(list(column))
-        values = column.ravel().tolist()
+        values = column.tolist() if column.ndim == 1 else column.ravel().tolist()
         if None in values:  # no runtime knows a missing text
             values = ["" if value is None else value for value in values]
         elif not is_bytes:
