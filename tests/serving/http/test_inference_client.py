@@ -282,6 +282,7 @@ def test_statistics_count_what_was_asked(tmp_path: Any) -> None:
     counted = Service("counted", contract, picky, standby=(2,))
     with serving(tmp_path, counted, Service("other", contract, echo)) as server:
         client = InferenceServerClient(server.url)
+        assert client.is_server_ready()
         for rows in (1, 3, 4):
             client.infer("counted", [input_of("x", np.ones(rows, np.float32), binary=True)])
         with pytest.raises(InferenceServerException):
