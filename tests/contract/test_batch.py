@@ -1,58 +1,63 @@
-from typing import Any
-
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from tidegate.contract.batch import Batch, BlockColumns
-from tidegate.contract.decode import RowDecoder
-from tidegate.contract.schema import DataType, Field, Schema
-
-SCHEMA = Schema(
-    (
-        Field("a", DataType.FLOAT64),
-        Field("n", DataType.INT32),
-        Field("b", DataType.FLOAT64),
-        Field("name", DataType.STRING),
-        Field("trace", DataType.FLOAT32, shape=(2,)),
-        Field("free", DataType.FLOAT32, shape=(None,)),
-    )
-)
+from tidegate.contract.batch import Batch, BatchError, BlockColumns
 
 
-def gathered(values: list[int]) -> Batch:
-    decoder = RowDecoder(SCHEMA)
-    rows = [
-        decoder.row_type(a=v, n=v + 1, b=v + 2, name=str(v), trace=[v, v + 1], free=[v] * (v % 3))
-        for v in values
-    ]
-    return decoder.gather(rows)
+def blocked():
+    block = np.arange(6.0).reshape(3, 2)
+    columns = BlockColumns(("a", "n", "b"), {"a": (0, 0), "b": (0, 1)}, [block], {"n": np.arange(3)})
+    return Batch(columns, 3, blocks={("a", "b"): block}), block
 
 
-def plain(batch: Batch) -> dict[str, Any]:
-    return {
-        name: [value.tolist() if isinstance(value, np.ndarray) else value for value in batch[name]]
-        for name in batch.columns
-    }
+def test_columns_of_one_length_make_a_batch():
+    batch = Batch.of({"a": np.zeros(2), "b": np.ones((2, 3))})
+
+    assert (len(batch), batch["b"].shape) == (2, (2, 3))
 
 
-@given(st.lists(st.lists(st.integers(0, 100), min_size=1, max_size=4), min_size=1, max_size=4))
-def test_concat_of_parts_equals_gathering_all_rows_at_once(parts: list[list[int]]) -> None:
-    joined = Batch.concat([gathered(part) for part in parts])
-
-    whole = gathered([value for part in parts for value in part])
-    assert joined.n_rows == whole.n_rows
-    assert plain(joined) == plain(whole)
-    block = joined.block(("a", "b"))
-    assert block is not None
-    assert np.array_equal(block, np.column_stack([whole["a"], whole["b"]]))
+@pytest.mark.parametrize("columns", [{}, {"a": np.zeros(1), "b": np.zeros(2)}])
+def test_columns_that_make_no_batch_are_refused(columns):
+    with pytest.raises(BatchError):
+        Batch.of(columns)
 
 
-def test_concat_of_parts_laid_out_differently_keeps_columns() -> None:
-    whole = gathered([1, 2])
-    loose = Batch({name: whole[name] for name in SCHEMA.names}, 2)
+def test_block_columns_are_views_in_order():
+    batch, block = blocked()
 
-    joined = Batch.concat([gathered([7]), loose])
+    assert list(batch.columns) == ["a", "n", "b"]
+    assert (len(batch.columns), "b" in batch.columns, "z" in batch.columns) == (3, True, False)
+    assert np.shares_memory(batch["b"], block)
+    assert batch["b"].tolist() == [1, 3, 5]
+    assert batch.columns.get("z") is None
 
-    assert plain(joined) == plain(gathered([7, 1, 2]))
-    assert not isinstance(joined.columns, BlockColumns)
+
+def test_matrix_of_a_block_is_the_block():
+    batch, block = blocked()
+
+    assert batch.matrix(("a", "b"), np.float64) is block
+    assert batch.matrix(("b", "a"), np.float64).tolist() == block[:, ::-1].tolist()
+    assert batch.matrix(("a", "b"), np.float32).dtype == np.float32
+
+
+def test_rows_keep_their_blocks_as_views():
+    batch, block = blocked()
+    piece = batch.rows(1, 3)
+
+    assert (piece.n_rows, piece["n"].tolist(), piece["a"].tolist()) == (2, [1, 2], [2, 4])
+    assert np.shares_memory(piece.block(("a", "b")), block)
+
+
+def test_take_and_concat_copy_rows_in_order():
+    batch, _ = blocked()
+    twice = Batch.concat([batch.take([2, 0]), batch.rows(1, 2)])
+
+    assert twice["n"].tolist() == [2, 0, 1]
+    assert twice["b"].tolist() == [5, 1, 3]
+    assert Batch.concat([batch]) is batch
+
+
+def test_select_keeps_the_named_columns():
+    batch, _ = blocked()
+
+    assert list(batch.select(["n"]).columns) == ["n"]

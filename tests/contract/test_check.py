@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tidegate.contract.check import check_field, check_fields
 from tidegate.contract.field import DataType, Field, Role
@@ -126,6 +126,7 @@ def test_nan_default_of_a_float_is_no_default():
     assert check_field(field(optional=True, default=math.nan)).default is None
 
 
+@settings(max_examples=40)
 @given(strategy.fields())
 def test_checking_twice_changes_nothing(checked):
     assert check_field(checked) == checked

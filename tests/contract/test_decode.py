@@ -4,7 +4,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.contract.decode import ContractViolation, MalformedBody, RowDecoder, TooManyRows
@@ -385,6 +385,7 @@ def test_long_value_is_echoed_cut_short():
     assert len(str(error.context)) < 1_000
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas())
 def test_every_form_of_right_rows_gives_the_same_batch(data, schema):
     drawn = data.draw(st.lists(strategy.rows(schema), min_size=1, max_size=3))
@@ -400,6 +401,7 @@ def test_every_form_of_right_rows_gives_the_same_batch(data, schema):
         assert all(strategy.same(first[name], other[name]) for name in schema.names)
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas())
 def test_answer_rows_decode_to_the_batch_they_were_made_of(data, schema):
     batch = data.draw(strategy.batches(schema))
@@ -411,6 +413,7 @@ def test_answer_rows_decode_to_the_batch_they_were_made_of(data, schema):
     assert all(strategy.same(again[name], batch[name]) for name in schema.names)
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas(max_fields=3))
 def test_whatever_is_decoded_fulfils_the_schema(data, schema):
     """Nearly right rows: each field holds what it should or any JSON."""
@@ -427,6 +430,7 @@ def test_whatever_is_decoded_fulfils_the_schema(data, schema):
     assert Validator(schema).violations(decoder.gather(rows)) == []
 
 
+@settings(max_examples=40)
 @given(strategy.json_values(), strategy.schemas(max_fields=2))
 def test_any_json_is_decoded_or_refused(value, schema):
     with contextlib.suppress(ContractViolation, MalformedBody):
@@ -434,6 +438,7 @@ def test_any_json_is_decoded_or_refused(value, schema):
         assert 1 <= len(rows) <= 3
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas(max_fields=3))
 def test_damaged_body_is_decoded_or_refused(data, schema):
     body = bytearray(msgspec.json.encode({"rows": [data.draw(strategy.rows(schema))]}))
@@ -448,6 +453,7 @@ def test_damaged_body_is_decoded_or_refused(data, schema):
         assert len(rows) == 1
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas(max_fields=3))
 def test_refusal_names_the_one_wrong_field(data, schema):
     row = data.draw(strategy.rows(schema))

@@ -1,6 +1,6 @@
 import msgspec
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.contract.decode import RowDecoder
@@ -61,6 +61,7 @@ def test_rows_of_several_bodies_gather_into_one_batch():
     assert decoder.gather(rows)["n"].tolist() == [2, 8, 2, 8]
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas())
 def test_columns_have_the_dtype_and_shape_of_their_fields(data, schema):
     batch = data.draw(strategy.batches(schema))
@@ -75,6 +76,7 @@ def test_columns_have_the_dtype_and_shape_of_their_fields(data, schema):
             assert (column.dtype, column.shape) == (field.type.dtype, (batch.n_rows, *field.shape))
 
 
+@settings(max_examples=40)
 @given(st.data(), strategy.schemas())
 def test_rows_gather_alone_as_they_do_together(data, schema):
     decoder = RowDecoder(schema)

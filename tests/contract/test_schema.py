@@ -2,7 +2,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.contract.schema import Contract, Schema
@@ -13,6 +13,7 @@ X = Field("x", DataType.FLOAT64)
 OUT = Schema((Field("y", DataType.FLOAT64),))
 
 
+@settings(max_examples=40)
 @given(strategy.contracts())
 def test_json_form_round_trips(contract):
     again = Contract.from_json(contract.to_json())
@@ -21,6 +22,7 @@ def test_json_form_round_trips(contract):
     assert again.fingerprint == contract.fingerprint
 
 
+@settings(max_examples=40)
 @given(strategy.contracts())
 def test_checking_changes_nothing_in_a_normal_form(contract):
     assert contract.checked() == contract

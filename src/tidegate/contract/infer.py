@@ -130,6 +130,8 @@ def _array_columns(data: Any, names: Sequence[str] | None, prefix: str) -> dict[
         array = np.asarray(data.toarray() if hasattr(data, "toarray") else data)
     except ValueError as error:
         raise InvalidSetting(f"A contract cannot be inferred from {type(data).__name__}: {error}.") from error
+    if array.dtype.kind in "SU" and not isinstance(data, np.ndarray):
+        array = np.array(data, dtype=object)  # as it was, before numbers became text
     if array.ndim == 1:
         array = array[:, np.newaxis]
     if array.ndim != 2:
@@ -146,7 +148,11 @@ def _array_columns(data: Any, names: Sequence[str] | None, prefix: str) -> dict[
 
 def _column(values: Any) -> Column:
     """Return values as a column of a dtype that fields know, vectors as 2-D."""
-    array: Column = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
+    array: Column
+    if isinstance(values, list | tuple):
+        array = _objects(values)  # numpy would make text of numbers that stand beside it
+    else:
+        array = values.to_numpy() if hasattr(values, "to_numpy") else np.asarray(values)
     if array.dtype != object:
         return array.astype(object) if array.dtype.kind in "SU" else array
     flat = array.tolist()
@@ -157,17 +163,18 @@ def _column(values: Any) -> Column:
         return np.array([np.nan if _is_missing(value) else value for value in flat])
     if kept and all(isinstance(value, list | tuple | np.ndarray) for value in kept):
         return _vectors(flat)
-    out = np.empty(len(flat), dtype=object)
-    out[:] = [None if _is_missing(value) else value for value in flat]
-    return out
+    return _objects([None if _is_missing(value) else value for value in flat])
 
 
 def _vectors(values: list[Any]) -> Column:
     arrays = [np.asarray(value) for value in values]
-    if len({array.shape for array in arrays}) == 1:
-        return np.stack(arrays)
-    out = np.empty(len(arrays), dtype=object)
-    out[:] = arrays
+    return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else _objects(arrays)
+
+
+def _objects(values: Sequence[Any]) -> Column:
+    out = np.empty(len(values), dtype=object)
+    for position, value in enumerate(values):
+        out[position] = value
     return out
 
 

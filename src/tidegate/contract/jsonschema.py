@@ -97,10 +97,10 @@ def _base64_length(n_bytes: int) -> int:
 
 
 def _time(field: Field, *, answered: bool) -> JsonSchema:
-    if field.type is DataType.TIMESTAMP:
-        text = {"type": "string", "format": "date-time"}
-    else:
-        text = {"type": "string", "pattern": _DURATION}
+    text: JsonSchema = {"type": "string", "format": "date-time"}
+    if field.type is DataType.DURATION:
+        # An answer is whatever Python writes; a request knows no weeks, months and years.
+        text = {"type": "string", **({"format": "duration"} if answered else {"pattern": _DURATION})}
     if answered:
         return text
     low, high = wire_limit(field)

@@ -148,7 +148,7 @@ class _Check:
         for row in np.flatnonzero(self._bad_rows(column))[:MAX_REPORTED].tolist():
             value = column[row]
             plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-            shown = received(field, plain if field.is_scalar else [*plain])
+            shown = received(field, plain)
             yield Violation(field.name, row, f"Field {field.name!r} of row {row} must be {expected}.{shown}")
 
     def _misfit(self, column: Column, n_rows: int) -> str | None:
