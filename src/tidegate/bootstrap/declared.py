@@ -61,18 +61,12 @@ def infer_from_model(path: Path) -> Contract:
     """Return the contract that a model file amounts to.
 
     Raises:
-        InvalidSetting: Nothing can be inferred from a file of that kind.
-        TidegateError: The model cannot be loaded.
+        InvalidSetting: Nothing can be inferred from the file.
+        TidegateError: It cannot be loaded.
     """
-    if path.suffix == ".onnx":
-        from tidegate.adapter.runtime.signature import infer_contract
+    from tidegate.adapter.runtime.prepare import prepare
 
-        return infer_contract(path)[0]
-    raise InvalidSetting(
-        f"No contract can be inferred from {path.name}.",
-        hint="Register it with a sample of its input: tg.register(name, model, sample=X).",
-        path=str(path),
-    )
+    return prepare(path).contract
 
 
 def read_source(path: Path, *, batched: bool = True) -> Contract:

@@ -10,26 +10,29 @@ import msgspec
 import numpy as np
 
 from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.adapter.runtime.prepare import prepare
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.pack import Packed, pack
 from tidegate.bootstrap.setting import read_settings
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.infer import columns_of
 from tidegate.contract.objective import Limits, Objectives
 from tidegate.contract.schema import Contract, Schema
 from tidegate.contract.validate import Validator
+from tidegate.core.decision import Decision, Evidence
 from tidegate.core.digest import Digest, canonical_json
 from tidegate.core.error import InvalidSetting
 from tidegate.journal.record import JournalMode
+from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import new_key
 from tidegate.operation.register import register as register_version
+from tidegate.predictor.binding import Binding
 from tidegate.predictor.lookup import LookupOptions, Table
 from tidegate.predictor.protocol import BuildContext, Spec, build
 from tidegate.predictor.rule import RuleOptions
 from tidegate.registry.lineage import collect_lineage
 from tidegate.registry.version import Version
 from tidegate.service.declare import Constant, Fallback, Lookup, Rule, Service
-from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest
+from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest, NativeTensor
 
 N_CHECK_ROWS = 16
 """Check inputs of a version: enough to meet several branches of a model, few enough to read."""
@@ -101,22 +104,22 @@ def publish(
         InvalidSetting: Contract, model, sample and fallbacks do not fit together.
         TidegateError: The model cannot be used, or the registry cannot be reached.
     """
-    packed = pack(local.artifacts, model, sample=sample, contract=contract)
-    origin = origin or Origin()
-    notes = list(packed.notes)
+    prepared = prepare(model, sample, contract=contract)
+    spec, contract = prepared.store(local.artifacts), prepared.contract
+    origin, key = origin or Origin(), key or new_key()
+    notes = list(prepared.notes)
+    tensor_names, native_input = _tensors(spec, contract)
     manifest = Manifest(
         service=name,
-        contract=packed.contract,
-        predictor=packed.spec,
-        fallback=tuple(
-            _fallback_spec(local, packed.contract, declared, tables or {}) for declared in fallback
-        ),
+        contract=contract,
+        predictor=spec,
+        fallback=tuple(_fallback_spec(local, contract, declared, tables or {}) for declared in fallback),
         objectives=objectives or Objectives(),
         limits=limits or Limits(),
         journal=journal,
-        check_inputs=_check_inputs(local, packed, sample, notes),
-        tensor_names=packed.tensor_names,
-        native_input=packed.native_input,
+        check_inputs=_check_inputs(local, spec, contract, sample, notes),
+        tensor_names=tensor_names,
+        native_input=native_input,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(
@@ -127,7 +130,7 @@ def publish(
         artifacts=manifest.artifacts,
         contract=manifest.contract.fingerprint,
         principal=local.principal,
-        key=key or new_key(),
+        key=key,
         clock=local.clock,
         lineage=collect_lineage(
             clock=local.clock,
@@ -135,10 +138,12 @@ def publish(
             source=origin.source,
             data_digest=None if origin.data_digest is None else Digest(origin.data_digest),
             parameters=origin.parameters,
-            metrics=origin.metrics | packed.metrics,
+            metrics=origin.metrics,
         ),
         changelog=origin.changelog,
     )
+    if prepared.evidence:
+        _record_parity(local, outcome.result, list(prepared.evidence), key=f"{key}/parity")
     return Published(outcome.result, notes)
 
 
@@ -247,9 +252,37 @@ def _try_fallbacks(local: Local, manifest: Manifest) -> None:
         build(fallback.spec, BuildContext(manifest.contract, local.artifacts.open), BUILDERS).close()
 
 
-def _check_inputs(local: Local, packed: Packed, sample: Any, notes: list[str]) -> CheckInputs | None:
+def _tensors(spec: Spec, contract: Contract) -> tuple[dict[str, str], NativeTensor | None]:
+    """Return what a graph itself calls its tensors, where that is not the contract's own word for it."""
+    if spec.kind != "onnx":
+        return {}, None
+    binding = Binding.from_options(spec.options["binding"], contract)
+    matrix = next((item for item in binding.inputs if len(item.fields) > 1), None)
+    whole = [(item.fields[0], item.tensor) for item in binding.inputs if len(item.fields) == 1]
+    whole += [(item.field, item.tensor) for item in binding.outputs if item.index is None]
+    names = {field: tensor for field, tensor in whole if field != tensor}
+    return names, None if matrix is None else NativeTensor(matrix.tensor, matrix.fields)
+
+
+def _record_parity(local: Local, version: Version, evidence: list[Evidence], *, key: str) -> None:
+    """Keep what was found when the stored model was compared with the fitted one."""
+    decision = Decision(
+        kind="parity",
+        service=version.service,
+        version=version.number,
+        outcome="passed",
+        principal=local.principal,
+        at_us=version.created_at_us,  # the same at a repetition, so that its key fits
+        evidence=evidence,
+    )
+    record_decision(local.unit, decision, key=key, clock=local.clock)
+
+
+def _check_inputs(
+    local: Local, spec: Spec, contract: Contract, sample: Any, notes: list[str]
+) -> CheckInputs | None:
     """Return sample rows with the model's own answers to them."""
-    schema = packed.contract.input
+    schema = contract.input
     if sample is None:
         notes.append("No check inputs: there is no sample.")
         return None
@@ -265,19 +298,19 @@ def _check_inputs(local: Local, packed: Packed, sample: Any, notes: list[str]) -
     rows = Validator(schema).coerce(
         {name: column[:n_rows] for name, column in columns.items() if name in schema.by_name}
     )
-    predictor = build(packed.spec, BuildContext(packed.contract, local.artifacts.open), BUILDERS)
+    predictor = build(spec, BuildContext(contract, local.artifacts.open), BUILDERS)
     try:
         outputs = predictor.predict(rows)
     finally:
         predictor.close()
-    output_check = Validator(packed.contract.output)
+    output_check = Validator(contract.output)
     violations = output_check.violations(output_check.coerce(outputs.columns))
     if violations:
         raise InvalidSetting(
             f"The model's answer to its own sample breaks the contract. {violations[0].message}",
             hint="Widen the output field, or correct the model.",
         )
-    return CheckInputs(_plain(schema, rows), _plain(packed.contract.output, outputs))
+    return CheckInputs(_plain(schema, rows), _plain(contract.output, outputs))
 
 
 def _plain(schema: Schema, batch: Any) -> list[dict[str, Any]]:
