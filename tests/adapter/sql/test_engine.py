@@ -1,4 +1,6 @@
+import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -88,6 +90,19 @@ def test_sqlite_keeps_what_is_committed_and_lets_readers_read(tmp_path):
     engine.dispose()
 
     assert found == {"journal_mode": "wal", "foreign_keys": 1, "synchronous": 2, "busy_timeout": 30_000}
+
+
+def test_file_that_another_is_about_to_change_is_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / "metadata.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+        other.execute("BEGIN IMMEDIATE")
+        waits: list[float] = []
+        monkeypatch.setattr(time, "sleep", lambda wait_s: (waits.append(wait_s), other.execute("COMMIT")))
+
+        open_database(f"sqlite:///{path}").close()
+
+    assert len(waits) == 1  # SQLite itself refuses at once
 
 
 def test_writer_that_waits_in_vain_is_told_and_nothing_is_changed(database_url):
