@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -24,6 +25,11 @@ PINNED = "pinned"
 """Arm of requests that name their version."""
 
 
+WAIT_SHARE = 0.6
+"""Part of a request's time that it may be expected to wait: the estimate is a mean, and the way in and
+out takes time as well."""
+
+
 class UnknownService(NotFound):
     """No service of that name is routed here."""
 
@@ -40,7 +46,7 @@ class Executor(Protocol):
 
     @property
     def wait_s(self) -> float:
-        """How long a row that came now would wait for its answer, seconds, as learned."""
+        """How long a row that came now would wait for its answer, seconds, as learned so far."""
         ...
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
@@ -191,12 +197,15 @@ class Endpoint:
             )
         return self.arms[0].version
 
-    def admit(self) -> None:
+    def admit(self, timeout_s: float = inf) -> None:
         """Refuse, on the headers alone, what could not be answered in time.
+
+        Args:
+            timeout_s: The time that the request may take, seconds.
 
         Raises:
             NotReady: No version is loaded.
-            Overloaded: As many rows wait as may, or the learned wait exceeds the deadline.
+            Overloaded: As many rows wait as may, or the learned wait uses up the request's time.
         """
         version = self.stable
         executor = version.executor
@@ -204,7 +213,7 @@ class Endpoint:
         if waiting == 0:
             return
         wait_s = executor.wait_s
-        if waiting >= version.limits.max_waiting_rows or wait_s > version.deadline_s:
+        if waiting >= version.limits.max_waiting_rows or wait_s > WAIT_SHARE * timeout_s:
             raise Overloaded(
                 f"Service {self.service!r} is overloaded: {waiting} rows wait.",
                 hint="Try again after the time in Retry-After.",

@@ -10,6 +10,7 @@ from tidegate.serving.call import DeadlineExceeded, Group
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
 
 _RECONNECT_S = 0.05
+_LEARNING_RATE = 0.2  # a model that slows down is known for it after a few calls
 
 
 class RunnerUnavailable(PredictorError):
@@ -43,6 +44,7 @@ class RemoteExecutor(asyncio.Protocol):
         self._waiting_rows = 0
         self._elsewhere_rows = 0
         self._row_s = 0.0
+        self._call_s = 0.0
         self._closed = False
 
     async def connect(self, *, timeout_s: float) -> None:
@@ -67,7 +69,7 @@ class RemoteExecutor(asyncio.Protocol):
 
     @property
     def wait_s(self) -> float:
-        return (self._waiting_rows + self._elsewhere_rows) * self._row_s
+        return (self._waiting_rows + self._elsewhere_rows) * self._row_s + self._call_s
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Send the rows to the runner."""
@@ -120,8 +122,9 @@ class RemoteExecutor(asyncio.Protocol):
             group.outputs = unpack(answer.parts, group.n_rows)
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
-            row_s = answer.predict_us / 1e6 / max(answer.batch_rows, 1)
-            self._row_s += 0.2 * (row_s - self._row_s)
+            call_s = answer.predict_us / 1e6
+            self._call_s += _LEARNING_RATE * (call_s - self._call_s)
+            self._row_s += _LEARNING_RATE * (call_s / max(answer.batch_rows, 1) - self._row_s)
         self._elsewhere_rows = max(0, answer.waiting_rows - self._waiting_rows)
         done(group)
 

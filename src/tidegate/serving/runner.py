@@ -10,6 +10,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
+from statistics import median
 from time import perf_counter
 
 from tidegate.contract.batch import Batch
@@ -60,6 +61,7 @@ class Runner:
         self._on_busy = on_busy
         self._selector = selectors.DefaultSelector()
         self._waiting: deque[tuple[Peer, Ask]] = deque()
+        self._recent_s: deque[float] = deque(maxlen=9)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -112,13 +114,13 @@ class Runner:
             peer.connection.close()
 
     def _run_batch(self) -> None:
-        """Take what waits, up to a batch, leaving out what nobody waits for any more."""
-        now_s = self._clock.monotonic_s()
+        """Take what waits, up to a batch, leaving out what could not be answered in time."""
+        late_s = self._clock.monotonic_s() + (median(self._recent_s) if self._recent_s else 0.0)
         members: list[tuple[Peer, Ask]] = []
         n_rows = 0
         while self._waiting:
             peer, ask = self._waiting[0]
-            if peer.gone or ask.deadline_s <= now_s:
+            if peer.gone or ask.deadline_s <= late_s:
                 self._waiting.popleft()
                 if not peer.gone:
                     self._answer(
@@ -148,7 +150,10 @@ class Runner:
             peer, ask = members[0]
             self._answer(peer, Answer(ask.id, error=error.code, message=error.message))
             return
-        took_us = (perf_counter() - started_s) * 1e6
+        took_s = perf_counter() - started_s
+        self._recent_s.append(took_s)
+        took_us = took_s * 1e6
+        self._receive(0.0)  # what came meanwhile waits too: callers are told the whole queue
         batch_rows = min(inputs.n_rows, self._max_batch_rows)
         waiting_rows = sum(ask.n_rows for _, ask in self._waiting)
         start = 0

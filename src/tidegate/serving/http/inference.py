@@ -159,7 +159,8 @@ class InferHandler(ProtocolFace):
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse what could not be answered in time."""
-        self._endpoint.admit()
+        endpoint = self._endpoint
+        endpoint.admit(timeout_s(exchange, endpoint.stable.deadline_s))
 
     def handle(self, exchange: Exchange, body: bytes) -> None:
         """Read the tensors, pick an arm and submit."""
