@@ -83,6 +83,11 @@ class Part(Protocol):
     names: tuple[str, ...]
     n_pieces: int
 
+    @property
+    def row_bytes(self) -> int | None:
+        """What a row takes, if all rows take as much."""
+        ...
+
     def encode(self, batch: Batch) -> bytes: ...
 
     def cut(self, data: memoryview, at: int, n_rows: int, pieces: list[memoryview]) -> int:
@@ -100,6 +105,7 @@ class NumberPart:
     def __init__(self, names: tuple[str, ...], dtype: np.dtype[Any]) -> None:
         self.names = names
         self._stored = dtype.newbyteorder("<")
+        self.row_bytes: int | None = dtype.itemsize * len(names)
         self._row_bytes = dtype.itemsize * len(names)
 
     def encode(self, batch: Batch) -> bytes:
@@ -143,6 +149,11 @@ class _Element(Protocol):
 
     n_pieces: int
 
+    @property
+    def width(self) -> int | None:
+        """What an element takes, if all take as much."""
+        ...
+
     def pack(self, flat: Column) -> bytes: ...
 
     def cut(self, data: memoryview, at: int, count: int, pieces: list[memoryview]) -> int: ...
@@ -161,6 +172,7 @@ class _NumberElement:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._stored = dtype.newbyteorder("<")
+        self.width: int | None = dtype.itemsize
 
     def pack(self, flat: Column) -> bytes:
         return flat.astype(self._stored, copy=False).tobytes()
@@ -179,6 +191,7 @@ class _TextElement:
 
     def __init__(self, *, text: bool) -> None:
         self._text = text
+        self.width: int | None = None
 
     def pack(self, flat: Column) -> bytes:
         return pack_texts(flat.tolist())
@@ -196,6 +209,7 @@ class _CategoryElement:
     def __init__(self, categories: Sequence[str], *, group_only: bool) -> None:
         self._codes = _Codes(categories)
         self._width = 2 if self._codes.letter == "H" else 4
+        self.width: int | None = self._width
         shown = [str(code) for code in range(len(categories))] if group_only else categories
         self._names = _objects([*shown, None])
 
@@ -231,6 +245,8 @@ class ElementPart:
         self._per_row = math.prod(self._shape)
         self._element = _element(column)
         self.n_pieces = self._element.n_pieces
+        width = self._element.width
+        self.row_bytes = None if width is None else width * self._per_row
 
     def encode(self, batch: Batch) -> bytes:
         column = batch.columns[self._name]
@@ -255,6 +271,7 @@ class RaggedPart:
         self._dtype = column.type.dtype
         self._element = _element(column)
         self.n_pieces = 1 + self._element.n_pieces
+        self.row_bytes: int | None = None
 
     def encode(self, batch: Batch) -> bytes:
         rows = [None if row is None else np.asarray(row, self._dtype) for row in batch.columns[self._name]]
@@ -317,6 +334,11 @@ class ColumnCodec:
         self._parts: tuple[Part, ...] = (*self._numbers, *others)
         self._encoders = tuple(part.encode for part in self._parts)
         self.n_pieces = sum(part.n_pieces for part in self._parts)
+
+    def widths(self, n_rows: int) -> list[int] | None:
+        """Return what each piece of so many rows takes; None if that depends on the values."""
+        sizes = [part.row_bytes for part in self._parts]
+        return None if None in sizes else [n_rows * (size or 0) for size in sizes]
 
     def encode(self, batch: Batch) -> list[bytes]:
         """Return the rows' bytes, in pieces."""

@@ -37,6 +37,7 @@ _HEAD = np.dtype(
     ]
 )
 
+_HEAD_BYTES = _HEAD.itemsize
 _EACH_REQUEST, _EACH_ROW = 0, 1
 _IDS = 0  # not a bit of the mask: they are always there
 # bit, bytes of one, one for each request or row
@@ -112,24 +113,39 @@ class Turns:
         self.stream = stream.stream
         self._mask = mask
         self._bodies = bodies
-        pieces: dict[int, list[memoryview]] = {bit: [] for bit, _, _ in _FIXED if bit == _IDS or mask & bit}
-        wanted = [(width, each, pieces[bit].append) for bit, width, each in _FIXED if bit in pieces]
-        heads = []
+        self.heads = np.frombuffer(b"".join([body[:_HEAD_BYTES] for body in bodies]), _HEAD)
+        self.n_requests = int(self.heads["n_requests"].sum())
+        self.n_rows = int(self.heads["n_rows"].sum())
+        # Frames of as many requests and rows have their sections in the same places, and are cut
+        # all at once; a lone request a turn is the common case.
+        self._is_even = len(bodies) > 1 and bool(
+            (self.heads["n_requests"] == self.heads["n_requests"][0]).all()
+            and (self.heads["n_rows"] == self.heads["n_rows"][0]).all()
+        )
+        sections = [(bit, width, each) for bit, width, each in _FIXED if bit == _IDS or mask & bit]
         self._rest: list[int] = []
-        start = codec.TURN_HEAD.size
-        for body in bodies:
+        self._fixed = self._cut_even(sections) if self._is_even else self._cut_each(sections)
+
+    def _cut_even(self, sections: Sequence[tuple[int, int, int]]) -> dict[int, bytes]:
+        counts = (int(self.heads["n_requests"][0]), int(self.heads["n_rows"][0]))
+        widths = [width * counts[each] for _, width, each in sections]
+        end = _HEAD_BYTES + sum(widths)
+        self._rest = [end] * len(self._bodies)
+        pieces = _slice_all([body[_HEAD_BYTES:end] for body in self._bodies], widths)
+        return {bit: piece for (bit, _, _), piece in zip(sections, pieces, strict=True)}
+
+    def _cut_each(self, sections: Sequence[tuple[int, int, int]]) -> dict[int, bytes]:
+        pieces: dict[int, list[memoryview]] = {bit: [] for bit, _, _ in sections}
+        wanted = [(width, each, pieces[bit].append) for bit, width, each in sections]
+        for body in self._bodies:
             counts = _counts(body, 8)
-            heads.append(body[:start])
-            at = start
+            at = _HEAD_BYTES
             for width, each, append in wanted:
                 end = at + width * counts[each]
                 append(body[at:end])
                 at = end
             self._rest.append(at)
-        self._fixed = {bit: b"".join(found) for bit, found in pieces.items()}
-        self.heads = np.frombuffer(b"".join(heads), _HEAD)
-        self.n_requests = int(self.heads["n_requests"].sum())
-        self.n_rows = int(self.heads["n_rows"].sum())
+        return {bit: b"".join(found) for bit, found in pieces.items()}
 
     @property
     def request_ids(self) -> bytes:
@@ -242,21 +258,29 @@ class Turns:
     def _columns(self, bit: int, columns: ColumnCodec) -> Batch | None:
         if not self._mask & bit:
             return None
-        skips = bit == codec.HAS_INPUTS and bool(self._mask & codec.HAS_OUTPUTS)
+        parts = self._column_parts(skips=bit == codec.HAS_INPUTS and self.has_outputs)
+        widths = columns.widths(int(self.heads["n_rows"][0])) if self._is_even else None
+        if widths is not None:
+            joined: list[Bytes] = list(_slice_all(parts, widths))
+            return columns.decode(joined, self.n_rows)
         sinks: list[list[memoryview]] = [[] for _ in range(columns.n_pieces)]
-        rows = self.heads["n_rows"].tolist()
-        starts = self._texts[3] if self._mask & _TEXTS else self._rest
-        for body, start, n_rows in zip(self._bodies, starts, rows, strict=True):
-            at = start
-            if skips:
-                at += 4 + _size(body, at)[0]
-            size = _size(body, at)[0]
-            if at + 4 + size > len(body):
-                raise Corrupt("A frame's columns reach beyond its end.")
-            for sink, piece in zip(sinks, columns.cut(body[at + 4 : at + 4 + size], n_rows), strict=True):
+        for part, n_rows in zip(parts, self.heads["n_rows"].tolist(), strict=True):
+            for sink, piece in zip(sinks, columns.cut(part, n_rows), strict=True):
                 sink.append(piece)
-        joined: list[Bytes] = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
+        joined = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
         return columns.decode(joined, self.n_rows)
+
+    def _column_parts(self, *, skips: bool) -> list[memoryview]:
+        """Return the bytes of one side's columns, one piece a frame."""
+        parts: list[memoryview] = []
+        starts = self._texts[3] if self._mask & _TEXTS else self._rest
+        for body, start in zip(self._bodies, starts, strict=True):
+            at = start + 4 + _size(body, start)[0] if skips else start
+            end = at + 4 + _size(body, at)[0]
+            if end > len(body):
+                raise Corrupt("A frame's columns reach beyond its end.")
+            parts.append(body[at + 4 : end])
+        return parts
 
     @property
     def has_outputs(self) -> bool:
@@ -280,6 +304,23 @@ class Turns:
         if name and self.inputs is not None:
             return self.inputs[name].astype(np.int64)
         return self.arrived_us[self.request_of_row]
+
+
+def _slice_all(parts: Sequence[memoryview], widths: Sequence[int]) -> list[bytes]:
+    """Cut parts of the same size into pieces of these widths, and put like pieces together.
+
+    Raises:
+        Corrupt: The parts have another size than the widths add up to.
+    """
+    total = sum(widths)
+    joined = b"".join(parts)
+    if len(joined) != total * len(parts) or any(len(part) != total for part in parts):
+        raise Corrupt(f"A frame's sections take {total} bytes, it has others.")
+    if len(widths) == 1:
+        return [joined]
+    table = np.frombuffer(joined, np.uint8).reshape(len(parts), total)
+    ends = np.cumsum(widths).tolist()
+    return [table[:, end - width : end].tobytes() for width, end in zip(widths, ends, strict=True)]
 
 
 _TEXTS = codec.HAS_ANSWERED_BY | codec.HAS_ERRORS | codec.HAS_CALLERS
