@@ -1,0 +1,99 @@
+"""Small models whose answers tell who gave them, and services made of them."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper
+
+import tidegate as tg
+from tests.system.server import Server
+from tidegate.bootstrap.publish import Origin, publish
+from tidegate.contract.declare import contract_of
+from tidegate.contract.schema import Contract
+from tidegate.operation.release import deploy_first
+from tidegate.registry.version import Version
+
+
+class Pair(tg.Input):
+    a: float
+    b: float
+
+
+class Total(tg.Output):
+    total: float
+
+
+class Bounded(tg.Output):
+    total: float = tg.field(ge=0, le=100)
+
+
+PAIR = contract_of(Pair, Total)
+BOUNDED = contract_of(Pair, Bounded)
+
+
+def write_graph(path: Path, nodes: list[Any], constants: dict[str, float | list[float]]) -> Path:
+    """Write an ONNX graph from columns `a` and `b` to the column `total`."""
+    columns = {name: helper.make_tensor_value_info(name, TensorProto.DOUBLE, ["rows", 1]) for name in "ab"}
+    total = helper.make_tensor_value_info("total", TensorProto.DOUBLE, ["rows", 1])
+    values = [
+        helper.make_tensor(
+            name,
+            TensorProto.DOUBLE,
+            [] if isinstance(value, float) else [len(value)],
+            [value] if isinstance(value, float) else value,
+        )
+        for name, value in constants.items()
+    ]
+    graph = helper.make_graph(nodes, "graph", list(columns.values()), [total], values)
+    # versions that every onnxruntime since 1.22 reads, whatever this onnx would write
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def write_sum(path: Path, constant: float) -> Path:
+    """Write a graph that answers a + b + constant, so that an answer tells which version gave it."""
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Add", ["sum", "constant"], ["total"]),
+    ]
+    return write_graph(path, nodes, {"constant": constant})
+
+
+def write_ratio(path: Path) -> Path:
+    """Write a graph that answers a / b: NaN or infinity where b is 0."""
+    return write_graph(path, [helper.make_node("Div", ["a", "b"], ["total"])], {})
+
+
+def write_function(path: Path, body: str) -> Path:
+    """Write a Python predictor whose `predict(columns)` has that body; numpy, os and time are there."""
+    head = "import ctypes, os, signal, time\nimport numpy as np\n\n\ndef predict(columns):\n"
+    path.write_text(head + textwrap.indent(textwrap.dedent(body).strip() + "\n", "    "))
+    return path
+
+
+def add_version(
+    server: Server, service: str, model: Path, contract: Contract = PAIR, **options: Any
+) -> Version:
+    """Register a model file as the next version of a service, from this process."""
+    with server.local() as local:
+        origin = Origin(changelog=f"model file {model.name}")
+        return publish(local, service, model, contract=contract, origin=origin, **options).version
+
+
+def deploy(server: Server, service: str, *, version: int | None = None) -> None:
+    """Give a service its first route, which a running server follows."""
+    with server.local() as local:
+        deploy_first(
+            local.unit,
+            local.cell,
+            service,
+            fallback_of=local.fallback_of,
+            principal=local.principal,
+            clock=local.clock,
+            version=version,
+        )

@@ -1,0 +1,169 @@
+"""kill -9 of every process of a server under load: what was answered is in the journal, exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import re
+import threading
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from tests.system.model import add_version, write_sum
+from tests.system.server import HOST, Client, request, running, wait_until
+from tidegate.journal.reader import End
+from tidegate.operation.journal import check_segments, prediction_ids
+
+PATH = "/services/sum/predict"
+_ID = re.compile(rb'"prediction_id":"([^"]+)"')
+_ONE = request(PATH, b'{"a":1,"b":2}')
+_MANY = request(PATH, b'{"rows":[' + b",".join([b'{"a":1,"b":2}'] * 12) + b"]}")
+
+
+class Callers:
+    """Threads that ask and ask, each over one connection at a time, and keep the ids they were given."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._stopping = threading.Event()
+        self._ids: list[list[bytes]] = []
+        self.n_lost_connections = 0
+        self.refused: list[bytes] = []
+        # one row, one row pipelined, and several rows a request
+        shapes = [(_ONE, 1), (_ONE, 8), (_MANY, 1), (_MANY, 2)]
+        self._threads = [threading.Thread(target=self._call, args=shape, daemon=True) for shape in shapes]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60.0)
+            assert not thread.is_alive(), "a caller hangs"
+
+    @property
+    def n_acknowledged(self) -> int:
+        return sum(map(len, self._ids))
+
+    @property
+    def acknowledged(self) -> list[str]:
+        return [each.decode() for ids in self._ids for each in ids]
+
+    def _call(self, data: bytes, n_pipelined: int) -> None:
+        ids: list[bytes] = []
+        self._ids.append(ids)
+        while not self._stopping.is_set():
+            try:
+                with Client(self._port) as client:
+                    self._converse(client, ids, data * n_pipelined, n_pipelined)
+            except ConnectionError:
+                self.n_lost_connections += 1
+                time.sleep(0.01)
+
+    def _converse(self, client: Client, ids: list[bytes], data: bytes, n_pipelined: int) -> None:
+        while not self._stopping.is_set():
+            client.send(data)
+            for _ in range(n_pipelined):
+                response = client.receive()
+                if response.status == 200:
+                    ids += _ID.findall(response.body)
+                else:
+                    self.refused.append(response.body)
+
+
+def kill_one(server, draw) -> None:
+    """Kill a worker that serves, chosen and timed at random."""
+    victim = draw.choice(wait_until(server.workers, what="a living worker"))
+    time.sleep(draw.random() * 0.05)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(victim.pid).kill()
+
+
+@pytest.mark.parametrize(
+    ("n_predictions", "n_kills"),
+    [pytest.param(5_000, 2, id="5k"), pytest.param(100_000, 12, id="100k", marks=pytest.mark.slow)],
+)
+def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
+    tmp_path, n_predictions, n_kills
+):
+    draw = random.Random(n_predictions)
+    with running(tmp_path, n_workers=3) as server:
+        add_version(server, "sum", write_sum(tmp_path / "sum.onnx", 0.0))
+        server.start()
+        with Callers(server.port) as callers:
+            marks = sorted(draw.sample(range(n_predictions // 10, n_predictions), n_kills))
+            for number, mark in enumerate(marks):
+                wait_until(lambda mark=mark: callers.n_acknowledged >= mark, within_s=120, what=f"{mark} ids")
+                kill_one(server, draw)
+                if number == n_kills // 2:  # the tailer, in the middle of its counting
+                    (control,) = wait_until(lambda: server.child("tidegate.control"))
+                    control.kill()
+            server.wait_ready()  # those that were killed are back
+            wait_until(lambda: callers.n_acknowledged >= n_predictions, within_s=120, what="all ids")
+            left = server.kill_supervisor()
+        gone, alive = psutil.wait_procs(left, timeout=40)
+        assert not alive, f"they go on without a supervisor: {alive}"
+        assert len(gone) == 4  # three workers and the control process
+        server.start()
+        with Callers(server.port) as later:
+            wait_until(lambda: later.n_acknowledged >= 100)
+        server.stop()
+
+        journalled = Counter(prediction_ids(server.home.journal, "sum"))
+        acknowledged = callers.acknowledged + later.acknowledged
+        print(
+            f"{len(acknowledged)} acknowledged, {len(journalled)} journalled, "
+            f"{callers.n_lost_connections} connections lost"
+        )
+        assert len(acknowledged) >= n_predictions
+        assert callers.n_lost_connections > 0
+        assert not callers.refused
+        assert not later.refused
+        assert len(set(acknowledged)) == len(acknowledged)
+        assert [each for each in acknowledged if journalled[each] != 1] == []
+        assert max(journalled.values()) == 1
+        assert server.tally("sum").rows == len(journalled)
+
+
+def test_a_segment_of_a_killed_worker_is_read_to_its_end(server):
+    add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
+    server.n_workers = 1
+    server.start()
+    (worker,) = server.workers()
+    with server.client() as client:
+        answered = client.post(PATH, {"rows": [{"a": 1, "b": 2}] * 3}).json()
+    psutil.Process(worker.pid).kill()
+    wait_until(lambda: [each for each in server.workers() if each.pid != worker.pid], what="a new worker")
+    with server.client() as client:
+        client.post(PATH, {"a": 1, "b": 2})
+    server.stop()
+
+    ends = [each.end for each in check_segments(server.home.journal, server.home.ledger)]
+
+    assert ends == [End.ENDED, End.COMPLETE]
+    ids = list(prediction_ids(server.home.journal, "sum"))
+    assert ids[:3] == [row["prediction_id"] for row in answered["rows"]]
+    assert len(ids) == 4
+
+
+def test_requests_under_way_at_a_kill_fail_at_once(server):
+    add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
+    server.n_workers = 1
+    server.start()
+    (worker,) = server.workers()
+    process = psutil.Process(worker.pid)
+    process.suspend()  # the request is with it when it dies
+    with Client(server.port) as client:
+        client.send(_ONE)
+        process.kill()
+
+        with pytest.raises(ConnectionError):
+            client.receive()
+
+    assert HOST in server.said()
