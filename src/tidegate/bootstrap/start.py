@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
 import os
 import re
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from tidegate.bootstrap.declared import infer_from_model, read_source, write_source
 from tidegate.bootstrap.folder import load_services
 from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.process import command
 from tidegate.bootstrap.publish import Origin, publish
-from tidegate.bootstrap.supervisor import Supervisor
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import digest_file
 from tidegate.core.error import InvalidSetting, NotFound
@@ -132,19 +132,19 @@ def check_open(host: str, *, is_open: bool) -> None:
         )
 
 
-def serve(local: Local) -> None:
-    """Run the server of a home until SIGTERM or SIGINT.
+def serve(local: Local) -> NoReturn:
+    """Become the supervisor of a home's server, until SIGTERM or SIGINT.
 
-    Raises:
-        ServerRunning: Another server has this home, or its ports.
+    The process is replaced: what registering needed, a database toolkit and more, would otherwise
+    stay in memory as long as the server runs.
     """
-    logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
-    )
     if local.settings.database_url:
         # It may hold a password, so it is not on the children's command lines, which everybody can read.
         os.environ["TIDEGATE_DATABASE_URL"] = local.settings.database_url
-    Supervisor(local.settings.server).run()
+    local.unit.close()
+    sys.stdout.flush()
+    line = command("supervisor", local.settings.server)
+    os.execv(line[0], line)  # noqa: S606 - our own interpreter, by a list of arguments
 
 
 def _deploy(local: Local, service: str, notes: list[str]) -> None:

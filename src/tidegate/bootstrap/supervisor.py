@@ -134,9 +134,26 @@ def describe_exit(code: int) -> str:
 class Supervisor:
     """One running server."""
 
-    def __init__(self, settings: ServerSettings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        clock: Clock | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """Take settings.
+
+        Args:
+            settings: What to run.
+            clock: Time.
+            tell: Told, in words, once every worker serves every service, or why one cannot.
+        """
+        self._tell = tell
+        self._told: set[str] = set()
+        self._is_ready = False
         self._settings = settings
         self._clock = clock or SystemClock()
+        self._began_s = self._clock.monotonic_s()
         self._home: Home = settings.place
         self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
@@ -213,6 +230,29 @@ class Supervisor:
             worker.tend()
         self._tend_versions()
         self._control.tend()
+        if not self._is_ready:
+            self._look_for_ready()
+
+    def _look_for_ready(self) -> None:
+        """Tell when every worker serves every service, and until then what keeps one from it."""
+        live = StatusBoard(self._home.workers(self._settings.cell)).live()
+        services = self._follower.route.services
+        for worker in live:
+            for name, status in worker.services.items():
+                for number, why in status.failed.items():
+                    line = f"Version {number} of {name} cannot be served: {why}"
+                    if line not in self._told:
+                        self._told.add(line)
+                        self._tell(line)
+        if len(live) == self._settings.n_workers and all(
+            worker.of(name).generation == route.generation
+            for worker in live
+            for name, route in services.items()
+        ):
+            self._is_ready = True
+            took_s = self._clock.monotonic_s() - self._began_s
+            served = ", ".join(f"{name} version {route.stable}" for name, route in services.items())
+            self._tell(f"Ready after {took_s:.1f} s: {served or 'no service yet'}. Ctrl-C stops.")
 
     def _tend_versions(self) -> None:
         named: dict[str, tuple[str, int]] = {
@@ -333,12 +373,18 @@ def read_record(home: Home) -> ServerRecord | None:
 def main() -> None:
     """Run the server that the command line describes."""
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
+
+    def tell(line: str) -> None:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
     try:
-        Supervisor(told(ServerSettings)).run()
+        Supervisor(told(ServerSettings), tell=tell).run()
     except TidegateError as error:
-        sys.exit(f"tidegate: {error}")
+        sys.exit(f"Error ({error.code}): {error.message}\n{error.hint}".rstrip())
+    tell("Stopped.")
 
 
 if __name__ == "__main__":

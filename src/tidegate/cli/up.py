@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from tidegate.cli.option import PLACE, home_option, open_local
-
-if TYPE_CHECKING:
-    from tidegate.bootstrap.local import Local
-    from tidegate.bootstrap.start import Prepared
 
 
 @click.command(
@@ -73,27 +65,4 @@ def up(
     click.echo(f"Home {local.home.root}")
     click.echo(f"Data port http://{settings.host}:{settings.port}  (openapi.json describes it)")
     click.echo(f"Control port http://{settings.control_host}:{settings.control_port}  (status, metrics)")
-    threading.Thread(target=_announce, args=(local, prepared), daemon=True).start()
     start.serve(local)
-    click.echo("Stopped.")
-
-
-def _announce(local: Local, prepared: Prepared) -> None:
-    """Say when every worker answers."""
-    from tidegate.bootstrap.overview import overview
-
-    began_s = time.monotonic()
-    while True:
-        seen = overview(local)
-        wanted = local.settings.workers
-        ready = [each for each in seen.services if each.n_following == wanted]
-        if seen.server is not None and seen.server.pid == os.getpid() and len(ready) == len(seen.services):
-            break
-        for worker in seen.workers:
-            for name, failures in worker.failed.items():
-                for number, why in failures.items():
-                    click.echo(f"Version {number} of {name} cannot be served: {why}", err=True)
-                    return
-        time.sleep(0.02)
-    served = ", ".join(f"{name} version {number}" for name, number in prepared.services.items())
-    click.echo(f"Ready after {time.monotonic() - began_s:.1f} s: {served}. Ctrl-C stops.")
