@@ -92,9 +92,13 @@ def _create_sqlite(url: URL, wait_s: float) -> Engine:
         # The driver would open transactions by itself, too late and of the wrong kind, and commit
         # before every change of the schema.
         connection.isolation_level = None
-        _set_wal(connection, wait_s)
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute("PRAGMA synchronous = FULL")  # what was committed survives a loss of power
+        try:
+            _set_wal(connection, wait_s)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")  # what was committed survives a loss of power
+        except sqlite3.Error:
+            connection.close()  # the pool forgets a connection that it could not set up
+            raise
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
