@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Objectives(msgspec.Struct, frozen=True, omit_defaults=True):
+class Objectives(msgspec.Struct, frozen=True):
     """Declared service levels; gates, releases and monitors measure against them.
 
     Attributes:
@@ -19,7 +19,7 @@ class Objectives(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome_within_s: float | None = None
 
 
-class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+class Limits(msgspec.Struct, frozen=True):
     """Bounds that keep one request, or one caller, from taking a worker from all others.
 
     Attributes:
