@@ -169,3 +169,19 @@ def test_fast_and_slow_checks_agree(data, field):
     alone = [row for row in range(len(column)) if violations(field, column[row : row + 1])]
 
     assert whole == set(alone[:10])
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, 5.0])
+@pytest.mark.parametrize("in_block", [True, False])
+def test_columns_of_a_block_are_checked_like_others(bad, in_block):
+    names = tuple("abcde")
+    schema = Schema(tuple(Field(name, DataType.FLOAT64, le=1.0) for name in names))
+    block = np.zeros((3, 5))
+    if bad is not None:
+        block[2, 3] = bad
+    columns = {name: block[:, position] for position, name in enumerate(names)}
+    batch = Batch(columns, 3, blocks=[(names, block)] if in_block else [])
+
+    found = [(violation.field, violation.row) for violation in Validator(schema).violations(batch)]
+
+    assert found == ([] if bad is None else [("d", 2)])

@@ -105,7 +105,7 @@ class _BlockPlan:
                 return np.ndarray((n_rows, width), self._dtype, data)
             except struct.error:
                 pass  # a missing float is None, which numpy knows as NaN and struct does not
-        values = chain.from_iterable(map(read, rows))
+        values = read(rows[0]) if n_rows == 1 else chain.from_iterable(map(read, rows))
         return np.fromiter(values, self._dtype, n_rows * width).reshape(n_rows, width)
 
 
