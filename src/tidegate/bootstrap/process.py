@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +15,8 @@ from tidegate.core.error import InvalidSetting
 from tidegate.core.home import Home
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 RETIRE_S = 10.0
 """How long a version stays loaded after no route names it: longer than any answer it may still owe."""
@@ -29,6 +34,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         control_port: Control port.
         n_workers: Data-plane workers.
         database_url: SQLAlchemy URL; "" for the embedded one.
+        supervisor: Process id of the supervisor: its children end when it is no longer their parent.
     """
 
     home: str
@@ -39,10 +45,19 @@ class ServerSettings(msgspec.Struct, frozen=True):
     control_port: int = 8081
     n_workers: int = 2
     database_url: str = ""
+    supervisor: int = 0
 
     @property
     def place(self) -> Home:
         return Home(Path(self.home))
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether this process, one of the server's, has lost the supervisor that would stop it.
+
+        Asked by id: who remembers the parent that it began with may have begun without one.
+        """
+        return self.supervisor != 0 and os.getppid() != self.supervisor
 
 
 class WorkerSettings(msgspec.Struct, frozen=True):
@@ -107,6 +122,17 @@ def told(kind: type[S]) -> S:
         raise InvalidSetting(
             "This process is started by `tidegate up`, with its settings on the command line."
         ) from error
+
+
+def end_with_supervisor(server: ServerSettings) -> None:
+    """Have the system end this process when its supervisor dies, also while a model hangs.
+
+    For processes that run a model and owe nothing to anybody but the server's own.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if server.is_orphaned:
+        os._exit(1)
 
 
 def socket_path(sockets: str, manifest: str) -> str:

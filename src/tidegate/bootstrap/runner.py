@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
-from tidegate.bootstrap.process import RunnerSettings, socket_path, told
+from tidegate.bootstrap.process import RunnerSettings, end_with_supervisor, socket_path, told
 from tidegate.bootstrap.stage import read_stage
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
@@ -27,6 +27,7 @@ BUSY_SINCE = "tidegate_runner_busy_since_ms"
 def main() -> None:
     """Load the version that the command line names and serve it until told to stop."""
     settings = told(RunnerSettings)
+    end_with_supervisor(settings.server)
     home = settings.server.place
     artifacts = LocalArtifactStore(home.artifacts)
     manifest = Manifest.from_json(artifacts.read_bytes(Digest(settings.manifest)))
@@ -63,8 +64,7 @@ def main() -> None:
             max_batch_rows=stage.max_batch_rows if manifest.contract.batched else 1,
             on_busy=lambda on: busy.set(int(clock.monotonic_s() * 1000) if on else 0),
         )
-        parent = os.getppid()
-        runner.serve(lambda: stopping or os.getppid() != parent)
+        runner.serve(lambda: stopping or settings.server.is_orphaned)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
     predictor.close()

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import IO
 
 import msgspec
@@ -49,6 +49,7 @@ _STEADY_S = 10.0
 _TRIAL_LIMIT_S = 600.0
 _HANG_S = 30.0
 """A single call of a model that takes longer than any caller waits: its runner is replaced."""
+_LOOK_S = 1.0
 _STOP_S = 20.0
 _RUNNER_STOP_S = 1.0  # it has nothing left to do; the supervisor has
 
@@ -151,15 +152,16 @@ class Supervisor:
         self._tell = tell
         self._told: set[str] = set()
         self._is_ready = False
-        self._settings = settings
+        self._settings = settings = msgspec.structs.replace(settings, supervisor=os.getpid())
         self._clock = clock or SystemClock()
         self._began_s = self._clock.monotonic_s()
         self._home: Home = settings.place
         self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
         self._runners: dict[str, Child] = {}
+        self._look_at_s = 0.0
         self._unnamed_since_s: dict[str, float] = {}
-        self._failed: set[str] = set()
+        self._stages: dict[str, Stage] = {}
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._lock: IO[str] | None = None
         self._stopping = False
@@ -261,20 +263,26 @@ class Supervisor:
             for number, digest in route.manifests.items()
             if number in route.versions
         }
+        self._tend_trials(named)
         for digest, (service, number) in named.items():
             stage = read_stage(self._home, digest)
             if stage is None:
-                self._tend_trial(digest, f"{service} version {number}")
+                if digest not in self._trials:
+                    self._start_trial(digest)
             elif stage.error:
                 self._failed.add(digest)
             elif stage.runner and digest not in self._runners:
                 self._runners[digest] = self._runner(digest, service, number)
-        for digest in self._failed - named.keys():
-            self._failed.discard(digest)
-            stage_path(self._home, digest).unlink(missing_ok=True)  # asked for again, it is tried again
+        for digest in self._stages.keys() - named.keys():
+            if self._stages.pop(digest).error:
+                stage_path(self._home, digest).unlink(missing_ok=True)  # asked for again, it is tried again
         self._retire_runners(named)
+        look = self._clock.monotonic_s() >= self._look_at_s
+        if look:
+            self._look_at_s = self._clock.monotonic_s() + _LOOK_S
         for digest, runner in self._runners.items():
-            self._check_hang(digest, runner)
+            if look:
+                self._check_hang(digest, runner)
             runner.tend()
 
     def _runner(self, digest: str, service: str, number: int) -> Child:
@@ -293,24 +301,27 @@ class Supervisor:
                 runner.signal(signal.SIGTERM)
                 runner.stop(_RUNNER_STOP_S)
 
-    def _tend_trial(self, digest: str, who: str) -> None:
-        running = self._trials.get(digest)
-        if running is None:
-            line = command("trial", TrialSettings(self._settings, digest))
-            process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
-            self._trials[digest] = (process, self._clock.monotonic_s())
-            return
-        process, began_s = running
-        code = process.poll()
-        if code is None:
-            if self._clock.monotonic_s() - began_s < _TRIAL_LIMIT_S:
-                return
-            process.kill()
-            code = process.wait()
-        del self._trials[digest]
-        if read_stage(self._home, digest) is None:
-            how = describe_exit(code)
-            write_stage(self._home, digest, Stage(error=f"The trial of {who} on this machine ended {how}."))
+    def _start_trial(self, digest: str) -> None:
+        line = command("trial", TrialSettings(self._settings, digest))
+        process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
+        self._trials[digest] = (process, self._clock.monotonic_s())
+
+    def _tend_trials(self, named: Mapping[str, tuple[str, int]]) -> None:
+        """Notice trials that ended, and end those that take too long or that no route asks for any more."""
+        for digest, (process, began_s) in list(self._trials.items()):
+            code = process.poll()
+            if code is None:
+                if digest in named and self._clock.monotonic_s() - began_s < _TRIAL_LIMIT_S:
+                    continue
+                process.kill()
+                code = process.wait()
+            del self._trials[digest]
+            if digest in named and read_stage(self._home, digest) is None:
+                service, number = named[digest]
+                who, how = f"{service} version {number}", describe_exit(code)
+                write_stage(
+                    self._home, digest, Stage(error=f"The trial of {who} on this machine ended {how}.")
+                )
 
     def _check_hang(self, digest: str, runner: Child) -> None:
         path = self._home.metrics / f"runner-{digest.removeprefix('sha256:')[:20]}.page"

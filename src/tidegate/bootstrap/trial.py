@@ -18,7 +18,7 @@ import msgspec
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
-from tidegate.bootstrap.process import TrialSettings, told
+from tidegate.bootstrap.process import TrialSettings, end_with_supervisor, told
 from tidegate.bootstrap.stage import Stage, write_stage
 from tidegate.contract.batch import Batch
 from tidegate.contract.decode import RowDecoder
@@ -144,6 +144,7 @@ def _plain_element(field: Field) -> object:
 def main() -> None:
     """Run the trial that the command line names, and keep what it found."""
     settings = told(TrialSettings)
+    end_with_supervisor(settings.server)
     home = settings.server.place
     artifacts = LocalArtifactStore(home.artifacts)
     try:

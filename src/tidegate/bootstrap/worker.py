@@ -69,7 +69,6 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._stopping = asyncio.Event()
         self._due_at_s = 0.0
-        self._parent = os.getppid()
 
     async def run(self) -> None:
         """Serve until SIGTERM, then finish what is under way."""
@@ -127,7 +126,7 @@ class Worker:
         if now_s >= self._due_at_s:
             self._due_at_s = now_s + 1.0
             self._plane.journal_refusals()
-            if os.getppid() != self._parent:  # the supervisor is gone, and with it who would restart us
+            if self._settings.server.is_orphaned:  # the supervisor is gone, and with it who would restart us
                 self._stopping.set()
 
     # --- following the route ---
