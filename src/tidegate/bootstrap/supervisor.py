@@ -265,13 +265,13 @@ class Supervisor:
         }
         self._tend_trials(named)
         for digest, (service, number) in named.items():
-            stage = read_stage(self._home, digest)
+            stage = self._stages.get(digest) or read_stage(self._home, digest)
             if stage is None:
                 if digest not in self._trials:
                     self._start_trial(digest)
-            elif stage.error:
-                self._failed.add(digest)
-            elif stage.runner and digest not in self._runners:
+                continue
+            self._stages[digest] = stage
+            if stage.runner and not stage.error and digest not in self._runners:
                 self._runners[digest] = self._runner(digest, service, number)
         for digest in self._stages.keys() - named.keys():
             if self._stages.pop(digest).error:

@@ -65,7 +65,7 @@ def main() -> None:
     # the URL may hold a password, so it is not on the command line, where every user can read it
     database_url = os.environ.get(DATABASE_VARIABLE, server.database_url)
     local = Local(Settings(home=server.home, cell=server.cell, database_url=database_url), principal=SYSTEM)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_supervisor, args=(server,), daemon=True).start()
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
@@ -81,9 +81,9 @@ def main() -> None:
     controller.stop()
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_supervisor(server: ServerSettings) -> None:
     """End this process when the supervisor is gone: nobody would stop it otherwise."""
-    while os.getppid() == parent:
+    while not server.is_orphaned:
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)
 
