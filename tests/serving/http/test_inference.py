@@ -50,7 +50,9 @@ def services() -> list[Service]:
     return [
         Service(
             "sum",
-            contract_of([scalar(name, ge=-1e6) for name in FIELDS], [scalar("y"), scalar("n", DataType.INT64)]),
+            contract_of(
+                [scalar(name, ge=-1e6) for name in FIELDS], [scalar("y"), scalar("n", DataType.INT64)]
+            ),
             total,
             tensors=Tensors(matrix="input", matrix_fields=FIELDS, platform="onnx"),
             limits=Limits(max_rows=1000, max_body_bytes=1 << 20),
@@ -76,7 +78,9 @@ def services() -> list[Service]:
         ),
         Service(
             "vector",
-            contract_of([Field("x", DataType.FLOAT32, shape=(3,))], [Field("y", DataType.FLOAT32, shape=(3,))]),
+            contract_of(
+                [Field("x", DataType.FLOAT32, shape=(3,))], [Field("y", DataType.FLOAT32, shape=(3,))]
+            ),
             lambda batch: {"y": batch["x"] + 1},
             tensors=Tensors(names={"x": "INPUT", "y": "OUTPUT"}),
         ),
@@ -97,9 +101,7 @@ def services() -> list[Service]:
         ),
         Service(
             "ragged",
-            contract_of(
-                [scalar("size", DataType.INT32)], [Field("values", DataType.FLOAT32, shape=(None,))]
-            ),
+            contract_of([scalar("size", DataType.INT32)], [Field("values", DataType.FLOAT32, shape=(None,))]),
             ragged,
         ),
         Service("absent", contract_of([scalar("x")], [scalar("y")]), picky, deployed=False),
@@ -257,7 +259,13 @@ def test_unknown_members_and_null_members_are_ignored(server: Server) -> None:
         id=None,
         outputs=None,
         model_name="sum",
-        parameters={"sequence_id": 4, "headers": None, "priority": 1, "mine": "x", "binary_data_output": False},
+        parameters={
+            "sequence_id": 4,
+            "headers": None,
+            "priority": 1,
+            "mine": "x",
+            "binary_data_output": False,
+        },
     )
     assert status == 200
 
@@ -295,7 +303,11 @@ def test_bytes_that_are_no_text_travel_as_base64(server: Server) -> None:
 
 def test_rows_of_one_shape_make_one_tensor_and_others_do_not(server: Server) -> None:
     status, answer = infer(server, "ragged", tensor("size", "INT32", [2], [2, 2]))
-    assert (status, answer["outputs"][0]["shape"], outputs_of(answer)["values"]) == (200, [2, 2], [0, 1, 0, 1])
+    assert (status, answer["outputs"][0]["shape"], outputs_of(answer)["values"]) == (
+        200,
+        [2, 2],
+        [0, 1, 0, 1],
+    )
 
     status, answer = infer(server, "ragged", tensor("size", "INT32", [2], [2, 3]))
     assert status == 501
@@ -489,7 +501,10 @@ GOOD = tensor("input", "FP32", [1, 4], [1, 2, 3, 4])
         ([GOOD, tensor("f1", "FP32", [1], [1])], "'f1' is given twice"),
         ([tensor("f1", "FP32", [1], [1])], "Field 'f0' is missing"),
         ([tensor("input", "FP32", [1, 4])], "has no data"),
-        ([tensor("input", "FP32", [1, 4], [1] * 4, binary_data_size=0)], "both 'data' and 'binary_data_size'"),
+        (
+            [tensor("input", "FP32", [1, 4], [1] * 4, binary_data_size=0)],
+            "both 'data' and 'binary_data_size'",
+        ),
         ([tensor("input", "FP32", [1, 4], binary_data_size=16)], "announces 16 bytes of data; 0 are left"),
         ([tensor("input", "FP32", [1, 4], shared_memory_region="r")], "shared memory region"),
         ([tensor("input", "FP32", [1, -4], [1] * 4)], "$.inputs[0].shape[1]"),
@@ -641,9 +656,7 @@ def test_key_decides_the_version_where_the_path_does_not(server: Server) -> None
 def test_unknown_version_and_model_are_404(server: Server) -> None:
     status, answer = infer(server, "mixed/versions/9", *MIXED)
     assert status == 404
-    assert answer == {
-        "error": "Model 'mixed' has no version '9' here. Versions that can be named: 1, 2, 3."
-    }
+    assert answer == {"error": "Model 'mixed' has no version '9' here. Versions that can be named: 1, 2, 3."}
 
     status, answer = infer(server, "nope", GOOD)
     assert status == 404

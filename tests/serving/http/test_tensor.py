@@ -44,9 +44,7 @@ def as_objects(values: list[Any], shape: tuple[int, ...]) -> Any:
 
 def sent(datatype: str, shape: Any, data: Any = None, **parameters: Any) -> InputTensor:
     raw = msgspec.Raw(b"") if data is None else msgspec.Raw(msgspec.json.encode(data))
-    return InputTensor(
-        "x", list(shape), datatype, raw, InputParameters(**parameters) if parameters else None
-    )
+    return InputTensor("x", list(shape), datatype, raw, InputParameters(**parameters) if parameters else None)
 
 
 @pytest.mark.parametrize("datatype", sorted(DATATYPES))
@@ -140,7 +138,11 @@ def test_arbitrary_bytes_make_a_tensor_or_an_error(blob: bytes, shape: list[int]
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=8,
 )
@@ -181,7 +183,9 @@ def test_data_that_is_not_json_is_refused(data: bytes, datatype: str) -> None:
     ],
 )
 @pytest.mark.parametrize("times", [1, 300])
-def test_value_out_of_range_is_refused_without_being_shown(datatype: str, values: list[Any], times: int) -> None:
+def test_value_out_of_range_is_refused_without_being_shown(
+    datatype: str, values: list[Any], times: int
+) -> None:
     with pytest.raises(TensorError) as caught:
         read_json(sent(datatype, [times], values * times))
 

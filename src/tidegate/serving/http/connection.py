@@ -138,6 +138,7 @@ class Connection(asyncio.Protocol):
         "_body",
         "_body_bytes",
         "_closing",
+        "_declined",
         "_discarding",
         "_exchange",
         "_fresh_head",
@@ -168,6 +169,7 @@ class Connection(asyncio.Protocol):
         self._fresh_head = False
         self._n_headers = 0
         self._discarding = False
+        self._declined: Exchange | None = None  # offers an upgrade; to be read again without
         self._closing = False  # no further request is taken; the end comes after what is owed
         self._unread = False
         self._reading_paused = False
@@ -194,28 +196,33 @@ class Connection(asyncio.Protocol):
         if self._closing:
             self._discard(data)
             return
-        rest: bytes | memoryview = data
-        while True:
-            try:
-                self._parser.feed_data(rest)
-            except httptools.HttpParserUpgrade as upgrade:
-                # The offer to upgrade is declined by going on in HTTP/1.1 (RFC 9110, section 7.8). The
-                # message itself was read whole; the parser is done with, what follows is the next one.
-                self._parser = httptools.HttpRequestParser(self)
-                rest = memoryview(rest)[upgrade.args[0] :]
-                if rest and not self._closing:
-                    continue
-            except httptools.HttpParserCallbackError as error:
-                self._fail(error.__context__ or error)
-            except httptools.HttpParserError as error:
-                self._fail(
-                    HttpError(
-                        f"This is not HTTP/1.1: {error}.", hint="Check the request line, headers and framing."
-                    )
-                )
-            break
+        rest = self._feed(data)
+        if rest is not None:
+            self._decline(rest)
         if self.state == "head":
             self._count_head(len(data))
+
+    def _feed(self, data: bytes | memoryview) -> memoryview | None:
+        """Parse bytes; return what follows a request that offers to upgrade, else None."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parser = httptools.HttpRequestParser(self)  # this one is at its end
+            return memoryview(data)[upgrade.args[0] :]
+        except httptools.HttpParserCallbackError as error:
+            self._fail(error.__context__ or error)
+        except httptools.HttpParserError as error:
+            hint = "Check the request line, headers and framing."
+            self._fail(HttpError(f"This is not HTTP/1.1: {error}.", hint=hint))
+        return None
+
+    def _decline(self, rest: memoryview | None) -> None:
+        """Decline an upgrade by going on in HTTP/1.1 (RFC 9110, section 7.8)."""
+        while rest is not None and not self._closing:
+            declined, self._declined = self._declined, None
+            if declined is not None:
+                self._feed(_without_upgrade(declined))
+            rest = self._feed(rest) if rest else None
 
     def _count_head(self, n_bytes: int) -> None:
         """Bound a head that the parser holds back, such as a header that never ends."""
@@ -271,8 +278,12 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange
-        self.state = "body"
         exchange.method = self._parser.get_method()
+        if b"upgrade" in exchange.headers and self._parser.should_upgrade():
+            # The parser takes what follows for the other protocol, even where it is this request's body.
+            self._declined = exchange
+            return
+        self.state = "body"
         exchange.keep_alive = self._parser.should_keep_alive() and not self.site.draining
         if exchange.keep_alive and b"connection" in exchange.headers:
             exchange.is_old = self._parser.get_http_version() == "1.0"
@@ -305,7 +316,7 @@ class Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        if self.state == "linger":
+        if self.state == "linger" or self._declined is not None:
             return
         exchange = self._exchange
         body = b"".join(self._body) if len(self._body) != 1 else self._body[0]
@@ -438,6 +449,18 @@ class Connection(asyncio.Protocol):
         ):
             self._reading_paused = False
             self._transport.resume_reading()
+
+
+def _without_upgrade(exchange: Exchange) -> bytes:
+    """Return the head of a request as it would have been without its offer to upgrade."""
+    lines = [b"%b %b HTTP/1.1" % (exchange.method, exchange.target)]
+    for name, value in exchange.headers.items():
+        if name == b"connection":
+            tokens = [token.strip().lower() for token in value.split(b",")]
+            lines += [b"connection: " + token for token in (b"close", b"keep-alive") if token in tokens]
+        elif name not in (b"upgrade", b"http2-settings"):
+            lines.append(b"%b: %b" % (name, value))
+    return b"\r\n".join((*lines, b"", b""))
 
 
 def _check_framing(exchange: Exchange) -> None:
