@@ -226,8 +226,9 @@ def _bind_inputs(
         tensor = signature.inputs[0]
         if features is None:
             fitting = [field for field in schema.fields if _feeds(field, tensor, signature, codes)]
-            if len(fitting) == 1 and not _is_matrix(tensor, 2):
-                return (_input(tensor, (fitting[0],), codes),)
+            whole = [field for field in fitting if not field.is_scalar] or fitting
+            if len(whole) == 1:
+                return (_input(tensor, (whole[0],), codes),)
         return (_input(tensor, _matrix_fields(schema, tensor, features, codes), codes),)
     missing = [tensor.name for tensor in signature.inputs if named[tensor.name] is None]
     unfit = [
@@ -401,10 +402,6 @@ def _casts(field: Field, tensor: Tensor, codes: Mapping[str, Sequence[str]]) -> 
     if field.type.is_float:
         return tensor.type.is_float
     return tensor.type is not DataType.BOOL or field.type is DataType.BOOL
-
-
-def _is_matrix(tensor: Tensor, least: int) -> bool:
-    return len(tensor.row_shape) == 1 and tensor.row_shape[0] is not None and tensor.row_shape[0] >= least
 
 
 def _input(tensor: Tensor, fields: tuple[Field, ...], codes: Mapping[str, tuple[str, ...]]) -> InputBinding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -313,7 +314,7 @@ class _Compiler:
         ]
         if len(links) == 1:
             return links[0], Kind.TRUTH
-        return (lambda columns: np.logical_and.reduce([link(columns) for link in links])), Kind.TRUTH
+        return (lambda columns: reduce(np.logical_and, [link(columns) for link in links])), Kind.TRUTH
 
     def _link(self, left: ast.expr, operation: ast.cmpop, right: ast.expr, depth: int) -> Evaluate:
         if isinstance(operation, ast.In | ast.NotIn):

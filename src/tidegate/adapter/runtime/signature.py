@@ -34,14 +34,14 @@ def signature_of(session: ort.InferenceSession) -> Signature:
     """Describe a graph's inputs and outputs.
 
     It is batched if and only if the first dimension of each input and each output is free.
-    Where the graph leaves an output's shape open, a run on zeros tells.
+    Where the graph leaves an output's shape open, a run on zeros and one on ones tell.
 
     Raises:
         InvalidSetting: It has an input or output that is not a dense tensor.
     """
     free = all(node.shape and not isinstance(node.shape[0], int) for node in session.get_inputs())
     fixed = all(isinstance(dim, int) for node in session.get_inputs() for dim in node.shape[1:])
-    runs = [_run_zeros(session, n_rows) for n_rows in (1, 2)] if free else [None, None]
+    runs = [_run(session, n_rows, value) for n_rows, value in ((1, 0), (2, 1))] if free else [None, None]
     outputs, batched = [], free
     for position, node in enumerate(session.get_outputs()):
         seen = [run[position] if run is not None else None for run in runs]
@@ -69,7 +69,7 @@ def _output_tensor(node: Any, seen: list[Any], *, fixed: bool) -> tuple[Tensor, 
 
     Args:
         node: The graph's description of it.
-        seen: What it was for one row and for two rows of zeros; None where that failed.
+        seen: What it was for one row of zeros and for two rows of ones; None where that failed.
         fixed: Each input has one free dimension, so whatever else stays the same is a width.
     """
     if _MAPPING.match(node.type):
@@ -96,16 +96,16 @@ def _output_tensor(node: Any, seen: list[Any], *, fixed: bool) -> tuple[Tensor, 
     return Tensor(node.name, kind, narrowed), follows
 
 
-def _run_zeros(session: ort.InferenceSession, n_rows: int) -> list[Any] | None:
-    """Run on `n_rows` rows of zeros; None where the graph does not take them."""
+def _run(session: ort.InferenceSession, n_rows: int, value: int) -> list[Any] | None:
+    """Run on `n_rows` rows of one value (empty text); None where the graph does not take them."""
     feed = {}
     for node in session.get_inputs():
         kind = _type_of(node)
         shape = (n_rows, *(d if isinstance(d, int) else 1 for d in node.shape[1:]))
-        feed[node.name] = np.full(shape, "", object) if kind.is_text else np.zeros(shape, kind.dtype)
+        feed[node.name] = np.full(shape, "", object) if kind.is_text else np.full(shape, value, kind.dtype)
     try:
         answers: list[Any] = session.run(None, feed)
-    except ENGINE_ERRORS:  # only a look: a graph may refuse zeros or widths of 1 and still be sound
+    except ENGINE_ERRORS:  # only a look: a graph may refuse such values or widths of 1 and still be sound
         return None
     return answers
 
