@@ -31,15 +31,17 @@ from service import service
 
 from tidegate.bootstrap.client import NoAnswer
 from tidegate.bootstrap.client import ask as ask_once
+from tidegate.core.error import NotFound
 from tidegate.core.home import Home
 from tidegate.evaluation.metric import binary_report, brier, log_loss
-from tidegate.operation.journal import prediction_ids
+from tidegate.operation.journal import count, prediction_ids
 
 FOLDER = Path(__file__).parent
 N_CLIENTS = 16
 SHORT_DAYS = 3
 START_S = 60.0
-"""Far beyond what a start takes, so that only a failure meets it."""
+JOIN_S = 60.0
+"""Both far beyond what it takes, so that only a failure meets them."""
 
 console = Console(highlight=False)
 
@@ -77,8 +79,9 @@ def run(home: Path, *, n_days: int, n_workers: int, n_clients: int) -> None:
         late = flights["late"].to_list()
         arrived = [pair for pair in zip(answers, late, strict=True) if pair[1] is not None]
         accepted = send_outcomes(server, [(answer.prediction_id, happened) for answer, happened in arrived])
+        joined = wait_until_joined(Home(home), accepted)
     recorded = list(prediction_ids(Home(home).journal, service.name))
-    show_traffic(answers, took_s, n_clients, accepted)
+    show_traffic(answers, took_s, n_clients, outcomes=(accepted, joined))
     show_quality(
         np.array([happened for _, happened in arrived]),
         np.array([answer.p_late for answer, _ in arrived]),
@@ -120,7 +123,7 @@ def train(home: Path) -> dict[str, Any]:
 def tidegate(*arguments: str) -> bytes:
     """Run the command line and return what it printed; its complaints go to the terminal."""
     line = [sys.executable, "-m", "tidegate", *arguments]
-    done = subprocess.run(line, stdout=subprocess.PIPE, check=False)  # noqa: S603  # our own arguments
+    done = subprocess.run(line, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout
@@ -141,7 +144,7 @@ def serving(home: Path, n_workers: int) -> Iterator[Server]:
     port, control_port = free_ports(2)
     line = [sys.executable, "-m", "tidegate", "up", str(FOLDER), "--home", str(home)]
     line += ["--workers", str(n_workers), "--port", str(port), "--control-port", str(control_port)]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)  # noqa: S603  # our own arguments
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     try:
         yield Server(process, port, control_port)
     finally:
@@ -186,7 +189,7 @@ def replay_traffic(
                 path,
                 bodies,
                 n_clients=n_clients,
-                on_answers=lambda n_more: bar.advance(task, n_more),
+                on_progress=lambda n_done: bar.update(task, completed=n_done),
             )
         )
         return answers, time.perf_counter() - began_s
@@ -213,8 +216,21 @@ def progress() -> Progress:
     )
 
 
-def show_traffic(answers: list[replay.Answer], took_s: float, n_clients: int, accepted: int) -> None:
-    """Print what the clients saw."""
+def wait_until_joined(home: Home, accepted: int) -> int:
+    """Wait until the controller has joined every outcome; return how many it has, when it stops."""
+    began_s, joined = time.perf_counter(), 0
+    with console.status("The controller joins outcomes to predictions ..."):
+        while joined < accepted and time.perf_counter() - began_s < JOIN_S:
+            with contextlib.suppress(NotFound):  # the controller has not begun yet
+                joined = count(home.ledger, service.name).outcomes.joined
+            time.sleep(0.2)
+    return joined
+
+
+def show_traffic(
+    answers: list[replay.Answer], took_s: float, n_clients: int, *, outcomes: tuple[int, int]
+) -> None:
+    """Print what the clients saw, and how many outcomes were accepted and joined."""
     latencies_ms = np.array([answer.latency_s for answer in answers]) * 1000
     p50, p95, p99 = np.percentile(latencies_ms, [50, 95, 99])
     n_fallback = sum(bool(answer.answered_by) for answer in answers)
@@ -226,7 +242,8 @@ def show_traffic(answers: list[replay.Answer], took_s: float, n_clients: int, ac
         "throughput", f"{len(answers) / took_s:,.0f} requests a second (one client process, in Python)"
     )
     table.add_row("latency", f"p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms, as the clients saw it")
-    table.add_row("outcomes", f"{accepted:,} accepted")
+    accepted, joined = outcomes
+    table.add_row("outcomes", f"{accepted:,} accepted, {joined:,} joined to their predictions")
     console.print(table)
 
 
@@ -247,11 +264,11 @@ def show_quality(
     """
     report = binary_report(late, predicted)
     rates = {
-        "always the rate of January-September": trained_rate,
-        "always October's own rate (known only afterwards)": report.base_rate,
+        "always the training rate": trained_rate,
+        "always the replay's own rate": report.base_rate,
     }
     table = Table(title="Quality on the replay", title_justify="left")
-    for name in ("answer", "AUC", "log loss", "Brier", "mean", "calibration error"):
+    for name in ("answer", "AUC", "log loss", "Brier", "mean", "calib. err."):
         table.add_column(name, justify="left" if name == "answer" else "right")
     for name, rate in rates.items():
         same = np.full(len(late), rate)

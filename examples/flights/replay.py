@@ -11,6 +11,8 @@ import msgspec
 import polars as pl
 
 OUTCOMES_PER_REQUEST = 500
+ANSWER_S = 30.0
+"""Far beyond any deadline of the server: an answer that takes longer will not come."""
 _STEP = 200
 """Answers between two movements of the progress bar: drawing it takes longer than asking."""
 
@@ -56,7 +58,13 @@ class Client:
         self._writer: asyncio.StreamWriter | None = None
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Send one request and return status and body of the answer."""
+        """Send one request and return status and body of the answer.
+
+        Raises:
+            OSError: The connection broke.
+            EOFError: The server closed it.
+            TimeoutError: There was no answer within `ANSWER_S`.
+        """
         if self._reader is None or self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
         self._writer.write(
@@ -64,12 +72,16 @@ class Client:
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(ANSWER_S):
+            return await self._answer(self._reader)
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+        head = await reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
         length = next(
             int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
         )
-        return status, await self._reader.readexactly(length)
+        return status, await reader.readexactly(length)
 
     def close(self) -> None:
         """Close the connection."""
@@ -88,9 +100,11 @@ async def ask(
     bodies: Sequence[bytes],
     *,
     n_clients: int,
-    on_answers: Callable[[int], Any],
+    on_progress: Callable[[int], Any],
 ) -> list[Answer]:
     """Ask about every flight, in order, each client for the next one as soon as it has its answer.
+
+    `on_progress` is told from time to time how many were asked about.
 
     Raises:
         RuntimeError: A request was not answered with 200.
@@ -111,13 +125,13 @@ async def ask(
                 got.prediction_id, got.version, got.output.p_late, latency_s, got.answered_by
             )
             if position % _STEP == 0:
-                on_answers(_STEP)
+                on_progress(position)
         client.close()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(n_clients):
             group.create_task(work())
-    on_answers(len(bodies))
+    on_progress(len(bodies))
     return [answer for answer in answers if answer is not None]
 
 

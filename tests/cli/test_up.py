@@ -201,7 +201,18 @@ def answering(site):
 
 
 def test_a_second_server_on_the_same_home_is_refused(site):
-    done = site.run("up", "toy.onnx", "--port", site.port, "--control-port", site.control_port)
+    line = [
+        sys.executable,
+        "-m",
+        "tidegate",
+        "up",
+        "--port",
+        str(site.port),
+        "--control-port",
+        str(site.port),
+    ]
+
+    done = subprocess.run(line, cwd=site.folder, capture_output=True, text=True, check=False, timeout=START_S)
 
     assert done.returncode == 1
     assert "Error (server_running)" in done.stderr
