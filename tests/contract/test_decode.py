@@ -184,6 +184,22 @@ def test_number_that_json_does_not_have_is_refused_by_field(literal):
     assert error.context["field"] == "price"
 
 
+def test_number_that_json_does_not_have_is_refused_in_a_long_body_too():
+    body = b'{"rows":[' + b'{"price": 1},' * 30_000 + b'{"price": NaN}]}'
+    error = refusal(decoder_of(PRICE, max_rows=40_000), body)
+
+    assert isinstance(error, MalformedBody)
+    assert error.hint == "JSON has no NaN and no Infinity."
+
+
+def test_one_wrong_row_of_many_is_found():
+    rows = [{"price": 1.0}] * 5_000 + [{"price": "x"}]
+    decoder = decoder_of(PRICE, max_rows=10_000)
+
+    assert refusal(decoder, {"rows": rows}).context["row"] == 5_000
+    assert refusal(decoder, {"columns": {"price": [1.0] * 5_000 + ["x"]}}).context["row"] == 5_000
+
+
 def test_number_of_thousands_of_digits_is_refused():
     assert isinstance(refusal(decoder_of(PRICE), b'{"price": ' + b"1" * 5000 + b"}"), TidegateError)
 

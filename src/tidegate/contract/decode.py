@@ -140,7 +140,14 @@ class RowDecoder:
                 return rows, form is None
         except _DECODE_ERRORS:
             pass  # and what it is, the diagnosis finds out
-        raise diagnose(value, self.schema, max_rows=self.max_rows)
+        raise diagnose(value, self.schema, max_rows=self.max_rows, accepts=self._accepts)
+
+    def _accepts(self, row: Any) -> bool:
+        try:
+            self._finish([msgspec.convert(row, self.row_type)])
+        except _DECODE_ERRORS:
+            return False
+        return True
 
     def _convert(self, value: dict[str, Any], form: str | None) -> list[Any]:
         if form is None:
