@@ -113,5 +113,6 @@ def request(
 ) -> bytes:
     """Return the bytes of a request."""
     data = body.encode() if isinstance(body, str) else body
-    length = "" if "ength:" in headers or "ncoding: c" in headers else f"Content-Length: {len(data)}\r\n"
+    framed = any(line.startswith(("Content-Length:", "Transfer-Encoding:")) for line in headers.split("\r\n"))
+    length = "" if framed else f"Content-Length: {len(data)}\r\n"
     return f"{method} {path} HTTP/{version}\r\nHost: t\r\n{length}{headers}\r\n".encode() + data
