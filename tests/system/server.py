@@ -20,6 +20,7 @@ import psutil
 
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
+from tidegate.core.error import NotFound
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.tally import Tally, merge
@@ -329,9 +330,12 @@ class Server:
         return Ledger(self.home.ledger, read_only=True)
 
     def tally(self, service: str) -> Tally:
-        """Return all that the ledger has counted of a service."""
-        with contextlib.closing(self.ledger()) as ledger:
-            return merge(tally for _, tally in ledger.tallies(service))
+        """Return all that the ledger has counted of a service; nothing before there is one."""
+        try:
+            with contextlib.closing(self.ledger()) as ledger:
+                return merge(tally for _, tally in ledger.tallies(service))
+        except NotFound:
+            return Tally()
 
 
 class Load:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.system.model import add_version, write_sum
-from tests.system.server import HOST, Client, request, running, wait_until
+from tests.system.server import Client, request, running, wait_until
 from tidegate.journal.reader import End
 from tidegate.operation.journal import check_segments, prediction_ids
 
@@ -102,6 +102,7 @@ def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
                 wait_until(lambda mark=mark: callers.n_acknowledged >= mark, within_s=120, what=f"{mark} ids")
                 kill_one(server, draw)
                 if number == n_kills // 2:  # the tailer, in the middle of its counting
+                    wait_until(lambda: server.tally("sum").rows)
                     (control,) = wait_until(lambda: server.child("tidegate.control"))
                     control.kill()
             server.wait_ready()  # those that were killed are back
@@ -113,6 +114,8 @@ def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
         server.start()
         with Callers(server.port) as later:
             wait_until(lambda: later.n_acknowledged >= 100)
+        n_journalled = sum(1 for _ in prediction_ids(server.home.journal, "sum"))
+        wait_until(lambda: server.tally("sum").rows >= n_journalled, what="the tailer catches up")
         server.stop()
 
         journalled = Counter(prediction_ids(server.home.journal, "sum"))
@@ -131,39 +134,26 @@ def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
         assert server.tally("sum").rows == len(journalled)
 
 
-def test_a_segment_of_a_killed_worker_is_read_to_its_end(server):
-    add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
-    server.n_workers = 1
-    server.start()
-    (worker,) = server.workers()
-    with server.client() as client:
-        answered = client.post(PATH, {"rows": [{"a": 1, "b": 2}] * 3}).json()
-    psutil.Process(worker.pid).kill()
-    wait_until(lambda: [each for each in server.workers() if each.pid != worker.pid], what="a new worker")
-    with server.client() as client:
-        client.post(PATH, {"a": 1, "b": 2})
-    server.stop()
-
-    ends = [each.end for each in check_segments(server.home.journal, server.home.ledger)]
-
-    assert ends == [End.ENDED, End.COMPLETE]
-    ids = list(prediction_ids(server.home.journal, "sum"))
-    assert ids[:3] == [row["prediction_id"] for row in answered["rows"]]
-    assert len(ids) == 4
-
-
-def test_requests_under_way_at_a_kill_fail_at_once(server):
+def test_a_worker_killed_with_a_request_under_way_fails_it_at_once_and_leaves_a_whole_segment(server):
     add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
     server.n_workers = 1
     server.start()
     (worker,) = server.workers()
     process = psutil.Process(worker.pid)
-    process.suspend()  # the request is with it when it dies
-    with Client(server.port) as client:
+    with server.client() as client:
+        answered = client.post(PATH, {"rows": [{"a": 1, "b": 2}] * 3}).json()
+        process.suspend()  # the request is with it when it dies
         client.send(_ONE)
         process.kill()
-
         with pytest.raises(ConnectionError):
             client.receive()
+    wait_until(lambda: [each for each in server.workers() if each.pid != worker.pid], what="a new worker")
+    with server.client() as client:
+        last = client.post(PATH, {"a": 1, "b": 2}).json()
+    server.stop()
 
-    assert HOST in server.said()
+    ends = [each.end for each in check_segments(server.home.journal, server.home.ledger)]
+
+    assert ends == [End.ENDED, End.COMPLETE]
+    told = [*(row["prediction_id"] for row in answered["rows"]), last["prediction_id"]]
+    assert list(prediction_ids(server.home.journal, "sum")) == told

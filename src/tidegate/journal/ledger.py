@@ -193,11 +193,7 @@ class Ledger:
         """
         self.path = path
         if read_only and not path.exists():
-            raise NotFound(
-                f"There is no ledger at {path}.",
-                hint="The controller makes it; has `tidegate up` run in this home?",
-                path=str(path),
-            )
+            raise _absent(path)
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         self.connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
         if not read_only:
@@ -205,6 +201,9 @@ class Ledger:
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
             self._create()
+        elif self.connection.execute("PRAGMA user_version").fetchone() == (0,):  # it is just being made
+            self.connection.close()
+            raise _absent(path)
         self._commits = self._read_commits()
 
     def _create(self) -> None:
@@ -376,3 +375,11 @@ class Ledger:
                 received_us=times[0],
                 changed=times[1],
             )
+
+
+def _absent(path: Path) -> NotFound:
+    return NotFound(
+        f"There is no ledger at {path}.",
+        hint="The controller makes it; has `tidegate up` run in this home?",
+        path=str(path),
+    )
