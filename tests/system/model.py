@@ -14,8 +14,13 @@ from tests.system.server import Server
 from tidegate.bootstrap.publish import Origin, publish
 from tidegate.contract.declare import contract_of
 from tidegate.contract.schema import Contract
-from tidegate.operation.release import deploy_first
+from tidegate.core.decision import Decision
+from tidegate.operation import release
+from tidegate.operation.mutation import new_key
+from tidegate.operation.register import register
+from tidegate.operation.release import deploy_first, switch_to
 from tidegate.registry.version import Version
+from tidegate.service.manifest import Manifest
 
 
 class Pair(tg.Input):
@@ -97,3 +102,52 @@ def deploy(server: Server, service: str, *, version: int | None = None) -> None:
             clock=local.clock,
             version=version,
         )
+
+
+def add_manifest(server: Server, manifest: Manifest) -> Version:
+    """Register a manifest as it is, whether its model keeps what it says or not."""
+    with server.local() as local:
+        return register(
+            local.unit,
+            local.artifacts,
+            service=manifest.service,
+            manifest=manifest.to_json(),
+            artifacts=manifest.artifacts,
+            contract=manifest.contract.fingerprint,
+            principal=local.principal,
+            key=new_key(),
+            clock=local.clock,
+        ).result
+
+
+def manifest_of(server: Server, version: Version) -> Manifest:
+    """Return what a version was compiled to."""
+    return Manifest.from_json(server.local().artifacts.read_bytes(version.manifest))
+
+
+def switch(server: Server, service: str, version: int, **options: Any) -> Decision:
+    """Move all traffic from this process, as `tidegate switch` does."""
+    with server.local() as local:
+        return switch_to(
+            local.unit,
+            local.cell,
+            service,
+            version=version,
+            fallback_of=local.fallback_of,
+            principal=local.principal,
+            clock=local.clock,
+            **options,
+        ).decision
+
+
+def roll_back(server: Server, service: str, **options: Any) -> Decision:
+    """Undo what moved last from this process, as `tidegate rollback` does."""
+    with server.local() as local:
+        return release.roll_back(
+            lambda: local.unit,
+            local.cell,
+            service,
+            principal=local.principal,
+            clock=local.clock,
+            **options,
+        ).decision

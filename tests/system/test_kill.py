@@ -90,7 +90,7 @@ def kill_one(server, draw) -> None:
     [pytest.param(5_000, 2, id="5k"), pytest.param(100_000, 12, id="100k", marks=pytest.mark.slow)],
 )
 def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
-    tmp_path, n_predictions, n_kills
+    tmp_path, record_property, n_predictions, n_kills
 ):
     draw = random.Random(n_predictions)
     with running(tmp_path, n_workers=3) as server:
@@ -120,10 +120,8 @@ def test_every_acknowledged_prediction_is_journalled_and_counted_exactly_once(
 
         journalled = Counter(prediction_ids(server.home.journal, "sum"))
         acknowledged = callers.acknowledged + later.acknowledged
-        print(
-            f"{len(acknowledged)} acknowledged, {len(journalled)} journalled, "
-            f"{callers.n_lost_connections} connections lost"
-        )
+        record_property("n_journalled", len(journalled))
+        record_property("n_lost_connections", callers.n_lost_connections)
         assert len(acknowledged) >= n_predictions
         assert callers.n_lost_connections > 0
         assert not callers.refused
