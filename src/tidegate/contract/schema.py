@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,6 +11,9 @@ from tidegate.contract.check import check_fields
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
+
+if TYPE_CHECKING:
+    from tidegate.contract.compare import Comparison
 
 __all__ = ["Contract", "DataType", "Field", "Role", "Schema"]
 
@@ -65,6 +69,13 @@ class Contract(msgspec.Struct, frozen=True, dict=True):
         inputs = check_fields("input", self.input.fields)
         outputs = check_fields("output", self.output.fields)
         return Contract(Schema(inputs), Schema(outputs), self.batched)
+
+    @staticmethod
+    def compare(old: Contract, new: Contract) -> Comparison:
+        """Say, change by change, what `new` means to callers built for `old`."""
+        from tidegate.contract.compare import compare  # it builds on this module
+
+        return compare(old, new)
 
     def to_json(self) -> bytes:
         """Return the canonical JSON form, UTF-8."""
