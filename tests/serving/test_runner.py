@@ -19,6 +19,7 @@ from tests.serving.plane import Harness, Told, answers
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import SystemClock
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack
+from tidegate.serving.readiness import CheckFailed, check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
 from tidegate.serving.runner import Runner
 
@@ -173,3 +174,19 @@ def test_says_so_when_there_is_no_runner(tmp_path: Path) -> None:
         executor.close()
 
     run(test)
+
+
+def test_check_inputs_which_belong_to_no_call_are_answered(tmp_path: Path) -> None:
+    with running(Told(lambda x: x + 1)) as path:
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            version = harness.serve(await connected(path, harness))
+
+            await check_answers(version, [{"x": 1.0}, {"x": 2.0}], [{"y": 2.0}, {"y": 3.0}], tolerance=1e-6)
+            with pytest.raises(CheckFailed, match=r"answered y=2\.0, expected 5\.0"):
+                await check_answers(version, [{"x": 1.0}], [{"y": 5.0}], tolerance=1e-6)
+
+            version.close()
+
+        run(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from tidegate.predictor.protocol import PredictorError
@@ -80,7 +81,8 @@ class RemoteExecutor(asyncio.Protocol):
         self._next_id += 1
         self._asked[self._next_id] = (group, done)
         self._waiting_rows += group.n_rows
-        deadline_s = max(call.deadline_s for call in group.calls)
+        # check inputs belong to no call: whoever tries them has a limit of its own
+        deadline_s = max((call.deadline_s for call in group.calls), default=math.inf)
         self._transport.write(encode(Ask(self._next_id, deadline_s, group.n_rows, pack(group.inputs))))
 
     def close(self) -> None:
