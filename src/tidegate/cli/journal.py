@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import home_option, json_option, open_local
+from tidegate.cli.option import FOLDER, home_option, json_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -176,6 +176,50 @@ def count(service: str | None, since: int | None, home: Path | None, as_json: bo
         f"{outcomes.corrected} corrected, {outcomes.repeated} repeated, {outcomes.conflicting} conflicting, "
         f"{outcomes.unknown} unknown, {outcomes.pending} pending."
     )
+
+
+@journal.command(
+    epilog="\b\nExamples:\n  tidegate journal export parquet/\n"
+    "  tidegate journal export parquet/ flight-delay --since 24h"
+)
+@click.argument("target", type=FOLDER)
+@click.argument("service", required=False)
+@click.option("--since", type=Moment(), help="Only from this time on: 2026-11-20T14:00 (UTC) or 15m.")
+@click.option("--until", type=Moment(), help="Only before this time.")
+@home_option
+@json_option
+def export(
+    target: Path,
+    service: str | None,
+    *,
+    since: int | None,
+    until: int | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Write predictions as Parquet into the folder TARGET: a file for each service, day and contract.
+
+    Files that are there are replaced. The exit status is 3 if some of the journal could not be read.
+    """
+    from tidegate.bootstrap.export import export as export_home
+
+    place = open_local(home, must_exist=True).home
+    report = export_home(place, target, service=service, since_us=since, until_us=until)
+    if as_json:
+        files = [
+            {"path": str(file.path), "service": file.service, "day": file.day, "rows": file.rows}
+            for file in report.files
+        ]
+        print_json({"files": files, "damages": report.damages})
+    else:
+        print_table(
+            ("file", "service", "day", "#rows"),
+            [(file.path, file.service, file.day, file.rows) for file in report.files],
+        )
+    for damage in report.damages:
+        click.echo(f"Segment {damage.segment} is damaged at {damage.offset}: {damage.reason}.", err=True)
+    if report.damages:
+        raise click.exceptions.Exit(SAID_NO)
 
 
 def _first_look(records: Any, last: int | None) -> Any:

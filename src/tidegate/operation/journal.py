@@ -150,7 +150,9 @@ class _Segment:
             elif frame.body[1] != codec.FORMAT:
                 continue
             elif kind == codec.TURN:
-                yield from self._turn(self._streams[number], frame, wanted)
+                stream = self._streams.get(number)
+                if stream is not None:  # the controller reports one that was never declared
+                    yield from self._turn(stream, frame, wanted)
             else:
                 yield from (each for each in self._other(kind, frame) if _matches(each, wanted))
 
