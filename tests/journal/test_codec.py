@@ -163,3 +163,14 @@ def test_a_frame_larger_than_a_reader_believes_is_refused(monkeypatch: pytest.Mo
 
     with pytest.raises(codec.InvalidSetting, match="11"):
         codec.frame(bytes(11))
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_journal() -> None:
+    stream = Stream("s", 1, Digest(""), Layout((), (Column("t", DataType.STRING),)))
+    batch = Batch({"t": np.array(["a\ud800", None], dtype=object)}, 2)
+
+    frame = codec.TurnEncoder(1, stream).encode(Turn([bytes(16)] * 2, [0, 0], None, batch))
+
+    got = Turns(StreamCodec(stream), mask_of(body_of(frame)), [body_of(frame)])
+    assert got.outputs is not None
+    assert got.outputs["t"].tolist() == ["a?", None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -178,3 +180,20 @@ def test_drafts_and_other_files_are_no_segments(tmp_path: Path) -> None:
 
     assert list_segments(tmp_path) == []
     assert list_segments(tmp_path / "nowhere") == []
+
+
+def test_a_segment_that_the_disk_cannot_read_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_segment(tmp_path)
+    with SegmentReader(list_segments(tmp_path)[0].path) as reader:
+
+        def fail(*_: object) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "pread", fail)
+
+        assert reader.read() == []
+        assert reader.end is End.DAMAGED
+        assert reader.damage is not None
+        assert "Input/output error" in reader.damage.reason

@@ -14,7 +14,7 @@ from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_tur
 from tidegate.core.error import Conflict, NotFound
 from tidegate.journal import tailer as tailer_module
 from tidegate.journal.codec import FRAME_HEAD, encode_event, encode_outcomes, encode_refusals, frame
-from tidegate.journal.ledger import Ledger, OutcomeCounts
+from tidegate.journal.ledger import Ledger, LedgerUnavailable, OutcomeCounts
 from tidegate.journal.reader import End, list_segments
 from tidegate.journal.record import Event, Outcome, Refusal
 from tidegate.journal.tailer import Tailer
@@ -316,3 +316,35 @@ def test_a_crash_between_any_two_steps_counts_nothing_twice(tmp_path: Path, step
     assert merge(tally for _, tally in ledger.tallies()).joined == 5
     assert ledger.outcome_counts() == OutcomeCounts(delivered=7, joined=5, repeated=2)
     assert restarted.behind_bytes() == 0
+
+
+def test_a_ledger_that_cannot_be_written_says_so_and_goes_on_later(tmp_path: Path) -> None:
+    write(tmp_path / "journal", 1, 2)
+    tailer, ledger = open_tailer(tmp_path)
+    ledger.connection.execute("PRAGMA query_only = 1")
+
+    with pytest.raises(LedgerUnavailable, match="cannot be written"):
+        tailer.poll()
+    ledger.connection.execute("PRAGMA query_only = 0")
+    tailer.poll()
+
+    assert total(ledger) == 3
+
+
+def test_a_file_that_is_no_ledger_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"not a database at all" * 100)
+
+    with pytest.raises(LedgerUnavailable, match="cannot be opened"):
+        Ledger(tmp_path / "ledger.db")
+
+
+def test_a_ledger_at_rest_can_be_read(tmp_path: Path) -> None:
+    write(tmp_path / "journal", 1, 2)
+    tailer, ledger = open_tailer(tmp_path)
+    tailer.poll()
+    ledger.close()
+
+    reading = Ledger(tmp_path / "ledger.db", read_only=True)
+
+    assert total(reading) == 3
+    reading.close()

@@ -23,6 +23,7 @@ STATUS = {
     "conflict": 409,
     "invalid_setting": 400,
     "store_unavailable": 503,
+    "ledger_unavailable": 503,
     "route_storage": 503,
 }
 """HTTP status by error code; what is not listed is 500."""

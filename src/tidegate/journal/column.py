@@ -33,14 +33,19 @@ def pack(code: str, values: Iterable[Any]) -> bytes:
 
 def pack_texts(values: Sequence[Any]) -> bytes:
     """Return texts or bytes (None allowed) as their lengths and then all their bytes."""
-    if len(values) == 1 and isinstance(value := values[0], str):
-        known = value.encode()
-        return _SIZE.pack(len(known)) + known
+    try:
+        if len(values) == 1 and isinstance(value := values[0], str):
+            known = value.encode()
+            return _SIZE.pack(len(known)) + known
+        pieces = [value.encode() if isinstance(value, str) else bytes(value or b"") for value in values]
+    except UnicodeEncodeError:  # half of a pair, which no text on the wire has, but a program can make
+        pieces = [
+            value.encode("utf-8", "replace") if isinstance(value, str) else bytes(value or b"")
+            for value in values
+        ]
     if None in values:
-        pieces = [b"" if v is None else v.encode() if isinstance(v, str) else bytes(v) for v in values]
-        lengths = [_NULL if v is None else len(k) for v, k in zip(values, pieces, strict=True)]
+        lengths = [_NULL if v is None else len(piece) for v, piece in zip(values, pieces, strict=True)]
         return pack("I", lengths) + b"".join(pieces)
-    pieces = [v.encode() if isinstance(v, str) else bytes(v) for v in values]
     return pack("I", map(len, pieces)) + b"".join(pieces)
 
 

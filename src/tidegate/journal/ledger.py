@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.core.error import Conflict, NotFound
+from tidegate.core.error import Conflict, NotFound, TidegateError
 from tidegate.core.identifier import format_prediction_id
 from tidegate.journal.reader import Damage, End
 from tidegate.journal.record import RecordKind
@@ -118,6 +118,12 @@ _tally_decoder = msgspec.msgpack.Decoder(Tally)
 _tally_encoder = msgspec.msgpack.Encoder()
 
 
+class LedgerUnavailable(TidegateError):
+    """The ledger cannot be read or written. What it would have counted is still in the journal."""
+
+    code = "ledger_unavailable"
+
+
 class SegmentProgress(msgspec.Struct, frozen=True):
     """How far one segment has been counted.
 
@@ -190,11 +196,22 @@ class Ledger:
 
         Raises:
             NotFound: It is to be read, and is not there.
+            LedgerUnavailable: It cannot be opened.
         """
         self.path = path
         if read_only and not path.exists():
             raise _absent(path)
-        uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        try:
+            self._open(read_only)
+        except sqlite3.Error as error:
+            raise LedgerUnavailable(
+                f"The ledger {path} cannot be opened: {error}.",
+                hint="If it is damaged, move it away: it is counted again from the journal.",
+                path=str(path),
+            ) from error
+
+    def _open(self, read_only: bool) -> None:
+        uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         self.connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None)
         if not read_only:
             # a lost last commit is read again from the journal, so it need not wait for the disk
@@ -203,7 +220,7 @@ class Ledger:
             self._create()
         elif self.connection.execute("PRAGMA user_version").fetchone() == (0,):  # it is just being made
             self.connection.close()
-            raise _absent(path)
+            raise _absent(self.path)
         self._commits = self._read_commits()
 
     def _create(self) -> None:

@@ -167,12 +167,15 @@ class SegmentReader:
 
         After none, `end` says whether there can be more later. Header and trailer are not given.
         """
-        while not self._is_over():
-            found = self._read_chunk()
-            if found:
-                return found
-            if self._is_over() or self._is_exhausted():
-                break
+        try:
+            while not self._is_over():
+                found = self._read_chunk()
+                if found:
+                    return found
+                if self._is_over() or self._is_exhausted():
+                    break
+        except OSError as error:  # a bad sector: the other segments can still be read
+            self._stop(self.position, f"it cannot be read: {error.strerror}")
         return []
 
     def _is_over(self) -> bool:

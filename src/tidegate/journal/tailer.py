@@ -6,6 +6,7 @@ so a crash at any point means that the same bytes are read again, and counted on
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tidegate.core.error import Corrupt, NotFound, TidegateError
 from tidegate.journal.codec import FORMAT, OUTCOMES, REFUSALS, STREAM, TURN
 from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_outcomes, decode_refusals, mask_of
 from tidegate.journal.index import Block, PredictionIndex, blocks_of, declaration_of
-from tidegate.journal.ledger import Ledger
+from tidegate.journal.ledger import Ledger, LedgerUnavailable
 from tidegate.journal.outcome import OutcomeBook
 from tidegate.journal.reader import Damage, End, Frame, SegmentEntry, SegmentReader, list_segments
 from tidegate.journal.record import Outcome
@@ -124,6 +125,7 @@ class Tailer:
 
         Raises:
             Conflict: Another process writes the ledger.
+            LedgerUnavailable: The ledger cannot be written.
         """
         progress = Progress()
         try:
@@ -135,6 +137,13 @@ class Tailer:
                 self._commit(draught, progress)
             progress.behind_bytes = self.behind_bytes()
             self._join(progress, settle_now=settle_now)
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerUnavailable(
+                f"The ledger {self._ledger.path} cannot be written: {error}.",
+                hint="Check free space and permissions; counting goes on from where it stopped.",
+                path=str(self._ledger.path),
+            ) from error
         except BaseException:
             self.close()  # the readers have moved on from what the ledger says; begin again from there
             raise
