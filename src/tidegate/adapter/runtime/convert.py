@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from tidegate.contract.schema import DataType, Field
 
+_GRAPH_NAME = "model"
+"""Converters would draw one at random; the same model is to be the same artifact."""
 _BOOSTER_OPSET = 15  # the newest that onnxmltools writes boosters for
 _OPSETS = {"": 17, "ai.onnx.ml": 3}
 """What pipelines are written in: the last ai.onnx.ml with the tree operators that the boosters'
@@ -116,7 +118,9 @@ def _convert_estimator(model: Any, types: list[tuple[str, Any]]) -> bytes:
     options = {"zipmap": False} if hasattr(model, "classes_") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of converters about their own dependencies
-        graph = skl2onnx.convert_sklearn(model, initial_types=types, options=options, target_opset=_OPSETS)
+        graph = skl2onnx.convert_sklearn(
+            model, _GRAPH_NAME, initial_types=types, options=options, target_opset=_OPSETS
+        )
     data: bytes = graph.SerializeToString()
     return data
 
@@ -168,6 +172,7 @@ def _convert_lightgbm(model: Any, width: int) -> bytes:
         warnings.simplefilter("ignore")
         graph = onnxmltools.convert_lightgbm(
             model,
+            name=_GRAPH_NAME,
             initial_types=[("features", FloatTensorType([None, width]))],
             zipmap=False,
             target_opset=_BOOSTER_OPSET,
@@ -184,6 +189,7 @@ def _convert_xgboost(model: Any, width: int) -> bytes:
         warnings.simplefilter("ignore")
         graph = onnxmltools.convert_xgboost(
             _without_names(model),
+            name=_GRAPH_NAME,
             initial_types=[("features", FloatTensorType([None, width]))],
             target_opset=_BOOSTER_OPSET,
         )

@@ -55,7 +55,7 @@ class FittedModel:
             return lightgbm.run_of(self.native, self.classes, n_threads=n_threads)
         if self.kind == "xgboost":
             return xgboost.run_of(self.native, self.classes, n_threads=n_threads)
-        return skops.run_of(self.native, wanted)
+        return skops.run_of(self.native, wanted, n_threads=n_threads)
 
     def dump(self) -> bytes:
         """Return the native file's bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickletools
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ KINDS: Mapping[str, str] = {
 
 _PICKLE_SUFFIXES = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".pt", ".pth"})
 _PICKLE_PROTOCOLS = range(2, 6)
+_PICKLE_CALLS = frozenset({"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "REDUCE", "BUILD"})
 
 
 class PickleRefused(TidegateError):
@@ -90,8 +92,25 @@ def _looks_like_pickle(path: Path) -> bool:
     if head[:2] == b"PK" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith((".pkl", ".pickle")) for name in archive.namelist())
-    # Protocol 0 and 1 begin like text; what scikit-learn writes that way names a class first.
-    return head in (b"cco", b"csk", b"(dp", b"(lp", b"c__")
+    return _parses_as_pickle(path)
+
+
+def _parses_as_pickle(path: Path) -> bool:
+    """Tell whether the file is a pickle of protocol 0 or 1, which has no mark at its beginning.
+
+    Its instructions are read one by one and none is carried out. Other files end at their first
+    byte or soon after, with one that does not exist.
+    """
+    calls = False
+    with path.open("rb") as file:
+        try:
+            for instruction, _, _ in pickletools.genops(file):
+                calls = calls or instruction.name in _PICKLE_CALLS
+                if instruction.name == "STOP":
+                    return calls
+        except (ValueError, UnicodeDecodeError, MemoryError):
+            return False
+    return False
 
 
 def _pickle_refused(path: Path) -> PickleRefused:

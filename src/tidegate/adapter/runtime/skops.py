@@ -108,17 +108,22 @@ def estimator_outputs(estimator: Any, example: Any) -> tuple[Tensor, ...]:
     return (Tensor("variable", DataType.FLOAT64, answer.shape[1:]),)
 
 
-def run_of(estimator: Any, wanted: Collection[str]) -> Run:
+def run_of(estimator: Any, wanted: Collection[str], *, n_threads: int = 1) -> Run:
     """Return a function that calls an estimator.
 
     Args:
         estimator: The fitted estimator.
         wanted: Which of `label`, `probabilities` and `variable` are needed; others are not computed.
+        n_threads: Threads of the numeric libraries. With more than there are free cores they wait for
+            each other by spinning, and a call of a millisecond takes a hundred.
     """
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # ships no types
+
+    threads = ThreadpoolController()
 
     def run(table: Any) -> dict[str, Any]:
         answers = {}
-        with warnings.catch_warnings():
+        with threads.limit(limits=n_threads), warnings.catch_warnings():
             # An estimator fitted on a data frame says so at each matrix; the binding has the order.
             warnings.filterwarnings("ignore", message="X does not have valid feature names")
             if "probabilities" in wanted:
@@ -143,5 +148,8 @@ def build_skops(spec: Spec, context: BuildContext) -> NativePredictor:
     options = read_options(spec)
     assert spec.artifact is not None
     estimator = load_estimator(context.open_artifact(spec.artifact), trusted=options.trusted)
-    run = run_of(estimator, options.tensors)
+    jobs = [name for name in estimator.get_params() if name.rpartition("__")[2] == "n_jobs"]
+    if jobs:
+        estimator.set_params(**dict.fromkeys(jobs, context.n_threads))
+    run = run_of(estimator, options.tensors, n_threads=context.n_threads)
     return NativePredictor(context.contract, options, run, engine="scikit-learn")

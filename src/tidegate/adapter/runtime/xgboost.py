@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tidegate.adapter.runtime.native import (
@@ -18,6 +19,7 @@ from tidegate.adapter.runtime.native import (
     require,
     table_signature,
 )
+from tidegate.adapter.runtime.ubjson import top_keys
 from tidegate.contract.schema import DataType
 from tidegate.predictor.binding import Signature, Tensor
 from tidegate.predictor.protocol import BuildContext, LoadError, Spec
@@ -33,18 +35,31 @@ def load_booster(path: Path) -> Any:
     require("An XGBoost model", "xgboost", extra="boosters")
     import xgboost as xgb
 
-    data = bytearray(path.read_bytes())
+    data = path.read_bytes()
     booster = xgb.Booster()
     try:
-        booster.load_model(data)
-    except xgb.core.XGBoostError as error:
-        reason = str(error).splitlines()[0][:200]
+        _check_form(data)
+        booster.load_model(bytearray(data))
+    except (xgb.core.XGBoostError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
         raise LoadError(
-            f"{path.name} is not an XGBoost model, or it is damaged: {reason}",
+            f"{path.name} is not an XGBoost model, or it is damaged: {reason}.",
             hint="Write it with booster.save_model('model.json') or 'model.ubj'.",
             path=str(path),
         ) from error
     return booster
+
+
+def _check_form(data: bytes) -> None:
+    """Walk over the file before XGBoost does, which ends the process on some that are cut off.
+
+    Raises:
+        ValueError: It is neither JSON nor UBJSON with a learner in it.
+    """
+    is_json = data[:1] == b"{" and data[1:].lstrip()[:1] in (b'"', b"}")
+    keys = list(msgspec.json.decode(data, type=dict[str, msgspec.Raw])) if is_json else top_keys(data)
+    if "learner" not in keys:
+        raise ValueError("it holds no learner")
 
 
 def objective_of(booster: Any) -> str:

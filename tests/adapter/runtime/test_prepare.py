@@ -1,0 +1,336 @@
+"""Fitted models on their way into the registry: converted where they answer the same."""
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import xgboost as xgb
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.svm import SVC
+
+from tidegate.adapter.runtime.prepare import prepare
+from tidegate.contract.batch import Batch
+from tidegate.contract.schema import Contract, DataType, Field, Role, Schema
+from tidegate.contract.violation import ContractViolation
+from tidegate.core.decision import Verdict
+from tidegate.core.error import InvalidSetting
+
+QUIET = {"n_estimators": 10, "verbose": -1, "num_threads": 1}
+XGB = {"n_estimators": 10, "nthread": 1}
+
+
+def matrix_batch(contract, x):
+    return Batch.of({name: x[:, at] for at, name in enumerate(contract.input.names)})
+
+
+BINARY = {
+    "logistic": LogisticRegression,
+    "forest": lambda: RandomForestClassifier(10, random_state=0),
+    "boosting": lambda: GradientBoostingClassifier(n_estimators=10, random_state=0),
+    "histogram boosting": lambda: HistGradientBoostingClassifier(max_iter=10, random_state=0),
+    "scaled": lambda: make_pipeline(StandardScaler(), LogisticRegression()),
+    "lightgbm": lambda: lgb.LGBMClassifier(**QUIET),
+    "xgboost": lambda: xgb.XGBClassifier(**XGB),
+}
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_binary_classifier_becomes_a_graph_that_answers_the_same(table, rebuild, name):
+    x, fitted = table["x"], BINARY[name]().fit(table["x"], table["binary"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == "onnx"
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-5)
+    np.testing.assert_array_equal(answer["label"], fitted.predict(x))
+    assert [evidence.verdict for evidence in prepared.evidence] == [Verdict.SAFE]
+    assert prepared.evidence[0].observed["n_rows"] == 400
+    assert "Converted to ONNX" in prepared.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda t: LogisticRegression().fit(t["x"], t["text"]),
+        lambda t: lgb.LGBMClassifier(**QUIET).fit(t["x"], t["text"]),
+    ],
+)
+def test_text_classes_become_a_category_and_a_vector_of_probabilities(table, rebuild, fit):
+    x, fitted = table["x"], fit(table)
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    label, scores = prepared.contract.output.fields
+    assert (label.type, label.categories) == (DataType.CATEGORY, ("high", "low", "middle"))
+    assert scores.shape == (3,)
+    assert answer["label"].tolist() == fitted.predict(x).tolist()
+    np.testing.assert_allclose(answer["probabilities"], fitted.predict_proba(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda t: LinearRegression().fit(t["x"], t["number"]),
+        lambda t: HistGradientBoostingRegressor(max_iter=10).fit(t["x"], t["number"]),
+        lambda t: lgb.LGBMRegressor(**QUIET).fit(t["x"], t["number"]),
+        lambda t: xgb.XGBRegressor(**XGB).fit(t["x"], t["number"]),
+    ],
+)
+def test_a_regressor_gives_one_prediction(table, rebuild, fit):
+    x, fitted = table["x"], fit(table)
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == "onnx"
+    np.testing.assert_allclose(answer["prediction"], fitted.predict(x), rtol=1e-5)
+
+
+def test_raw_boosters_are_taken_too(table, rebuild, tmp_path):
+    x, y = table["x"], table["binary"]
+    one = lgb.train({"objective": "binary", "verbose": -1, "num_threads": 1}, lgb.Dataset(x, y), 5)
+    two = xgb.train({"objective": "binary:logistic", "nthread": 1}, xgb.DMatrix(x, y), 5)
+
+    for fitted, expected in ((one, one.predict(x)), (two, two.inplace_predict(x))):
+        prepared = prepare(fitted, x)
+        answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+        np.testing.assert_allclose(answer["probability"], expected, atol=1e-5)
+        (tmp_path / "artifact" / "0a1b2c3d").unlink()
+        (tmp_path / "artifact").rmdir()
+
+
+def test_early_stopped_boosting_answers_with_its_best_iteration(table, rebuild):
+    x, y = table["x"], table["binary"]
+    fitted = xgb.XGBClassifier(n_estimators=60, nthread=1, early_stopping_rounds=2, learning_rate=0.9)
+    fitted.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], verbose=False)
+    assert fitted.best_iteration + 1 < fitted.get_booster().num_boosted_rounds()
+
+    prepared = prepare(fitted, x)
+
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-5)
+
+
+def encoded(last):
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),
+        (make_pipeline(SimpleImputer(), StandardScaler()), ["distance", "dep time"]),
+    )
+    return make_pipeline(columns, last)
+
+
+def ordinal(last):
+    return make_pipeline(
+        make_column_transformer((OrdinalEncoder(), ["carrier"]), remainder="passthrough"), last
+    )
+
+
+FRAMES = {
+    "logistic": lambda: encoded(LogisticRegression()),
+    "lightgbm": lambda: encoded(lgb.LGBMClassifier(**QUIET)),
+    "xgboost": lambda: ordinal(xgb.XGBClassifier(**XGB)),
+    "histogram boosting": lambda: ordinal(HistGradientBoostingClassifier(max_iter=10)),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_pipeline_over_a_data_frame_takes_a_column_each(flights, rebuild, name):
+    frame, late = flights
+    fitted = FRAMES[name]().fit(frame, late)
+
+    prepared = prepare(fitted, frame)
+    answer = rebuild(prepared).predict(prepared.sample)
+
+    assert prepared.spec.kind == "onnx"
+    assert prepared.contract.input.names == ("carrier", "distance", "dep_time")
+    assert "'dep time' is dep_time" in prepared.notes[0]
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(frame)[:, 1], atol=1e-5)
+
+
+CONTRACT = Contract(
+    Schema(
+        (
+            Field("tail", DataType.STRING, roles=(Role.KEY,)),
+            Field("dep_time", DataType.FLOAT64, optional=True),
+            Field("carrier", DataType.CATEGORY, categories=("AA", "B6", "DL", "UA")),
+            Field("distance", DataType.INT32, gt=0),
+        )
+    ),
+    Schema((Field("p_late", DataType.FLOAT64, ge=0, le=1),)),
+)
+
+
+def test_a_given_contract_is_kept_whatever_its_order_and_its_other_fields(flights, rebuild):
+    frame, late = flights
+    fitted = FRAMES["logistic"]().fit(frame, late)
+
+    prepared = prepare(
+        fitted, pl.DataFrame({**frame.to_dict("list"), "tail": ["N1"] * 400}), contract=CONTRACT
+    )
+    answer = rebuild(prepared).predict(prepared.sample)
+
+    assert prepared.contract is CONTRACT
+    np.testing.assert_allclose(answer["p_late"], fitted.predict_proba(frame)[:, 1], atol=1e-5)
+
+
+def test_an_array_is_named_by_the_contract(table, rebuild):
+    x, fitted = table["x"], LogisticRegression().fit(table["x"], table["binary"])
+    fields = tuple(Field(name, DataType.FLOAT64) for name in "dcba")
+    key = Field("customer", DataType.STRING, roles=(Role.KEY,))
+
+    prepared = prepare(fitted, x, contract=Contract(Schema((key, *fields)), CONTRACT.output))
+    answer = rebuild(prepared).predict(Batch.of({name: x[:, at] for at, name in enumerate("dcba")}))
+
+    np.testing.assert_allclose(answer["p_late"], fitted.predict_proba(x)[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, rebuild, library):
+    frame, late = flights
+    typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
+    fitted = (
+        lgb.LGBMClassifier(**QUIET, min_data_per_group=5, cat_smooth=0)
+        if library == "lightgbm"
+        else xgb.XGBClassifier(**XGB, enable_categorical=True)
+    ).fit(typed, late)
+
+    prepared = prepare(fitted, typed)
+    answer = rebuild(prepared).predict(prepared.sample)
+
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-5)
+
+
+def test_a_model_that_cannot_be_converted_stays_native_and_says_why(table, rebuild):
+    x = table["x"]
+    fitted = make_pipeline(FunctionTransformer(np.abs), LogisticRegression()).fit(x, table["binary"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == "skops"
+    assert "stays a sklearn Pipeline" in prepared.notes[-1]
+    assert "FunctionTransformer" in prepared.notes[-1]
+    assert prepared.evidence[0].verdict is Verdict.SAFE
+    np.testing.assert_array_equal(answer["probability"], fitted.predict_proba(x)[:, 1])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        # Scaled in float32, values step over thresholds that were drawn in float64.
+        lambda: encoded(HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=2)),
+        # skl2onnx 1.20 writes splits over categories as if they were thresholds, and says nothing.
+        lambda: ordinal(HistGradientBoostingClassifier(max_iter=10, categorical_features=[0])),
+    ],
+)
+def test_a_conversion_that_answers_differently_is_not_taken(flights, rebuild, make):
+    frame, late = flights
+    fitted = make().fit(frame, late)
+
+    prepared = prepare(fitted, frame)
+    answer = rebuild(prepared).predict(prepared.sample)
+
+    assert prepared.spec.kind == "skops"
+    assert any("answers differently" in reason for reason in prepared.evidence[0].observed["refused"])
+    np.testing.assert_array_equal(answer["probability"], fitted.predict_proba(frame)[:, 1])
+
+
+def test_a_native_booster_keeps_codes_and_classes(flights, rebuild, monkeypatch):
+    frame, late = flights
+    typed = frame.astype({"carrier": "category"})
+    words = np.array(["on time", "late"])[late]
+    fitted = lgb.LGBMClassifier(**QUIET, min_data_per_group=5).fit(typed, words)
+    monkeypatch.setattr("tidegate.adapter.runtime.convert.missing_packages", lambda kind: ["onnxmltools"])
+
+    prepared = prepare(fitted, typed)
+    answer = rebuild(prepared).predict(prepared.sample)
+
+    assert prepared.spec.kind == "lightgbm"
+    assert "needs onnxmltools, which is not installed" in prepared.notes[-1]
+    assert answer["label"].tolist() == fitted.predict(typed).tolist()
+    np.testing.assert_array_equal(answer["probability"], fitted.predict_proba(typed)[:, 1])
+
+
+def test_a_function_from_the_notebook_itself_is_refused(table):
+    def double(x):
+        return x * 2
+
+    double.__module__ = "__main__"
+    double.__qualname__ = "double"
+    import __main__
+
+    __main__.double = double
+    try:
+        fitted = make_pipeline(FunctionTransformer(double), LogisticRegression())
+        with pytest.raises(InvalidSetting, match=r"__main__\.double, defined in this script or notebook"):
+            prepare(fitted.fit(table["x"], table["binary"]), table["x"])
+    finally:
+        del __main__.double
+
+
+def test_labels_of_a_classifier_without_probabilities(table, rebuild):
+    x, fitted = table["x"], SVC().fit(table["x"], table["binary"])
+
+    prepared = prepare(fitted, x)
+
+    assert prepared.contract.output.names == ("label",)
+    assert rebuild(prepared).predict(matrix_batch(prepared.contract, x))["label"].tolist() == list(
+        fitted.predict(x)
+    )
+
+
+def test_a_sample_that_breaks_the_contract_is_refused_naming_the_field(flights):
+    frame, late = flights
+    fitted = FRAMES["logistic"]().fit(frame, late)
+    frame = frame.assign(tail="N1", distance=-frame["distance"])
+
+    with pytest.raises(ContractViolation, match="distance"):
+        prepare(fitted, frame, contract=CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("make", "sample", "message"),
+    [
+        (lambda t: LogisticRegression(), "x", "is not fitted"),
+        (lambda t: {"a": 1}, "x", "no model that Tidegate knows"),
+        (lambda t: LogisticRegression().fit(t["x"], t["binary"]), None, "some rows of its input"),
+        (lambda t: LogisticRegression().fit(t["x"], t["binary"]), "short", "takes 4 features, .* 3 columns"),
+        (
+            lambda t: MultiOutputClassifier(LogisticRegression()).fit(
+                t["x"], np.stack([t["binary"], t["three"]], axis=1)
+            ),
+            "x",
+            "several targets",
+        ),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_in_words(table, make, sample, message):
+    rows = {"x": table["x"], "short": table["x"][:, :3], None: None}[sample]
+
+    with pytest.raises(InvalidSetting, match=message):
+        prepare(make(table), rows)
+
+
+def test_features_that_the_sample_or_the_contract_lack_are_named(flights):
+    frame, late = flights
+    fitted = FRAMES["logistic"]().fit(frame, late)
+
+    with pytest.raises(InvalidSetting, match="sample lacks the model's features distance"):
+        prepare(fitted, frame.drop(columns="distance"))
+    short = Contract(Schema(CONTRACT.input.fields[1:3]), CONTRACT.output)
+    with pytest.raises(InvalidSetting, match="features distance are not input fields"):
+        prepare(fitted, frame, contract=short)
