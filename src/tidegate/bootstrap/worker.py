@@ -148,19 +148,25 @@ class Worker:
         for service in route.services.values():
             versions = self._versions(service.service)
             complete = all(arm.version in versions for arm in service.arms)
-            known = service.service in self._plane.endpoints
+            known = self._plane.endpoints.get(service.service)
             if known and (not complete or service.generation == self._generations.get(service.service)):
                 continue
+            if known:
+                self._forget(known)
             self._plane.endpoints[service.service] = Endpoint(service, versions, secret=self._secret)
             self._generations[service.service] = service.generation if complete else 0
             changed = True
         for gone in self._plane.endpoints.keys() - route.services.keys():
-            del self._plane.endpoints[gone]
+            self._forget(self._plane.endpoints.pop(gone))
             changed = True
         if changed:
             self._site.publish(resources(self._plane, metrics=self._home.metrics))
             self._event("route.followed", sequence=route.sequence)
         self._write_status()
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """Let go of an old generation, and by it of its versions, once its last answers have left."""
+        self._loop.call_later(_RETIRE_S, self._plane.forget, endpoint.every_arm)
 
     def _versions(self, service: str) -> dict[int, LoadedVersion]:
         return {number: version for (name, number), version in self._loaded.items() if name == service}

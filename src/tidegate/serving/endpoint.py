@@ -255,6 +255,11 @@ class Endpoint:
             arm = self._pinned[number] = Arm(PINNED, self.pinnable[number], share=0.0)
         return arm
 
+    @property
+    def every_arm(self) -> tuple[Arm, ...]:
+        """All arms that requests may have gone by, the pinned ones too."""
+        return (*self.arms, *self._pinned.values())
+
     def keys_of(self, rows: Any) -> list[bytes] | None:
         """Return the keyed hash of each decoded row's key; None without a key in the contract."""
         name = self.stable.key_name

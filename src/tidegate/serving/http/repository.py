@@ -88,11 +88,12 @@ def resources(plane: DataPlane, *, metrics: Path, server_version: str = "") -> R
 
 
 def _service(plane: DataPlane, name: str, endpoint: Endpoint, metrics: Path) -> Resources:
-    signatures = {version: Signature(version) for version in endpoint.pinnable.values()}
+    stable = endpoint.stable if endpoint.arms else None
+    named = {*endpoint.pinnable.values(), *([stable] if stable is not None else [])}
+    signatures = {version: Signature(version) for version in named}
     base = f"/v2/models/{name}".encode()
     numbers = sorted(endpoint.pinnable)
     every = [(name, number) for number in numbers]
-    stable = endpoint.stable if endpoint.arms else None
     refusal = {b"POST": _UnsupportedHandler(plane, name)}
     found: Resources = {
         f"/v2/repository/models/{name}/load".encode(): refusal,
