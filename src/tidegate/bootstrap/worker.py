@@ -166,7 +166,7 @@ class Worker:
 
     def _forget(self, endpoint: Endpoint) -> None:
         """Let go of an old generation, and by it of its versions, once its last answers have left."""
-        self._loop.call_later(_RETIRE_S, self._plane.forget, endpoint.every_arm)
+        self._loop.call_later(RETIRE_S, self._plane.forget, endpoint.every_arm)
 
     def _versions(self, service: str) -> dict[int, LoadedVersion]:
         return {number: version for (name, number), version in self._loaded.items() if name == service}
