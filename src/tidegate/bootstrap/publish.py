@@ -24,6 +24,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.journal.record import JournalMode
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import new_key
+from tidegate.operation.register import ACTION
 from tidegate.operation.register import register as register_version
 from tidegate.predictor.binding import Binding
 from tidegate.predictor.lookup import LookupOptions, Table
@@ -104,6 +105,9 @@ def publish(
         InvalidSetting: Contract, model, sample and fallbacks do not fit together.
         TidegateError: The model cannot be used, or the registry cannot be reached.
     """
+    before = _registered_before(local, name, key)
+    if before is not None:
+        return before
     prepared = prepare(model, sample, contract=contract)
     spec, contract = prepared.store(local.artifacts), prepared.contract
     origin, key = origin or Origin(), key or new_key()
@@ -172,6 +176,9 @@ def publish_service(
         InvalidSetting: The service has no trainer, or what it returned does not fit its contract.
         TidegateError: As `publish`.
     """
+    before = _registered_before(local, service.name, key)
+    if before is not None:
+        return before  # a training is not repeated only to find that out
     trained = service.train(data, params or {})
     return publish(
         local,
@@ -193,6 +200,20 @@ def publish_service(
         ),
         key=key,
     )
+
+
+def _registered_before(local: Local, name: str, key: str | None) -> Published | None:
+    """Return the version that was registered under `key`, if one was."""
+    if key is None:
+        return None
+    with local.unit.read() as transaction:
+        mutation = transaction.mutations.find(key)
+    if mutation is None or mutation.action != ACTION:
+        return None  # another action's key is refused when the version is stored
+    version = msgspec.json.decode(mutation.result, type=Version)
+    if version.service != name:
+        return None
+    return Published(version, [f"{version.label} was registered under the key {key!r} before."])
 
 
 def _fallback_spec(
