@@ -314,7 +314,7 @@ def _slice_all(parts: Sequence[memoryview], widths: Sequence[int]) -> list[bytes
     """
     total = sum(widths)
     joined = b"".join(parts)
-    if len(joined) != total * len(parts) or any(len(part) != total for part in parts):
+    if set(map(len, parts)) != {total}:
         raise Corrupt(f"A frame's sections take {total} bytes, it has others.")
     if len(widths) == 1:
         return [joined]

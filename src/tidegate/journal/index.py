@@ -9,7 +9,8 @@ For keys it keeps sorted blocks of key hash, event time and id, as long as `wind
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.core.error import NotFound
-from tidegate.journal.codec import FORMAT, STREAM, TURN
+from tidegate.core.identifier import uuid7_time_ms
+from tidegate.journal.codec import FORMAT, STREAM, TURN, TURN_HEAD
 from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mask_of
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.plain import plain_row
@@ -27,6 +29,7 @@ from tidegate.journal.tally import US_PER_MINUTE, TallyKey
 
 _BLOCK_BYTES = 1 << 16
 _MS_PER_MINUTE = 60_000
+_NEAR_MS = 1000  # predictions no further apart than this are looked for together
 _KEY_BLOCK_ROWS = 1 << 13
 # what one key entry is: 8 bytes of key hash (one collision in 2 ** 64), event time, request and row
 _KEY = np.dtype([("hash", "<u8"), ("event_us", "<i8"), ("request", "V16"), ("row", "<u4")])
@@ -39,6 +42,15 @@ class Block(NamedTuple):
     stop: int
     min_ms: int
     max_ms: int
+
+    @property
+    def span(self) -> int:
+        """Least number for which the block's times lie within 2 to its power, milliseconds.
+
+        Blocks that hold a time are then found by an ordinary index: of those of one span, the
+        greatest time is at most so much later.
+        """
+        return (self.max_ms - self.min_ms).bit_length()
 
 
 class Match(NamedTuple):
@@ -54,6 +66,15 @@ class Match(NamedTuple):
         stream = self.stream
         minute = self.arrived_us // US_PER_MINUTE
         return TallyKey(stream.service, stream.version, stream.arm, stream.kind, minute)
+
+
+class _Place(NamedTuple):
+    """Where a block is."""
+
+    segment: int
+    name: str
+    start: int
+    stop: int
 
 
 Target = tuple[bytes, int]
@@ -93,6 +114,8 @@ class PredictionIndex:
         self._ledger = ledger
         self._key_window_us = int(key_window_s * 1e6)
         self._codecs: dict[bytes, StreamCodec] = {}
+        self._spans: set[int] = set()
+        self._knows_spans = False
 
     def add_blocks(self, segment: int, blocks: Sequence[Block]) -> None:
         """Add the blocks of one segment, which follow those it has."""
@@ -106,11 +129,11 @@ class PredictionIndex:
             joined = Block(last[0], first.stop, min(last[2], first.min_ms), max(last[3], first.max_ms))
             blocks = [joined, *blocks[1:]]
         self._ledger.connection.executemany(
-            "INSERT OR REPLACE INTO block (segment, start, stop, min_ms, max_ms) VALUES (?, ?, ?, ?, ?)",
-            [(segment, *block) for block in blocks],
+            "INSERT OR REPLACE INTO block (segment, start, stop, min_ms, max_ms, span)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            [(segment, *block, block.span) for block in blocks],
         )
-        span_ms = max(block.max_ms - block.min_ms for block in blocks)
-        execute("UPDATE meta SET value = max(value, ?) WHERE name = 'block_span_ms'", (span_ms,))
+        self._spans.update(block.span for block in blocks)
 
     def add_keys(self, turns: Turns) -> None:
         """Add the keys of predictions that were answered."""
@@ -186,45 +209,60 @@ class PredictionIndex:
 
     def find(self, targets: Iterable[Target]) -> dict[Target, list[Match]]:
         """Return all records of the predictions that are in the journal: the prediction and its shadows."""
-        execute = self._ledger.connection.execute
-        (span_ms,) = execute("SELECT value FROM meta WHERE name = 'block_span_ms'").fetchone()
         by_request: dict[bytes, list[int]] = {}
         for request, row in targets:
             by_request.setdefault(request, []).append(row)
-        blocks: dict[tuple[int, str, int, int], list[bytes]] = {}
-        for request in by_request:
-            at_ms = int.from_bytes(request[:6], "big")
-            for block in execute(
-                "SELECT segment, name, start, stop FROM block JOIN segment ON segment.id = block.segment"
-                " WHERE max_ms BETWEEN ?1 AND ?1 + ?2 AND min_ms <= ?1",
-                (at_ms, span_ms),
-            ):
-                blocks.setdefault(block, []).append(request)
+        requests = sorted(by_request)  # which is by time
+        times = [uuid7_time_ms(request) for request in requests]
         found: dict[Target, list[Match]] = {}
-        for block in sorted(blocks):
-            wanted = {request: by_request[request] for request in blocks[block]}
-            self._search(block, wanted, found)
+        at = 0
+        for end in range(1, len(times) + 1):
+            if end < len(times) and times[end] - times[end - 1] <= _NEAR_MS:
+                continue
+            for place, min_ms, max_ms in self._blocks_between(times[at], times[end - 1]):
+                first, last = bisect_left(times, min_ms, at, end), bisect_right(times, max_ms, at, end)
+                if first < last:
+                    wanted = {request: by_request[request] for request in requests[first:last]}
+                    self._search(place, wanted, found)
+            at = end
         return found
 
+    def _blocks_between(self, first_ms: int, last_ms: int) -> list[tuple[_Place, int, int]]:
+        """Return the blocks that hold times between two, in the order in which they stand."""
+        execute = self._ledger.connection.execute
+        if not self._knows_spans:
+            self._spans.update(span for (span,) in execute("SELECT DISTINCT span FROM block"))
+            self._knows_spans = True
+        found = []
+        for span in self._spans:
+            rows = execute(
+                "SELECT segment, name, start, stop, min_ms, max_ms FROM block"
+                " JOIN segment ON segment.id = block.segment"
+                " WHERE span = ?1 AND max_ms BETWEEN ?2 AND ?3 + (1 << ?1) AND min_ms <= ?3",
+                (span, first_ms, last_ms),
+            )
+            found += [(_Place(*row[:4]), row[4], row[5]) for row in rows]
+        return sorted(found)
+
     def _search(
-        self,
-        block: tuple[int, str, int, int],
-        wanted: Mapping[bytes, Sequence[int]],
-        found: dict[Target, list[Match]],
+        self, place: _Place, wanted: Mapping[bytes, Sequence[int]], found: dict[Target, list[Match]]
     ) -> None:
-        segment, name, start, stop = block
         try:
-            reader = SegmentReader(self._folder / f"{name}.open", position=start, chunk_bytes=stop - start)
+            reader = SegmentReader(
+                self._folder / f"{place.name}.open",
+                position=place.start,
+                chunk_bytes=place.stop - place.start,
+            )
         except NotFound:  # it has been cleared away since
             return
         groups: dict[tuple[int, int], list[memoryview]] = {}
         with reader:
             for frame in reader.read():
                 body = frame.body
-                if frame.offset < stop and body[0] == TURN and body[1] == FORMAT:
+                if frame.offset < place.stop and body[0] == TURN and body[1] == FORMAT and _has(body, wanted):
                     groups.setdefault((int.from_bytes(body[2:4], "little"), mask_of(body)), []).append(body)
         for (number, mask), bodies in groups.items():
-            codec = self.codec_of(segment, number)
+            codec = self.codec_of(place.segment, number)
             if codec is not None:
                 _pick(Turns(codec, mask, bodies), wanted, found)
 
@@ -254,6 +292,14 @@ def _belong_together(last: Block, first: Block) -> bool:
         and first.stop - last.start <= _BLOCK_BYTES
         and last.max_ms // _MS_PER_MINUTE == first.max_ms // _MS_PER_MINUTE
     )
+
+
+def _has(body: memoryview, wanted: Container[bytes]) -> bool:
+    """Tell whether a turn has one of the requests that are looked for."""
+    ids = bytes(body[TURN_HEAD.size : TURN_HEAD.size + 16 * int.from_bytes(body[8:12], "little")])
+    if len(ids) == 16:
+        return ids in wanted
+    return any(ids[at : at + 16] in wanted for at in range(0, len(ids), 16))
 
 
 def _pick(turns: Turns, wanted: Mapping[bytes, Sequence[int]], found: dict[Target, list[Match]]) -> None:

@@ -24,7 +24,7 @@ _SCHEMA_VERSION = 1
 _BUSY_S = 30.0
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-INSERT INTO meta VALUES ('commits', 0), ('block_span_ms', 60000);
+INSERT INTO meta VALUES ('commits', 0);
 CREATE TABLE segment (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, position INTEGER NOT NULL, end TEXT NOT NULL,
     seen_us INTEGER NOT NULL
@@ -47,9 +47,9 @@ CREATE TABLE refusal (
 ) WITHOUT ROWID;
 CREATE TABLE block (
     segment INTEGER NOT NULL, start INTEGER NOT NULL, stop INTEGER NOT NULL, min_ms INTEGER NOT NULL,
-    max_ms INTEGER NOT NULL, PRIMARY KEY (segment, start)
+    max_ms INTEGER NOT NULL, span INTEGER NOT NULL, PRIMARY KEY (segment, start)
 ) WITHOUT ROWID;
-CREATE INDEX block_time ON block (max_ms);
+CREATE INDEX block_time ON block (span, max_ms);
 CREATE TABLE key_block (
     id INTEGER PRIMARY KEY, service TEXT NOT NULL, min_us INTEGER NOT NULL, max_us INTEGER NOT NULL,
     rows BLOB NOT NULL
