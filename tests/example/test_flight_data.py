@@ -121,8 +121,8 @@ def test_a_flight_is_late_from_fifteen_minutes(delay, late):
     assert table["late"].to_list() == [late]
 
 
-def test_the_archive_has_every_flight_once_and_labels_what_arrived():
-    flights = flight_data.load_flights()
+def test_the_archive_has_every_flight_once_and_labels_what_arrived(archive):
+    flights = archive
 
     assert flights.height == 336_776
     assert flights["late"].null_count() == 9_430
