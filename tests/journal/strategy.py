@@ -80,11 +80,11 @@ def batches(draw: st.DrawFn, stored: tuple[Column, ...], n_rows: int) -> Batch:
 
 
 @st.composite
-def turns(draw: st.DrawFn, stream: Stream) -> Turn:
-    n_requests = draw(st.integers(1, 4))
-    per_request = draw(
-        st.one_of(st.none(), st.lists(st.integers(0, 3), min_size=n_requests, max_size=n_requests))
-    )
+def turns(draw: st.DrawFn, stream: Stream, *, lone: bool = False) -> Turn:
+    """Draw a turn of one stream; a lone one has one request of one row."""
+    n_requests = 1 if lone else draw(st.integers(1, 4))
+    sizes = st.just(1) if lone else st.integers(0, 3)
+    per_request = draw(st.one_of(st.none(), st.lists(sizes, min_size=n_requests, max_size=n_requests)))
     n_rows = n_requests if per_request is None else sum(per_request)
 
     def some(element: st.SearchStrategy[Any], size: int) -> Any:

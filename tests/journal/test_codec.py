@@ -55,11 +55,12 @@ def assert_same(columns: tuple[Column, ...], expected: Batch | None, got: Batch 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data())
-def test_turns_put_together_give_every_value_back(data: st.DataObject) -> None:
+@given(data=st.data())
+@pytest.mark.parametrize("lone", [False, True])  # lone requests take a shorter way through the decoder
+def test_turns_put_together_give_every_value_back(data: st.DataObject, lone: bool) -> None:
     stream = data.draw(streams())
     encoder = codec.TurnEncoder(7, stream)
-    given_turns = data.draw(st.lists(turns(stream), min_size=1, max_size=4))
+    given_turns = data.draw(st.lists(turns(stream, lone=lone), min_size=1, max_size=4))
     bodies = [body_of(encoder.encode(turn)) for turn in given_turns]
     groups: dict[int, list[int]] = {}
     for position, body in enumerate(bodies):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,3 +255,14 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(JournalUnavailable, match="begun"):
         new_writer(tmp_path / "file" / "journal")
+
+
+def test_writing_needs_neither_a_database_nor_a_data_frame() -> None:
+    script = (
+        "import sys, tidegate.journal.segment, tidegate.journal.codec\n"
+        "print([name for name in ('sqlite3', 'polars') if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
