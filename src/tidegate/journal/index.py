@@ -169,9 +169,9 @@ class PredictionIndex:
             (number, service, int(times.min()), int(times.max()), entries.tobytes()),
         )
         execute(
-            "DELETE FROM key_block WHERE service = ?1 AND max_us <"
-            " (SELECT max(max_us) FROM key_block WHERE service = ?1) - ?2",
-            (service, self._key_window_us),
+            "DELETE FROM key_block WHERE service = :service AND max_us <"
+            " (SELECT max(max_us) FROM key_block WHERE service = :service) - :window",
+            {"service": service, "window": self._key_window_us},
         )
 
     def find_by_key(
@@ -238,8 +238,8 @@ class PredictionIndex:
             rows = execute(
                 "SELECT segment, name, start, stop, min_ms, max_ms FROM block"
                 " JOIN segment ON segment.id = block.segment"
-                " WHERE span = ?1 AND max_ms BETWEEN ?2 AND ?3 + (1 << ?1) AND min_ms <= ?3",
-                (span, first_ms, last_ms),
+                " WHERE span = :span AND max_ms BETWEEN :first AND :last + (1 << :span) AND min_ms <= :last",
+                {"span": span, "first": first_ms, "last": last_ms},
             )
             found += [(_Place(*row[:4]), row[4], row[5]) for row in rows]
         return sorted(found)

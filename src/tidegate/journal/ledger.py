@@ -22,6 +22,7 @@ from tidegate.journal.tally import Tally, TallyKey
 
 _SCHEMA_VERSION = 1
 _BUSY_S = 30.0
+_END_OF_TIME = 2**63 - 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES ('commits', 0);
@@ -85,11 +86,12 @@ CREATE TABLE outcome_count (
 
 _SELECT_TALLIES = """
 SELECT service, version, arm, kind, minute, body FROM tally
-WHERE (:service IS NULL OR service = :service) AND (:version IS NULL OR version = :version)
+WHERE service = :service AND minute >= :since AND minute < :until
+  AND (:version IS NULL OR version = :version)
   AND (:arm IS NULL OR arm = :arm) AND (:kind IS NULL OR kind = :kind)
-  AND (:since IS NULL OR minute >= :since) AND (:until IS NULL OR minute < :until)
 ORDER BY service, minute, version, arm, kind
 """
+_SELECT_TALLIED_SERVICES = "SELECT DISTINCT service FROM tally ORDER BY service"
 _SELECT_REFUSALS = """
 SELECT service, minute, code, count FROM refusal
 WHERE (:service IS NULL OR service = :service) AND minute >= :since
@@ -305,21 +307,27 @@ class Ledger:
             since_minute: Minutes since 1970 UTC, from this one on.
             until_minute: Minutes since 1970 UTC, up to but without this one.
         """
-        rows = self.connection.execute(
-            _SELECT_TALLIES,
-            {
-                "service": service,
-                "version": version,
-                "arm": arm,
-                "kind": None if kind is None else kind.value,
-                "since": since_minute,
-                "until": until_minute,
-            },
-        )
+        wanted = {
+            "version": version,
+            "arm": arm,
+            "kind": None if kind is None else kind.value,
+            "since": 0 if since_minute is None else since_minute,
+            "until": _END_OF_TIME if until_minute is None else until_minute,
+        }
+        # one service at a time, so that its minutes are a range of the table's key
+        services = [service] if service is not None else self._tallied_services()
+        rows = [
+            row
+            for name in services
+            for row in self.connection.execute(_SELECT_TALLIES, {"service": name, **wanted})
+        ]
         return [
             (TallyKey(name, number, part, RecordKind(what), minute), _tally_decoder.decode(body))
             for name, number, part, what, minute, body in rows
         ]
+
+    def _tallied_services(self) -> list[str]:
+        return [name for (name,) in self.connection.execute(_SELECT_TALLIED_SERVICES)]
 
     def add_tallies(self, tallies: Mapping[TallyKey, Tally]) -> None:
         """Add to the tallies there are; within a transaction."""
