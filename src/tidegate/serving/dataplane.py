@@ -8,6 +8,7 @@ and under load turns grow by themselves.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
@@ -20,7 +21,10 @@ from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
+from tidegate.serving.inline import predict_checked
 from tidegate.serving.metric import Counter, Histogram, MetricPage
+
+_log = logging.getLogger("tidegate.serving")
 
 _SWEEP_S = 0.01
 
@@ -154,7 +158,11 @@ class DataPlane:
                 self._expire(call)
         if not calls:
             return
-        group = Group.gather(arm, calls)
+        try:
+            group = Group.gather(arm, calls)
+        except Exception as defect:  # noqa: BLE001 - it must cost these calls, not the turn
+            self._fail(calls, defect)
+            return
         if arm.safe_mode:
             error = SafeMode(
                 f"Service {arm.service!r} is in safe mode: its model is not asked.",
@@ -233,7 +241,7 @@ class DataPlane:
         part.outputs = None
         for name, predictor in version.fallbacks:
             try:
-                outputs = predictor.predict(part.inputs)
+                outputs = predict_checked(predictor, part.inputs)
             except PredictorError:
                 continue  # the next in the chain is there for this
             if version.output_check.violations(outputs):
@@ -250,6 +258,17 @@ class DataPlane:
         self._finished.append(part)
 
     # --- deadlines of calls that wait for a slow model ---
+
+    def _fail(self, calls: list[Call], error: BaseException) -> None:
+        """Answer calls that a defect of ours has stopped."""
+        _log.error("call.failed", exc_info=error)
+        for call in calls:
+            call.settled = True
+            if not call.abandoned:
+                call.error = TidegateError(
+                    "The server failed on this request.", hint="Its log has the details."
+                )
+                call.reply(call)
 
     def _expire(self, call: Call) -> None:
         call.settled = True
@@ -295,13 +314,23 @@ class DataPlane:
     def _settle(self) -> None:
         """Journal what is finished by one write, then answer."""
         groups, self._finished = self._finished, []
-        frames = [self._encoder(group.arm).encode(self._record(group)) for group in groups]
+        frames: list[bytes] = []
+        framed: list[Group] = []
+        for group in groups:
+            try:
+                frames.append(self._encoder(group.arm).encode(self._record(group)))
+                framed.append(group)
+            except Exception as defect:  # noqa: BLE001 - it must cost this record, not the turn
+                _log.error("record.not_encoded", exc_info=defect)
+                self._lost = True
+                self._unwritten(group, defect)
         try:
-            self._journal.append(frames)
-            self._lost = False
+            if frames:
+                self._journal.append(frames)
+            self._lost = len(framed) < len(groups)
         except JournalUnavailable as error:
             self._lost = True
-            for group in groups[error.written :]:
+            for group in framed[error.written :]:
                 self._unwritten(group, error)
         durable = [group for group in groups if group.arm.version.journal is JournalMode.DURABLE]
         if durable:
@@ -334,7 +363,7 @@ class DataPlane:
 
         future.add_done_callback(answer)
 
-    def _unwritten(self, group: Group, error: JournalUnavailable) -> None:
+    def _unwritten(self, group: Group, error: BaseException) -> None:
         self._dropped.add(group.n_rows)
         if group.arm.version.journal is not JournalMode.AVAILABLE:
             self._fail_unwritten(group, error)

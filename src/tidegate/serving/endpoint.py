@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tidegate.contract.batch import Batch
 from tidegate.contract.decode import RowDecoder
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.layout import journal_layout
@@ -116,6 +117,22 @@ class LoadedVersion:
         self.layout = journal_layout(contract)
         self.key_name = contract.key.name if contract.key is not None else ""
         self.deadline_s = self.limits.deadline_ms / 1000
+
+    def adopt(self, inputs: list[Any] | Batch, face: LoadedVersion) -> list[Any] | Batch:
+        """Return the rows of a request to `face` as this version takes them.
+
+        Args:
+            inputs: Rows or columns of the face's contract.
+            face: The version whose contract callers see; this one's may be wider.
+
+        Raises:
+            ContractViolation: This version's contract does not take them.
+        """
+        if self.contract.fingerprint == face.contract.fingerprint:
+            return inputs
+        batch = inputs if isinstance(inputs, Batch) else face.decoder.gather(inputs)
+        names = self.contract.input.names
+        return self.input_check.coerce({name: batch[name] for name in names if name in batch.columns})
 
     def close(self) -> None:
         """Give back what its predictors hold."""

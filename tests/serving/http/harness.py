@@ -112,8 +112,10 @@ class Service:
         standby: Sequence[int] = (),
         held: bool = False,
         deployed: bool = True,
+        contracts: Mapping[int, Contract] | None = None,
     ) -> None:
         self.name = name
+        self.contracts = contracts or {}
         self.contract = contract
         self.model = model
         self.tensors = tensors
@@ -144,7 +146,8 @@ class Service:
         return Endpoint(route, loaded if self.deployed else {}, secret=bytes(32))
 
     def _load(self, number: int, loop: asyncio.AbstractEventLoop) -> LoadedVersion:
-        predictor = ModelPredictor(self.contract, self.model)
+        contract = self.contracts.get(number, self.contract)
+        predictor = ModelPredictor(contract, self.model)
         executor = (
             HeldExecutor(predictor) if self.held else InlineExecutor(predictor, call_soon=loop.call_soon)
         )
@@ -152,7 +155,7 @@ class Service:
         return LoadedVersion(
             self.name,
             number,
-            self.contract,
+            contract,
             executor=executor,
             limits=self.limits,
             tensors=self.tensors,

@@ -670,6 +670,31 @@ def test_model_that_is_not_loaded_is_503(server: Server) -> None:
     assert "no version ready" in answer["error"]
 
 
+def test_candidate_of_a_wider_contract_gets_what_it_takes(tmp_path: Any) -> None:
+    x, y = scalar("x", DataType.FLOAT64), scalar("y", DataType.FLOAT64)
+    narrow = contract_of([x], [y])
+    wide = contract_of([x, scalar("more", DataType.FLOAT64, optional=True, default=0.5)], [y])
+
+    def model(batch: Batch) -> dict[str, np.ndarray]:
+        more = batch["more"] if "more" in batch.columns else 0.0
+        return {"y": batch["x"] + more}
+
+    split_service = Service("split", narrow, model, versions=(1, 2), contracts={2: wide})
+    with serving(tmp_path, split_service) as server:
+        seen = set()
+        for _ in range(40):
+            status, answer = infer(server, "split", tensor("x", "FP64", [1], [1]))
+            assert status == 200
+            seen.add((answer["model_version"], outputs_of(answer)["y"][0]))
+        native = set()
+        for _ in range(40):
+            status, answer, _ = server.request("POST", "/services/split/predict", {"x": 1})
+            assert status == 200, answer
+            native.add((str(answer["version"]), answer["output"]["y"]))
+
+    assert seen == native == {("1", 1.0), ("2", 1.5)}
+
+
 def test_timeout_parameter_ends_the_wait(tmp_path: Any) -> None:
     slow = Service("slow", contract_of([scalar("x")], [scalar("y")]), lambda b: {"y": b["x"]}, held=True)
     with serving(tmp_path, slow) as server:

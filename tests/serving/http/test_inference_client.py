@@ -1,6 +1,7 @@
 """tritonclient against the server: what people's programs do."""
 
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,7 @@ def test_health_and_readiness(client: InferenceServerClient) -> None:
 def test_metadata(client: InferenceServerClient) -> None:
     server = client.get_server_metadata()
     assert server["name"] == "tidegate"
+    assert server["version"] == metadata.version("tidegate")
     assert "binary_tensor_data" in server["extensions"]
 
     assert client.get_model_metadata("flights") == {

@@ -194,18 +194,17 @@ class InferHandler(ProtocolFace):
             arm, bucket = self._pinned, -1.0
         else:
             arm, bucket = endpoint.pick(keys[0] if keys else request_id)
-            if arm.version is not face:
-                inputs = _as_taken_by(arm.version, face, inputs)
+        limit_s = _timeout_s(exchange, request, face.deadline_s)
         clock = plane.clock
         now_s = clock.monotonic_s()
         call = Call(
             arm,
-            inputs,
+            inputs if arm.version is face else arm.version.adopt(inputs, face),
             n_rows=inputs.n_rows,
             request_id=request_id,
             arrived_us=clock.wall_us(),
             started_s=now_s,
-            deadline_s=now_s + _timeout_s(exchange, request, face.deadline_s),
+            deadline_s=now_s + limit_s,
             reply=reply,
         )
         call.key_hashes = keys
@@ -324,13 +323,3 @@ def _timeout_s(exchange: Exchange, request: InferRequest, default_s: float) -> f
             hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
         )
     return timeout_us / 1e6
-
-
-def _as_taken_by(version: LoadedVersion, face: LoadedVersion, inputs: Batch) -> Batch:
-    """Return rows of the face's contract as rows of an arm's, which may be wider."""
-    if version.contract.fingerprint == face.contract.fingerprint:
-        return inputs
-    columns = inputs.columns
-    return version.input_check.coerce(
-        {name: columns[name] for name in version.contract.input.names if name in columns}
-    )

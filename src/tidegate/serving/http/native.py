@@ -134,7 +134,7 @@ class PredictHandler(NativeFace):
         now_s = clock.monotonic_s()
         call = Call(
             arm,
-            rows,
+            rows if arm.version is face else arm.version.adopt(rows, face),
             n_rows=len(rows),
             request_id=request_id,
             arrived_us=clock.wall_us(),

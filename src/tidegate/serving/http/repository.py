@@ -21,6 +21,9 @@ from tidegate.serving.http.statistic import Version, model_statistics
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "schedule_policy", "statistics")
 """Names of the protocol's extensions that are served, as Triton calls them."""
 
+SERVER_VERSION = "0.1.0"
+"""The package's version: reading it from its metadata would cost each worker a megabyte of imports."""
+
 _encode = msgspec.json.Encoder().encode
 
 Resources = dict[bytes, Mapping[bytes, Handler]]
@@ -64,15 +67,14 @@ class IndexEntry(msgspec.Struct):
 _decode_index = msgspec.json.Decoder(IndexRequest).decode
 
 
-def resources(plane: DataPlane, *, metrics: Path, server_version: str = "") -> Resources:
+def resources(plane: DataPlane, *, metrics: Path) -> Resources:
     """Return path -> method -> handler of the protocol for all services that are routed now.
 
     Args:
         plane: The data plane.
         metrics: Folder of the workers' metric pages.
-        server_version: What the server says its version is.
     """
-    server = {"name": "tidegate", "version": server_version, "extensions": EXTENSIONS}
+    server = {"name": "tidegate", "version": SERVER_VERSION, "extensions": EXTENSIONS}
     endpoints = plane.endpoints
     every = [(name, number) for name, endpoint in endpoints.items() for number in sorted(endpoint.pinnable)]
     found: Resources = {
