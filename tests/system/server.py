@@ -196,7 +196,10 @@ class Server:
                 for name, each in route.items()
             )
 
-        wait_until(is_ready, what=f"{self.n_workers} workers\n{self.said()}")
+        try:
+            wait_until(is_ready, what=f"{self.n_workers} workers that serve")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.workers()}\n{self.said()}") from None
 
     def stop(self) -> int:
         """Ask the server to stop, as Ctrl-C does, and return its exit status."""
@@ -341,6 +344,8 @@ class Server:
 class Load:
     """Threads that each ask again and again over one connection, until told to stop.
 
+    They leave the machine some time: on two cores what they watch would else take minutes.
+
     Attributes:
         results: What `take` made of each answer, in the order of arrival by thread.
         errors: What went wrong, in words.
@@ -373,6 +378,7 @@ class Load:
                 while not self._stopping.is_set():
                     client.send(self._data)
                     self.results.append(self._take(client.receive()))
+                    self._stopping.wait(0.002)
         except (OSError, AssertionError) as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 

@@ -51,3 +51,12 @@ def write_stage(home: Home, manifest: str, stage: Stage) -> None:
     draft = path.with_suffix(f".{os.getpid()}")
     draft.write_bytes(msgspec.json.encode(stage))
     draft.replace(path)
+
+
+def forget_failures(home: Home) -> None:
+    """Drop what failed before, so that it is tried anew; for the supervisor, at its start."""
+    folder = home.run / "stage"
+    for path in folder.glob("*.json"):
+        stage = read_stage(home, path.stem)
+        if stage is None or stage.error:
+            path.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from tidegate.bootstrap.process import (
     command,
     told,
 )
-from tidegate.bootstrap.stage import Stage, read_stage, stage_path, write_stage
+from tidegate.bootstrap.stage import Stage, forget_failures, read_stage, stage_path, write_stage
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.error import TidegateError
 from tidegate.core.home import Home
@@ -224,6 +224,7 @@ class Supervisor:
         ):
             _check_port(host, port, option)
         StatusBoard(self._home.workers(self._settings.cell)).sweep()
+        forget_failures(self._home)
         record.write_bytes(msgspec.json.encode(ServerRecord(os.getpid(), self._settings)))
 
     def _tend(self) -> None:
@@ -316,12 +317,14 @@ class Supervisor:
                 process.kill()
                 code = process.wait()
             del self._trials[digest]
-            if digest in named and read_stage(self._home, digest) is None:
+            stage = read_stage(self._home, digest)
+            if stage is None and digest in named:
                 service, number = named[digest]
                 who, how = f"{service} version {number}", describe_exit(code)
-                write_stage(
-                    self._home, digest, Stage(error=f"The trial of {who} on this machine ended {how}.")
-                )
+                stage = Stage(error=f"The trial of {who} on this machine ended {how}.")
+                write_stage(self._home, digest, stage)
+            if stage is not None:
+                self._stages[digest] = stage
 
     def _check_hang(self, digest: str, runner: Child) -> None:
         path = self._home.metrics / f"runner-{digest.removeprefix('sha256:')[:20]}.page"
