@@ -213,6 +213,17 @@ def test_data_against_its_shape_is_refused_in_words(shape: list[int], data: Any,
     assert words in caught.value.message
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_large_data_is_counted_before_it_is_decoded(nested: bool) -> None:
+    values: list[Any] = list(range(30_000))
+    data = [values[start : start + 3] for start in range(0, 30_000, 3)] if nested else values
+
+    assert read_json(sent("INT32", [10_000, 3], data)).ravel().tolist() == values
+    for shape in ([10_000, 2], [9_999, 3], [10_001, 3]):
+        with pytest.raises(TensorError, match="has 30000 elements"):
+            read_json(sent("INT32", shape, data))
+
+
 def test_deep_nesting_is_refused() -> None:
     tensor = InputTensor("x", [1], "FP32", msgspec.Raw(b"[" * 100_000))
 

@@ -47,10 +47,8 @@ class HeadTooLarge(TidegateError):
     code = "headers_too_large"
 
 
-class _Over(TidegateError):
+class _Over(Exception):
     """Stops the parser."""
-
-    code = "bad_request"
 
 
 class TimedOut(TidegateError):
@@ -253,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._closing:
-            raise _Over("Nothing is read after the last request of a connection.")
+            raise _Over
         self.state = "head"
         self.touched_s = self.site.now_s
         self._exchange = Exchange(self)

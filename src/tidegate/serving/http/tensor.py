@@ -34,6 +34,8 @@ BASE64 = "base64"
 _FEW_VALUES = 256
 """Up to here `struct` packs values faster than numpy converts them."""
 
+_LARGE_BYTES = 1 << 16
+
 _PACK_CODES = {
     "BOOL": "?",
     "UINT8": "B",
@@ -134,16 +136,14 @@ def read_json(tensor: InputTensor) -> Array:
     """
     dtype = dtype_of(tensor)
     shape = tensor.shape
+    if len(tensor.data) > _LARGE_BYTES and dtype.kind != "O":
+        _check_count(tensor)
     try:
         values = _decoder(tensor.datatype, 1)(tensor.data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         values = _read_unusual(tensor, error)
     if len(values) != math.prod(shape):
-        raise TensorError(
-            f"Tensor {_shown(tensor.name)} has {len(values)} elements, its shape {shape} asks for "
-            f"{math.prod(shape)}.",
-            tensor=tensor.name[:60],
-        )
+        raise _wrong_count(tensor, len(values), math.prod(shape))
     if tensor.datatype == "BYTES" and tensor.parameters and tensor.parameters.content_type == BASE64:
         values = _from_base64(tensor, values)
     code = _PACK_CODES.get(tensor.datatype)
@@ -158,6 +158,14 @@ def read_json(tensor: InputTensor) -> Array:
         raise _misfit(tensor, "a value is out of range") from error
     except ValueError as error:
         raise _misfit(tensor, "the shape is impossible") from error
+
+
+def _check_count(tensor: InputTensor) -> None:
+    """Refuse numbers that are too many or too few before each becomes an object, many times its text."""
+    found = bytes(tensor.data).count(b",") + 1  # as many in nested lists as in a flat one
+    expected = math.prod(tensor.shape)
+    if found != expected:
+        raise _wrong_count(tensor, found, expected)
 
 
 def _read_unusual(tensor: InputTensor, error: Exception) -> list[Any]:
@@ -318,6 +326,13 @@ def _bytes(value: Any) -> bytes:
     if value is None:
         return b""
     return value if isinstance(value, bytes) else str(value).encode()
+
+
+def _wrong_count(tensor: InputTensor, found: int, expected: int) -> TensorError:
+    return TensorError(
+        f"Tensor {_shown(tensor.name)} has {found} elements, its shape {tensor.shape} asks for {expected}.",
+        tensor=tensor.name[:60],
+    )
 
 
 def _torn(tensor: InputTensor) -> TensorError:
