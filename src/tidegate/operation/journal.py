@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,10 @@ class SegmentView(msgspec.Struct, frozen=True):
 
 def check_segments(folder: Path, ledger: Path) -> list[SegmentView]:
     """Read every segment to its end, and say how it ends."""
-    counted = {each.name: each.position for each in _opened(ledger).segments()} if ledger.exists() else None
+    counted = None
+    if ledger.exists():
+        with closing(_opened(ledger)) as opened:
+            counted = {each.name: each.position for each in opened.segments()}
     found = []
     for entry in list_segments(folder):
         with SegmentReader(entry.path) as reader:
@@ -336,11 +340,8 @@ def count(ledger: Path, service: str | None = None, *, since_minute: int | None 
     Raises:
         NotFound: There is no ledger yet.
     """
-    opened = _opened(ledger)
-    try:
+    with closing(_opened(ledger)) as opened:
         return Counted(opened.tallies(service, since_minute=since_minute), opened.outcome_counts(service))
-    finally:
-        opened.close()
 
 
 def _opened(path: Path) -> Ledger:
