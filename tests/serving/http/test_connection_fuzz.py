@@ -231,7 +231,7 @@ def tensors(draw: st.DrawFn) -> dict[str, Any]:
     return made
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     model=st.sampled_from(["m", "v"]),
     inputs=st.lists(tensors(), max_size=3),
