@@ -229,17 +229,35 @@ def test_a_model_that_cannot_be_converted_stays_native_and_says_why(table, rebui
 
 
 @pytest.mark.parametrize(
-    "make",
+    "last",
     [
-        # Scaled in float32, values step over thresholds that were drawn in float64.
-        lambda: encoded(HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=2)),
-        # skl2onnx 1.20 writes splits over categories as if they were thresholds, and says nothing.
-        lambda: ordinal(HistGradientBoostingClassifier(max_iter=10, categorical_features=[0])),
+        lambda: HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=2),
+        lambda: xgb.XGBClassifier(**XGB),
     ],
 )
-def test_a_conversion_that_answers_differently_is_not_taken(flights, rebuild, make):
+def test_what_scaling_in_float32_would_change_is_scaled_in_float64(flights, table, rebuild, last):
+    # Scaled in float32, values step over thresholds that were drawn at them in float64.
     frame, late = flights
-    fitted = make().fit(frame, late)
+    x = table["x"].cumsum(axis=0)
+
+    for fitted, rows in (
+        (encoded(last()).fit(frame, late), frame),
+        (make_pipeline(StandardScaler(), last()).fit(x, table["binary"]), x),
+    ):
+        prepared = prepare(fitted, rows)
+
+        assert prepared.spec.kind == "onnx"
+        assert prepared.evidence[0].statistic < 1e-6
+    assert any(
+        "answers differently" in one
+        for one in prepare(encoded(last()).fit(frame, late), frame).evidence[0].observed["refused"]
+    )
+
+
+def test_a_conversion_that_answers_differently_is_not_taken(flights, rebuild):
+    # skl2onnx 1.20 writes splits over categories as if they were thresholds, and says nothing.
+    frame, late = flights
+    fitted = ordinal(HistGradientBoostingClassifier(max_iter=10, categorical_features=[0])).fit(frame, late)
 
     prepared = prepare(fitted, frame)
     answer = rebuild(prepared).predict(prepared.sample)
@@ -249,17 +267,21 @@ def test_a_conversion_that_answers_differently_is_not_taken(flights, rebuild, ma
     np.testing.assert_array_equal(answer["probability"], fitted.predict_proba(frame)[:, 1])
 
 
-def test_a_native_booster_keeps_codes_and_classes(flights, rebuild, monkeypatch):
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_a_native_booster_keeps_codes_and_classes(flights, rebuild, monkeypatch, library):
     frame, late = flights
-    typed = frame.astype({"carrier": "category"})
-    words = np.array(["on time", "late"])[late]
-    fitted = lgb.LGBMClassifier(**QUIET, min_data_per_group=5).fit(typed, words)
+    typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
+    if library == "lightgbm":
+        words = np.array(["on time", "late"])[late]
+        fitted = lgb.LGBMClassifier(**QUIET, min_data_per_group=5).fit(typed, words)
+    else:
+        fitted = xgb.XGBClassifier(**XGB, enable_categorical=True).fit(typed, late)
     monkeypatch.setattr("tidegate.adapter.runtime.convert.missing_packages", lambda kind: ["onnxmltools"])
 
     prepared = prepare(fitted, typed)
     answer = rebuild(prepared).predict(prepared.sample)
 
-    assert prepared.spec.kind == "lightgbm"
+    assert prepared.spec.kind == library
     assert "needs onnxmltools, which is not installed" in prepared.notes[-1]
     assert answer["label"].tolist() == fitted.predict(typed).tolist()
     np.testing.assert_array_equal(answer["probability"], fitted.predict_proba(typed)[:, 1])

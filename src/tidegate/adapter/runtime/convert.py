@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tidegate.contract.schema import DataType, Field
 
 _GRAPH_NAME = "model"
@@ -58,12 +60,21 @@ def _estimator_attempts(
     model: Any, features: Sequence[tuple[str, Field]], *, numeric: bool
 ) -> Iterator[Attempt]:
     if numeric and not needs_columns(model):
-        for kind in (DataType.FLOAT32, DataType.FLOAT64):
-            yield Attempt(f"a {kind.value} matrix", partial(_convert_matrix, model, features, kind))
+        yield Attempt("a float32 matrix", partial(_convert_matrix, model, features, DataType.FLOAT32))
+        if _has_parts(model):
+            form = "a float64 matrix, the last step in float32"
+            yield Attempt(form, partial(_convert_in_parts, model, features, is_matrix=True))
+        yield Attempt("a float64 matrix", partial(_convert_matrix, model, features, DataType.FLOAT64))
         return
     for whole, real, form in (
         (DataType.FLOAT32, DataType.FLOAT32, "a column each, numbers as float32"),
         (DataType.INT64, DataType.FLOAT32, "a column each, int64 and float32"),
+    ):
+        yield Attempt(form, partial(_convert_columns, model, features, whole, real))
+    if _has_parts(model):
+        form = "a column each, numbers as float64, the last step in float32"
+        yield Attempt(form, partial(_convert_in_parts, model, features, is_matrix=False))
+    for whole, real, form in (
         (DataType.FLOAT64, DataType.FLOAT64, "a column each, numbers as float64"),
         (DataType.INT64, DataType.FLOAT64, "a column each, int64 and float64"),
     ):
@@ -86,6 +97,12 @@ def _convert_matrix(model: Any, features: Sequence[tuple[str, Field]], kind: Dat
 def _convert_columns(
     model: Any, features: Sequence[tuple[str, Field]], whole: DataType, real: DataType
 ) -> bytes:
+    return _convert_estimator(model, _column_types(features, whole, real))
+
+
+def _column_types(
+    features: Sequence[tuple[str, Field]], whole: DataType, real: DataType
+) -> list[tuple[str, Any]]:
     types = []
     for source, field in features:
         if field.type.dtype.hasobject:
@@ -96,7 +113,58 @@ def _convert_columns(
             kind = whole
         width = 1 if field.is_scalar else field.shape[0]
         types.append((source, _tensor_type(kind, width)))
-    return _convert_estimator(model, types)
+    return types
+
+
+def _has_parts(model: Any) -> bool:
+    return len(getattr(model, "steps", ())) > 1 and hasattr(model.steps[-1][1], "n_features_in_")
+
+
+def _convert_in_parts(model: Any, features: Sequence[tuple[str, Field]], *, is_matrix: bool) -> bytes:
+    """Write what comes before the last step in float64, and the last step in float32.
+
+    Trees of boosters draw their thresholds at values of the training data. If these were scaled in
+    float64, scaling them again in float32 puts some on the other side of their own threshold. Trees
+    themselves lose nothing: their converters round thresholds so that float32 values fall as they did.
+    """
+    import onnx
+    from onnx import compose, helper
+
+    last = model.steps[-1][1]
+    double = DataType.FLOAT64
+    types = (
+        [("features", _tensor_type(double, len(features)))]
+        if is_matrix
+        else _column_types(features, double, double)
+    )
+    head = onnx.load_from_string(_convert_estimator(model[:-1], types, opset=_BOOSTER_OPSET, is_double=True))
+    tail = onnx.load_from_string(_convert_last(last, int(last.n_features_in_)))
+    tail = compose.add_prefix(tail, "last_")  # the columns keep their names
+    exact = head.graph.output[0].name
+    head.graph.node.append(helper.make_node("Cast", [exact], ["rounded"], to=onnx.TensorProto.FLOAT))
+    del head.graph.output[:]
+    width = int(last.n_features_in_)
+    head.graph.output.append(helper.make_tensor_value_info("rounded", onnx.TensorProto.FLOAT, [None, width]))
+    head.ir_version = tail.ir_version = max(head.ir_version, tail.ir_version)
+    opsets = {one.domain: one.version for model_ in (head, tail) for one in model_.opset_import}
+    for part in (head, tail):
+        del part.opset_import[:]
+        part.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
+    merged = compose.merge_models(head, tail, [("rounded", tail.graph.input[0].name)], name=_GRAPH_NAME)
+    merged.producer_name = "skl2onnx"  # a column each is then read as columns, not as vectors of one
+    data: bytes = merged.SerializeToString()
+    return data
+
+
+def _convert_last(last: Any, width: int) -> bytes:
+    library = type(last).__module__.partition(".")[0]
+    if library == "lightgbm":
+        return _convert_lightgbm(last, width)
+    if library == "xgboost":
+        return _convert_xgboost(last.get_booster(), width)
+    return _convert_estimator(
+        last, [("features", _tensor_type(DataType.FLOAT32, width))], opset=_BOOSTER_OPSET
+    )
 
 
 def _tensor_type(kind: DataType, width: int | None) -> Any:
@@ -111,7 +179,9 @@ def _tensor_type(kind: DataType, width: int | None) -> Any:
     return getattr(data_types, name)([None, width])
 
 
-def _convert_estimator(model: Any, types: list[tuple[str, Any]]) -> bytes:
+def _convert_estimator(
+    model: Any, types: list[tuple[str, Any]], *, opset: int = _OPSETS[""], is_double: bool = False
+) -> bytes:
     import skl2onnx  # type: ignore[import-untyped]  # ships no types
 
     _register_boosters(model)
@@ -119,10 +189,48 @@ def _convert_estimator(model: Any, types: list[tuple[str, Any]]) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of converters about their own dependencies
         graph = skl2onnx.convert_sklearn(
-            model, _GRAPH_NAME, initial_types=types, options=options, target_opset=_OPSETS
+            model,
+            _GRAPH_NAME,
+            initial_types=types,
+            options=options,
+            target_opset={**_OPSETS, "": opset},
+            **(_double_imputer() if is_double else {}),
         )
     data: bytes = graph.SerializeToString()
     return data
+
+
+def _double_imputer() -> dict[str, Any]:
+    """Return converter arguments that write an imputer of float64: onnxruntime has only one of float32."""
+    from onnx import TensorProto
+    from skl2onnx.operator_converters.common import (  # type: ignore[import-untyped]  # ships no types
+        concatenate_variables,
+    )
+    from skl2onnx.shape_calculators.imputer import (  # type: ignore[import-untyped]  # ships no types
+        calculate_sklearn_imputer_output_shapes,
+    )
+    from sklearn.impute import SimpleImputer  # type: ignore[import-untyped]  # ships no types
+
+    def convert(scope: Any, operator: Any, container: Any) -> None:
+        fitted = operator.raw_operator
+        values = np.asarray(fitted.statistics_, np.float64)
+        if fitted.indicator_ is not None or np.isnan(values).any() or not np.isnan(fitted.missing_values):
+            raise NotImplementedError("only an imputer that puts one number for NaN in each column")
+        given = concatenate_variables(scope, operator.inputs, container)
+        fill, is_missing = (scope.get_unique_variable_name(name) for name in ("fill", "is_missing"))
+        container.add_initializer(fill, TensorProto.DOUBLE, [1, len(values)], values.tolist())
+        container.add_node("IsNaN", [given], [is_missing], name=scope.get_unique_operator_name("IsNaN"))
+        container.add_node(
+            "Where",
+            [is_missing, fill, given],
+            [operator.outputs[0].full_name],
+            name=scope.get_unique_operator_name("Where"),
+        )
+
+    return {
+        "custom_conversion_functions": {SimpleImputer: convert},
+        "custom_shape_calculators": {SimpleImputer: calculate_sklearn_imputer_output_shapes},
+    }
 
 
 def _register_boosters(model: Any) -> None:
