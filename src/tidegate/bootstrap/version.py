@@ -11,12 +11,15 @@ from tidegate.bootstrap.stage import Stage
 from tidegate.core.digest import Digest
 from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
 from tidegate.service.manifest import Manifest
+from tidegate.serving.duration import DurationModel
 from tidegate.serving.endpoint import Executor, LoadedVersion, Tensors
 from tidegate.serving.inline import InlineExecutor
 from tidegate.serving.readiness import check_answers
-from tidegate.serving.remote import RemoteExecutor
+from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
 
 _RUNNER_START_S = 60.0
+_RUNNER_RETURN_S = 2.0
+"""How long a worker that replaces another waits for a runner: the other services wait for the worker."""
 
 
 class VersionLoader:
@@ -27,8 +30,15 @@ class VersionLoader:
         self._loop = loop
         self._artifacts = LocalArtifactStore(settings.server.place.artifacts)
 
-    async def load(self, number: int, digest: str, stage: Stage) -> LoadedVersion:
+    async def load(self, number: int, digest: str, stage: Stage, *, is_new: bool = True) -> LoadedVersion:
         """Load, warm up and check a version; the loop goes on serving meanwhile.
+
+        Args:
+            number: The version's number.
+            digest: Of its manifest.
+            stage: What its trial found.
+            is_new: Whether it has to show that it can serve. One that has served before is taken
+                without its runner, if that is down: until it is back the fallback answers, or an error.
 
         Raises:
             TidegateError: It cannot be loaded, or answers its check inputs otherwise than it should.
@@ -41,8 +51,16 @@ class VersionLoader:
                 loop=self._loop,
                 service=manifest.service,
                 version=number,
+                duration=DurationModel(stage.call_us),
+                max_batch_rows=stage.max_batch_rows if manifest.contract.batched else 1,
             )
-            await remote.connect(timeout_s=_RUNNER_START_S)
+            returns = self._settings.incarnation > 0 and not is_new
+            try:
+                await remote.connect(timeout_s=_RUNNER_RETURN_S if returns else _RUNNER_START_S)
+            except RunnerUnavailable:
+                if is_new:
+                    raise
+                remote.reconnect()
             executor = remote
         else:
             predictor = await self._loop.run_in_executor(None, self._build, manifest, manifest.predictor)
@@ -65,7 +83,7 @@ class VersionLoader:
             ),
         )
         checks = manifest.check_inputs
-        if checks is not None:
+        if checks is not None and executor.is_there:
             try:
                 await check_answers(version, checks.rows, checks.outputs, tolerance=checks.tolerance)
             except BaseException:

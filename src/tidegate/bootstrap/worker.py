@@ -174,13 +174,14 @@ class Worker:
     async def _load(self, service: ServiceRoute, number: int) -> None:
         key = (service.service, number)
         digest = service.manifests[number]
+        is_new = service.preparing is not None and service.preparing.version == number
         try:
             while (stage := read_stage(self._home, digest)) is None:  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(0.01)
             if stage.error:
                 self._failed[key] = stage.error
             else:
-                self._loaded[key] = await self._loader.load(number, digest, stage)
+                self._loaded[key] = await self._loader.load(number, digest, stage, is_new=is_new)
         except (TidegateError, OSError) as error:
             self._failed[key] = str(error)
         except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others

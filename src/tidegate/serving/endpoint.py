@@ -41,6 +41,11 @@ class Executor(Protocol):
     """Where a version's model runs."""
 
     @property
+    def is_there(self) -> bool:
+        """Whether the model can be asked now."""
+        ...
+
+    @property
     def waiting_rows(self) -> int:
         """Rows handed over and not answered yet."""
         ...

@@ -29,6 +29,10 @@ class InlineExecutor:
         self._row_s = 0.0
 
     @property
+    def is_there(self) -> bool:
+        return True
+
+    @property
     def waiting_rows(self) -> int:
         return self._waiting_rows
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import DeadlineExceeded, Group
+from tidegate.serving.call import Call, DeadlineExceeded, Group
+from tidegate.serving.duration import DurationModel
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
 
 _RECONNECT_S = 0.05
-_LEARNING_RATE = 0.2  # a model that slows down is known for it after a few calls
 
 
 class RunnerUnavailable(PredictorError):
@@ -26,7 +26,16 @@ class RemoteExecutor(asyncio.Protocol):
     Learns from the answers how long a row takes, by which new requests are admitted.
     """
 
-    def __init__(self, path: str, *, loop: asyncio.AbstractEventLoop, service: str, version: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        service: str,
+        version: int,
+        duration: DurationModel | None = None,
+        max_batch_rows: int = 1,
+    ) -> None:
         """Name the runner; `connect` has to be called.
 
         Args:
@@ -34,7 +43,11 @@ class RemoteExecutor(asyncio.Protocol):
             loop: The event loop.
             service: Whose model it is, for messages.
             version: Likewise.
+            duration: How long calls take; learns on. None if nothing is known yet.
+            max_batch_rows: Rows of one call.
         """
+        self._duration = duration or DurationModel({})
+        self._max_batch_rows = max_batch_rows
         self._path = path
         self._loop = loop
         self._who = f"version {version} of service {service!r}"
@@ -44,9 +57,8 @@ class RemoteExecutor(asyncio.Protocol):
         self._next_id = 0
         self._waiting_rows = 0
         self._elsewhere_rows = 0
-        self._row_s = 0.0
-        self._call_s = 0.0
         self._closed = False
+        self._reconnecting: asyncio.Task[None] | None = None  # a task that nobody holds may be collected
 
     async def connect(self, *, timeout_s: float) -> None:
         """Connect to the runner as soon as it listens.
@@ -64,13 +76,22 @@ class RemoteExecutor(asyncio.Protocol):
                     raise self._unavailable() from error
                 await asyncio.sleep(_RECONNECT_S)
 
+    def reconnect(self) -> None:
+        """Connect as soon as the runner is back, however long that takes."""
+        self._reconnecting = self._loop.create_task(self._reconnect())
+
+    @property
+    def is_there(self) -> bool:
+        return self._transport is not None
+
     @property
     def waiting_rows(self) -> int:
         return self._waiting_rows
 
     @property
     def wait_s(self) -> float:
-        return (self._waiting_rows + self._elsewhere_rows) * self._row_s + self._call_s
+        rows_ahead = self._waiting_rows + self._elsewhere_rows
+        return self._duration.wait_s(rows_ahead, max_batch_rows=self._max_batch_rows)
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Send the rows to the runner."""
@@ -78,6 +99,15 @@ class RemoteExecutor(asyncio.Protocol):
             group.error = self._unavailable()
             done(group)
             return
+        if group.n_rows > self._max_batch_rows and len(group.calls) > 1:
+            # in pieces of one batch at most, so that the first are answered while the last still wait
+            for calls in _pieces(group.calls, self._max_batch_rows):
+                self._send(group.part(calls), done)
+        else:
+            self._send(group, done)
+
+    def _send(self, group: Group, done: Callable[[Group], None]) -> None:
+        assert self._transport is not None
         self._next_id += 1
         self._asked[self._next_id] = (group, done)
         self._waiting_rows += group.n_rows
@@ -109,7 +139,7 @@ class RemoteExecutor(asyncio.Protocol):
             group.error = self._unavailable()
             done(group)
         if not self._closed:
-            self._loop.create_task(self._reconnect())
+            self.reconnect()
 
     # ---
 
@@ -124,9 +154,7 @@ class RemoteExecutor(asyncio.Protocol):
             group.outputs = unpack(answer.parts, group.n_rows)
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
-            call_s = answer.predict_us / 1e6
-            self._call_s += _LEARNING_RATE * (call_s - self._call_s)
-            self._row_s += _LEARNING_RATE * (call_s / max(answer.batch_rows, 1) - self._row_s)
+            self._duration.observe(answer.batch_rows, answer.predict_us / 1e6)
         self._elsewhere_rows = max(0, answer.waiting_rows - self._waiting_rows)
         done(group)
 
@@ -142,3 +170,16 @@ class RemoteExecutor(asyncio.Protocol):
             f"The process that runs {self._who} is not there.",
             hint="It is being started again; try in a moment.",
         )
+
+
+def _pieces(calls: list[Call], max_rows: int) -> Iterator[list[Call]]:
+    """Cut calls into runs of at most `max_rows` rows, or of one call that has more."""
+    piece: list[Call] = []
+    n_rows = 0
+    for call in calls:
+        if piece and n_rows + call.n_rows > max_rows:
+            yield piece
+            piece, n_rows = [], 0
+        piece.append(call)
+        n_rows += call.n_rows
+    yield piece
