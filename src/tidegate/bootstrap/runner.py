@@ -17,6 +17,7 @@ from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.protocol import BuildContext, build
 from tidegate.service.manifest import Manifest
+from tidegate.serving.duration import DurationModel
 from tidegate.serving.metric import MetricPage
 from tidegate.serving.runner import Runner
 
@@ -62,6 +63,7 @@ def main() -> None:
             predictor,
             clock=clock,
             max_batch_rows=stage.max_batch_rows if manifest.contract.batched else 1,
+            duration=DurationModel(stage.call_us),
             on_busy=lambda on: busy.set(int(clock.monotonic_s() * 1000) if on else 0),
         )
         runner.serve(lambda: stopping or settings.server.is_orphaned)

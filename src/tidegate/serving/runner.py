@@ -10,12 +10,13 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
-from statistics import median
+from math import inf
 from time import perf_counter
 
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.predictor.protocol import Predictor, PredictorError
+from tidegate.serving.duration import DurationModel
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
 from tidegate.serving.inline import predict_checked
 
@@ -43,6 +44,7 @@ class Runner:
         *,
         clock: Clock,
         max_batch_rows: int,
+        duration: DurationModel | None = None,
         on_busy: Callable[[bool], None] = lambda busy: None,
     ) -> None:
         """Take a listening socket and a loaded predictor.
@@ -52,6 +54,7 @@ class Runner:
             predictor: The model.
             clock: Time, for deadlines.
             max_batch_rows: Rows of one call of the model; 1 where it takes no batches.
+            duration: How long calls take; learns on. None if nothing is known yet.
             on_busy: Told when a call of the model begins and ends, for the supervisor's eye.
         """
         self._listener = listener
@@ -61,7 +64,7 @@ class Runner:
         self._on_busy = on_busy
         self._selector = selectors.DefaultSelector()
         self._waiting: deque[tuple[Peer, Ask]] = deque()
-        self._recent_s: deque[float] = deque(maxlen=9)
+        self._duration = duration or DurationModel({})
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -114,28 +117,53 @@ class Runner:
             peer.connection.close()
 
     def _run_batch(self) -> None:
-        """Take what waits, up to a batch, leaving out what could not be answered in time."""
-        late_s = self._clock.monotonic_s() + (median(self._recent_s) if self._recent_s else 0.0)
+        """Take what waits, up to the largest batch that is done before the first of its deadlines.
+
+        What could not be answered in time is left out before the batch is formed, so that it takes
+        no time from what still can be. If that is everything, one is tried all the same: else a
+        pessimistic estimate would never be corrected.
+        """
+        now_s = self._clock.monotonic_s()
         members: list[tuple[Peer, Ask]] = []
-        n_rows = 0
+        hopeless: tuple[Peer, Ask] | None = None
+        n_rows, due_s = 0, inf
         while self._waiting:
             peer, ask = self._waiting[0]
-            if peer.gone or ask.deadline_s <= late_s:
+            done_s = now_s + self._call_s(ask.n_rows)
+            if peer.gone or ask.deadline_s <= done_s:
                 self._waiting.popleft()
-                if not peer.gone:
-                    self._answer(
-                        peer, Answer(ask.id, error="deadline_exceeded", message="Its time was over.")
-                    )
+                if not peer.gone and ask.deadline_s > now_s:
+                    hopeless = self._give_up(hopeless, (peer, ask))
+                else:
+                    self._give_up((peer, ask), None)
                 continue
-            if members and n_rows + ask.n_rows > self._max_batch_rows:
+            total = n_rows + ask.n_rows
+            due_s = min(due_s, ask.deadline_s)
+            if members and (total > self._max_batch_rows or now_s + self._call_s(total) > due_s):
                 break
             self._waiting.popleft()
             members.append((peer, ask))
-            n_rows += ask.n_rows
+            n_rows = total
+        if hopeless is not None and not members:
+            members.append(hopeless)
+        else:
+            self._give_up(hopeless, None)
         if members:
             self._on_busy(True)
             self._run(members)
             self._on_busy(False)
+
+    def _call_s(self, n_rows: int) -> float:
+        return self._duration.wait_s(n_rows - 1, max_batch_rows=self._max_batch_rows)
+
+    def _give_up(
+        self, late: tuple[Peer, Ask] | None, instead: tuple[Peer, Ask] | None
+    ) -> tuple[Peer, Ask] | None:
+        """Answer `late` that its time was over, and return the other."""
+        if late is not None and not late[0].gone:
+            message = "There was not enough time left for the model."
+            self._answer(late[0], Answer(late[1].id, error="deadline_exceeded", message=message))
+        return instead
 
     def _run(self, members: list[tuple[Peer, Ask]]) -> None:
         inputs = Batch.concat([unpack(ask.parts, ask.n_rows) for _, ask in members])
@@ -150,11 +178,12 @@ class Runner:
             peer, ask = members[0]
             self._answer(peer, Answer(ask.id, error=error.code, message=error.message))
             return
-        took_s = perf_counter() - started_s
-        self._recent_s.append(took_s)
+        n_calls = -(-inputs.n_rows // self._max_batch_rows)
+        took_s = (perf_counter() - started_s) / n_calls
         took_us = took_s * 1e6
         self._receive(0.0)  # what came meanwhile waits too: callers are told the whole queue
-        batch_rows = min(inputs.n_rows, self._max_batch_rows)
+        batch_rows = -(-inputs.n_rows // n_calls)
+        self._duration.observe(batch_rows, took_s)
         waiting_rows = sum(ask.n_rows for _, ask in self._waiting)
         start = 0
         for peer, ask in members:
