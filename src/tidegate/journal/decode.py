@@ -258,17 +258,34 @@ class Turns:
     def _columns(self, bit: int, columns: ColumnCodec) -> Batch | None:
         if not self._mask & bit:
             return None
-        parts = self._column_parts(skips=bit == codec.HAS_INPUTS and self.has_outputs)
-        widths = columns.widths(int(self.heads["n_rows"][0])) if self._is_even else None
-        if widths is not None:
-            joined: list[Bytes] = list(_slice_all(parts, widths))
-            return columns.decode(joined, self.n_rows)
+        skips = bit == codec.HAS_INPUTS and self.has_outputs
+        even = self._even_columns(columns, skips=skips)
+        if even is not None:
+            return columns.decode(even, self.n_rows)
+        parts = self._column_parts(skips=skips)
         sinks: list[list[memoryview]] = [[] for _ in range(columns.n_pieces)]
         for part, n_rows in zip(parts, self.heads["n_rows"].tolist(), strict=True):
             for sink, piece in zip(sinks, columns.cut(part, n_rows), strict=True):
                 sink.append(piece)
-        joined = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
+        joined: list[Bytes] = [found[0] if len(found) == 1 else b"".join(found) for found in sinks]
         return columns.decode(joined, self.n_rows)
+
+    def _even_columns(self, columns: ColumnCodec, *, skips: bool) -> list[bytes] | None:
+        """Cut one side's columns out of all frames at once, if they stand in the same places."""
+        if not self._is_even or self._mask & _TEXTS:
+            return None
+        n_rows = int(self.heads["n_rows"][0])
+        widths = columns.widths(n_rows)
+        before = self._codec.outputs.widths(n_rows) if skips else []
+        if widths is None or before is None:
+            return None
+        at = self._rest[0] + (4 + sum(before) if skips else 0)
+        size = sum(widths)
+        end = at + 4 + size
+        sizes, *pieces = _slice_all([body[at:end] for body in self._bodies], [4, *widths])
+        if sizes != codec.SIZE.pack(size) * len(self._bodies):
+            raise Corrupt(f"A frame's columns take {size} bytes, it has others.")
+        return pieces
 
     def _column_parts(self, *, skips: bool) -> list[memoryview]:
         """Return the bytes of one side's columns, one piece a frame."""

@@ -21,6 +21,7 @@ from tidegate.journal.segment import MAGIC, OPEN_SUFFIX, SEALED_SUFFIX, Trailer
 _identity = msgspec.json.Decoder(SegmentIdentity)
 _trailer = msgspec.json.Decoder(Trailer)
 _frame_head = FRAME_HEAD.unpack_from
+_new = tuple.__new__  # half the price of a named tuple's own, paid for each frame
 _MIN_BODY_BYTES = BODY_HEAD.size
 _HEADER_BYTES = 1 << 16
 
@@ -223,7 +224,7 @@ class SegmentReader:
             if body[0] == TRAILER:
                 self._close_at(start + at, start + end, body, n_before=len(found))
                 break
-            found.append(Frame(start + at, start + end, body))
+            found.append(_new(Frame, (start + at, start + end, body)))
             at = end
         self.position = start + at
         if self._n_frames is not None:

@@ -146,7 +146,7 @@ def _meta(turns: Turns, segment: str, offsets: Ints) -> dict[str, pl.Series]:
 
 def _sixteen(joined: bytes) -> pl.Series:
     """Return 16 bytes each as hexadecimal digits."""
-    pieces = [joined[at : at + 16] for at in range(0, len(joined), 16)]
+    pieces = np.frombuffer(joined, "V16").tolist()
     return pl.Series(pieces, dtype=pl.Binary).bin.encode("hex")
 
 
