@@ -272,3 +272,32 @@ async def test_asks_the_fallback_instead_of_the_model_in_safe_mode(tmp_path: Pat
     assert model.batches == []
     harness.journal.close()
     assert journalled(tmp_path / "journal")[call.request_id] == (Flag.FALLBACK, "safe_mode")
+
+
+@in_loop
+async def test_an_answer_that_cannot_be_written_costs_no_other(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.serve(Told(lambda x: x))
+    replies: list[str | None] = []
+
+    def break_once(call: Call) -> None:
+        replies.append(call.error and call.error.code)
+        if call.error is None:
+            raise ValueError("a defect")
+
+    harness.plane.submit(harness.call([1.0], break_once))
+    (call,) = await harness.ask([2.0])
+
+    assert answers(call) == [2.0]
+    assert replies == [None, "internal"]
+
+
+@in_loop
+async def test_a_fallback_that_raises_anything_leaves_the_models_error(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.serve(Told(lambda _: 1 / 0), fallbacks=[("broken", Told(lambda _: {}["missing"]))])
+
+    (call,) = await harness.ask([1.0])
+
+    assert call.error is not None
+    assert call.error.code == "predictor_failed"

@@ -18,8 +18,9 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
-RETIRE_S = 10.0
-"""How long a version stays loaded after no route names it: longer than any answer it may still owe."""
+RETIRE_S = 40.0
+"""How long a version stays loaded after no route names it: longer than a request whose headers came
+before may take to send its body, and any answer that is still owed."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True):

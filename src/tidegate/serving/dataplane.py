@@ -346,7 +346,10 @@ class DataPlane:
         meter.count(group, self.clock.monotonic_s())
         for call in group.calls:
             if not call.abandoned:
-                call.reply(call)
+                try:
+                    call.reply(call)
+                except Exception as defect:  # noqa: BLE001 - it must cost this answer, not the turn's others
+                    self._fail([call], defect)
         group.calls.clear()  # calls and group refer to each other; without this only the collector frees them
 
     def _answer_after_sync(self, groups: list[Group]) -> None:
