@@ -76,6 +76,7 @@ def publish(
     *,
     sample: Any = None,
     contract: Contract | None = None,
+    trusted: Sequence[str] = (),
     fallback: Sequence[Fallback] = (),
     tables: Mapping[str, Any] | None = None,
     objectives: Objectives | None = None,
@@ -93,6 +94,7 @@ def publish(
         sample: Real input rows: data frame, mapping of columns or array. Parity and check inputs are
             taken from it.
         contract: What goes in and comes out; inferred if None.
+        trusted: Of a skops file: types beyond the safe ones that it may hold.
         fallback: Who answers when the model cannot, in order.
         tables: Data frames that lookups name.
         objectives: Declared service levels.
@@ -108,7 +110,7 @@ def publish(
     before = _registered_before(local, name, key)
     if before is not None:
         return before
-    prepared = prepare(model, sample, contract=contract)
+    prepared = prepare(model, sample, contract=contract, trusted=trusted)
     spec, contract = prepared.store(local.artifacts), prepared.contract
     origin, key = origin or Origin(), key or new_key()
     notes = list(prepared.notes)
@@ -346,6 +348,7 @@ def register(
     *,
     sample: Any,
     contract: Contract | None = None,
+    trusted: Sequence[str] = (),
     home: str | Path | None = None,
     metrics: Mapping[str, float] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -360,6 +363,7 @@ def register(
         model: A fitted model of a supported kind, or the path of a model file.
         sample: Real input rows: data frame, mapping of columns or array.
         contract: What goes in and comes out; inferred from model and sample if None.
+        trusted: Of a skops file: types beyond the safe ones that it may hold.
         home: The home folder; as `tidegate config show` says if None.
         metrics: What was measured.
         parameters: What the training was told.
@@ -378,5 +382,7 @@ def register(
         changelog=changelog,
     )
     with Local(settings) as local:
-        published = publish(local, name, model, sample=sample, contract=contract, origin=origin, key=key)
+        published = publish(
+            local, name, model, sample=sample, contract=contract, trusted=trusted, origin=origin, key=key
+        )
     return published.version

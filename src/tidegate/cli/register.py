@@ -28,6 +28,13 @@ from tidegate.cli.screen import print_json, short
     help="What goes in and comes out: a .py or .json file, a service's folder, or a registered version. "
     "Inferred from model and sample unless given.",
 )
+@click.option(
+    "--trust",
+    "trusted",
+    multiple=True,
+    metavar="TYPE",
+    help="Of a .skops file: a type beyond the safe ones that it may hold. Repeatable.",
+)
 @click.option("--changelog", default="", help="One line: what is new.")
 @key_option
 @home_option
@@ -38,6 +45,7 @@ def register(
     *,
     sample: Path | None,
     contract: str | None,
+    trusted: tuple[str, ...],
     changelog: str,
     key: str | None,
     home: Path | None,
@@ -59,6 +67,7 @@ def register(
         model,
         sample=None if sample is None else read_table(sample),
         contract=None if contract is None else find_contract(local, contract),
+        trusted=trusted,
         origin=Origin(changelog=changelog or f"model file {model.name}"),
         key=key,
     )

@@ -46,7 +46,8 @@ def load_estimator(path: Path, *, trusted: Sequence[str] = ()) -> Any:
         raise UntrustedTypes(
             f"{path.name} holds types that are not known to be safe: {', '.join(unknown)}.",
             hint="Loading runs their code. If you know where the file comes from, register it with "
-            f"trusted={unknown!r}; else ask its author for an ONNX model.",
+            f"{' '.join(f'--trust {name}' for name in unknown)} (in Python: trusted={unknown!r}); else ask "
+            "its author for an ONNX model.",
             path=str(path),
             types=unknown,
         )
