@@ -250,11 +250,21 @@ def test_a_segment_that_cannot_be_closed_is_readable(tmp_path: Path) -> None:
     assert reader.end is End.ENDED
 
 
-def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_says_so_at_the_first_append(tmp_path: Path) -> None:
+    clock = FakeClock()
     (tmp_path / "file").touch()
+    writer = new_writer(tmp_path / "file" / "journal", clock=clock)
 
-    with pytest.raises(JournalUnavailable, match="begun"):
-        new_writer(tmp_path / "file" / "journal")
+    for wait_s in (0, 2):
+        clock.forward(wait_s)
+        with pytest.raises(JournalUnavailable, match=r"begun|begin"):
+            writer.append([EVENT])
+    (tmp_path / "file").unlink()
+    clock.forward(2)
+    writer.append([EVENT])
+    writer.close()
+
+    assert len(list_segments(tmp_path / "file" / "journal")) == 1
 
 
 def test_writing_needs_neither_a_database_nor_a_data_frame() -> None:

@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -143,7 +144,9 @@ class JournalWriter:
         incarnation: str | None = None,
         files: Files | None = None,
     ) -> None:
-        """Begin the first segment.
+        """Begin the first segment, if that is possible; if not, the next append tries again.
+
+        So a worker starts on a full disk too, and answers as its services' journal modes say.
 
         Args:
             folder: Where segments are; made if it is not there.
@@ -155,9 +158,6 @@ class JournalWriter:
             max_age_s: Age at which a segment is closed, at the next append.
             incarnation: For tests; drawn by default.
             files: For tests; the operating system by default.
-
-        Raises:
-            JournalUnavailable: The segment cannot be made.
         """
         self._folder = folder
         self._place = (cell, node, worker)
@@ -175,7 +175,8 @@ class JournalWriter:
         self._syncs = False
         self._lost: JournalUnavailable | None = None
         self._swap = threading.Lock()  # keeps a descriptor from being closed under a sync
-        self._begin()
+        with suppress(JournalUnavailable):
+            self._begin()
 
     def stream(self, stream: Stream) -> TurnEncoder:
         """Return the encoder of a stream; equal streams share one.
