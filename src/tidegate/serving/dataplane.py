@@ -173,7 +173,11 @@ class DataPlane:
                 self._fall_back(group.part([call]), error)
             return
         self._unfinished.update(calls)
-        arm.version.executor.submit(group, self._arrive)
+        try:
+            arm.version.executor.submit(group, self._arrive)
+        except Exception as defect:  # noqa: BLE001 - it must cost these calls, not the turn
+            self._unfinished.difference_update(calls)
+            self._fail(calls, defect)
         if self._unfinished and self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
