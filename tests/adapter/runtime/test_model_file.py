@@ -60,6 +60,8 @@ def test_a_file_alone_is_served_in_its_own_format(models, table, rebuild, name):
 
     assert prepared.spec.kind == KINDS[name]
     assert len(names) == 4
+    takes_gaps = name != "m.skops"  # a linear model does not
+    assert {field.optional for field in prepared.contract.input.fields} == {takes_gaps}
     assert "without real rows no conversion" in prepared.notes[0]
     np.testing.assert_allclose(answer["probability"], expected, atol=1e-7)
 

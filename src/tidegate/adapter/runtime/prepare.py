@@ -138,7 +138,8 @@ def _prepare_file(
         ) from error
     fields = {name: as_field_name(name) for name in names}
     if contract is None:
-        columns = tuple(Field(field, DataType.FLOAT64, optional=True) for field in fields.values())
+        optional = _takes_gaps(fitted, wanted, np.full((2, len(names)), np.nan))
+        columns = tuple(Field(field, DataType.FLOAT64, optional=optional) for field in fields.values())
         contract = Contract(Schema(columns), Schema(output_fields(outputs)))
     signature = Signature((Tensor(TABLE, table_type(fitted), (len(names),)),), outputs)
     named = [fields[name] for name in names]
@@ -150,3 +151,12 @@ def _prepare_file(
         "answer the same. Give a sample to have it converted."
     )
     return Prepared(Spec(fitted.kind, options=options.to_plain()), contract, {path.name: path}, notes=(note,))
+
+
+def _takes_gaps(fitted: FittedModel, wanted: frozenset[str], gaps: Any) -> bool:
+    """Tell whether a model answers rows in which every number is missing."""
+    try:
+        fitted.run(wanted)(gaps)
+    except ValueError:
+        return False
+    return True
