@@ -6,7 +6,6 @@ import logging
 import threading
 
 from tidegate.core.clock import SystemClock
-from tidegate.core.error import TidegateError
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.tailer import Tailer
@@ -31,7 +30,7 @@ class Controller(threading.Thread):
         while not self._stopping.is_set():
             try:
                 self._follow()
-            except (TidegateError, OSError):
+            except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the counting
                 _log.exception("controller.failed")
                 self._stopping.wait(_RETRY_S)
 

@@ -8,6 +8,8 @@ import signal
 import socket
 from pathlib import Path
 
+import numpy as np
+
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.process import RunnerSettings, end_with_supervisor, socket_path, told
@@ -28,6 +30,7 @@ BUSY_SINCE = "tidegate_runner_busy_since_ms"
 def main() -> None:
     """Load the version that the command line names and serve it until told to stop."""
     settings = told(RunnerSettings)
+    np.seterr(over="ignore", invalid="ignore")  # infinities are found by the contract's checks, not on stderr
     end_with_supervisor(settings.server)
     home = settings.server.place
     artifacts = LocalArtifactStore(home.artifacts)

@@ -7,6 +7,7 @@ decides where the model will run: in the workers' loops, or once, in a runner.
 
 from __future__ import annotations
 
+import base64
 import os
 import resource
 import sys
@@ -23,7 +24,7 @@ from tidegate.bootstrap.stage import Stage, write_stage
 from tidegate.contract.batch import Batch
 from tidegate.contract.decode import RowDecoder
 from tidegate.contract.field import DataType, Field
-from tidegate.contract.schema import Contract
+from tidegate.contract.schema import Contract, Schema
 from tidegate.core.digest import Digest
 from tidegate.core.error import TidegateError
 from tidegate.predictor.protocol import BuildContext, Predictor, build
@@ -93,9 +94,14 @@ def _peak_bytes() -> int:
 
 def sample_rows(manifest: Manifest) -> Batch:
     """Return a few rows the model takes: its check inputs, or one row made from the contract."""
-    decoder = RowDecoder(manifest.contract.input, max_rows=1_000_000)
+    schema = manifest.contract.input
     checks = manifest.check_inputs
-    rows = checks.rows if checks is not None and checks.rows else [plain_row(manifest.contract)]
+    if checks is not None and checks.rows:
+        rows = checks.rows
+    else:  # for no pattern a text can be made up, and a model that is only timed needs none
+        rows = [plain_row(manifest.contract)]
+        schema = Schema(tuple(msgspec.structs.replace(field, pattern=None) for field in schema.fields))
+    decoder = RowDecoder(schema, max_rows=1_000_000)
     decoded, _ = decoder.decode(msgspec.json.encode({"rows": rows}))
     return decoder.gather(decoded)
 
@@ -122,8 +128,10 @@ def _plain_element(field: Field) -> object:
         return False
     if field.type is DataType.CATEGORY:
         return field.categories[0]
-    if field.type.is_text or field.type is DataType.BYTES:
-        return "a" * 4 * (((field.min_length or 0) + 3) // 4)
+    if field.type is DataType.BYTES:
+        return base64.b64encode(bytes(field.min_length or 0)).decode()
+    if field.type.is_text:
+        return "a" * (field.min_length or 0)
     low = field.ge if field.ge is not None else None if field.gt is None else field.gt + 1
     high = field.le if field.le is not None else None if field.lt is None else field.lt - 1
     if low is not None and high is not None and high < low:

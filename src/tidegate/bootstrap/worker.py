@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 
+import numpy as np
 import uvloop
 
 from tidegate.bootstrap.process import RETIRE_S, WorkerSettings, told
@@ -252,6 +253,7 @@ def main() -> None:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
     settings = told(WorkerSettings)
+    np.seterr(over="ignore", invalid="ignore")  # infinities are found by the contract's checks, not on stderr
     gc.freeze()  # what is imported stays; collections need not look at it
     gc.set_threshold(50_000, 20, 20)  # requests leave no cycles behind, so there is little to collect
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -162,7 +162,9 @@ def _compare_field(field: Field, expected: Column, got: Column, allowed: Toleran
     one, two = expected.astype(np.float64), got.astype(np.float64)
     absolute = _by_row(_difference(one, two))
     scale = np.abs(np.where(np.isfinite(one), one, 0.0))
-    relative = _by_row(_difference(one, two) / np.maximum(scale, np.median(scale) or 1.0))
+    with np.errstate(over="ignore"):  # beside a tiny value any difference is as good as infinite
+        ratio = _difference(one, two) / np.maximum(scale, np.median(scale) or 1.0)
+    relative = _by_row(ratio)
     is_probability = field.ge == 0 and field.le == 1
     judged, limit = (absolute, allowed.absolute) if is_probability else (relative, allowed.relative)
     worst = int(np.argmax(judged))
