@@ -106,6 +106,9 @@ def resolved(document, path, method="post"):
     return {**content["schema"], "components": document["components"]}
 
 
+PREDICTION = "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"
+
+
 @pytest.mark.parametrize(
     ("body", "valid"),
     [
@@ -128,9 +131,15 @@ def test_predict_takes_the_three_forms(body, valid):
 @pytest.mark.parametrize(
     ("body", "valid"),
     [
-        ({"prediction_id": "a", "value": True}, True),
-        ({"outcomes": [{"prediction_id": "a", "value": 1}]}, True),
-        ({"prediction_id": "a"}, False),
+        ({"prediction_id": PREDICTION, "value": True}, True),
+        ({"prediction_id": f"{PREDICTION}.12", "value": True}, True),
+        ({"outcomes": [{"prediction_id": PREDICTION, "value": 1}]}, True),
+        ({"key": "N14228", "event_time": "2013-10-01T06:00:00Z", "value": 1}, True),
+        ({"key": 7, "event_time": 1_380_607_200_000_000, "value": 1}, True),
+        ({"prediction_id": PREDICTION}, False),
+        ({"prediction_id": "a", "value": 1}, False),
+        ({"key": "N14228", "value": 1}, False),
+        ({"value": 1}, False),
         ({"outcomes": []}, False),
     ],
 )

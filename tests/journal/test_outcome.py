@@ -364,3 +364,18 @@ def test_predictions_are_found_in_a_large_journal_by_few_blocks(scene: Scene) ->
     assert len(scene.joined()) == len(ids[::97])
     (n_blocks,) = scene.ledger.connection.execute("SELECT count(*) FROM block").fetchone()
     assert 1 < n_blocks < 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"value": msgspec.Raw(b'"\xff"')}, {"event_us": 10**30}],
+    ids=["no UTF-8", "far time"],
+)
+def test_outcome_that_cannot_be_read_is_counted_and_does_not_stop_the_others(tmp_path, changes):
+    scene = Scene(tmp_path)
+    (request,) = scene.predict()
+    scene.send(msgspec.structs.replace(new_outcome(request), **changes), new_outcome(request, value=True))
+
+    scene.poll()
+
+    assert scene.counts() == {"delivered": 2, "unreadable": 1, "joined": 1}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import textwrap
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -19,6 +22,8 @@ from tidegate.operation import release
 from tidegate.operation.mutation import new_key
 from tidegate.operation.register import register
 from tidegate.operation.release import deploy_first, switch_to
+from tidegate.predictor.lookup import LookupOptions
+from tidegate.predictor.protocol import Spec
 from tidegate.registry.version import Version
 from tidegate.service.manifest import Manifest
 
@@ -151,3 +156,54 @@ def roll_back(server: Server, service: str, **options: Any) -> Decision:
             clock=local.clock,
             **options,
         ).decision
+
+
+class Everything(tg.Input):
+    """A field of every type, with every kind of bound."""
+
+    customer: str = tg.field(key=True, min_length=1, max_length=20)
+    code: str = tg.field(pattern="^[A-Z]{2,3}$")
+    carrier: str = tg.category("AA", "UA", "WN")
+    is_member: bool
+    seats: int = tg.field(ge=1, le=9)
+    level: int = tg.field(default=0)
+    price: float = tg.field(gt=0, lt=10_000, unit="USD")
+    weight: np.float32 = tg.field(ge=0)
+    booked_at: datetime
+    took: timedelta = tg.duration(default=timedelta(minutes=5))
+    place: list[float] = tg.vector(3, ge=-1, le=1)
+    visits: list[int] = tg.vector(default=[])
+    picture: bytes = tg.field(default=b"", max_length=64)
+    diagnosis: str | None = tg.field(default=None, max_length=8, sensitive=True)
+
+
+class Verdict(tg.Output):
+    score: float = tg.field(ge=0, le=1)
+    label: str = tg.category("good", "bad")
+    is_sure: bool
+    n_seen: int
+    note: str
+    spread: list[float] = tg.vector(2)
+
+
+EVERYTHING = contract_of(Everything, Verdict)
+ROW: dict[str, Any] = {
+    "customer": "c-17",
+    "code": "ABC",
+    "carrier": "UA",
+    "is_member": True,
+    "seats": 2,
+    "price": 99.5,
+    "weight": 3.5,
+    "booked_at": "2026-11-20T12:00:00Z",
+    "place": [0.0, 0.5, -1.0],
+}
+VERDICT = {"score": 0.5, "label": "good", "is_sure": True, "n_seen": 3, "note": "so so", "spread": [0.1, 0.9]}
+
+
+def add_constant(
+    server: Server, service: str, contract: Contract, answer: dict[str, Any], **options: Any
+) -> Version:
+    """Register a version that gives every row the same answer; it takes whatever its contract takes."""
+    spec = Spec("constant", options=msgspec.to_builtins(LookupOptions(default=answer)))
+    return add_manifest(server, Manifest(service, contract, spec, **options))

@@ -187,7 +187,8 @@ class Server:
         assert process is not None
 
         def is_ready() -> bool:
-            assert process.poll() is None, f"the server ended:\n{self.said()}"
+            assert process.poll() is None, "the server ended"
+            assert "cannot be served" not in self.said()
             route = self.local().routes.read().services
             live = self.workers()
             return len(live) == self.n_workers and all(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
@@ -16,7 +17,7 @@ from tests.system.model import (
     write_ratio,
     write_sum,
 )
-from tests.system.server import Server, request, running, wait_until
+from tests.system.server import Client, Server, request, running, wait_until
 
 # Below -1 it does what it should not. At 0 and above it is good: what fails its trial gets no traffic.
 UNRULY = """
@@ -231,8 +232,11 @@ def test_a_worker_that_starts_while_a_runner_is_down_serves_what_can_be_served(s
     broken.unlink()
     for client in server.client_of_each_worker().values():
         with client:
-            body = {"a": 1.0, "b": 2.0}
-            wait_until(lambda client=client: client.post("/services/unruly/predict", body).status == 200)
+            wait_until(lambda client=client: answers(client, "unruly"))
+
+
+def answers(client: Client, service: str) -> bool:
+    return client.post(f"/services/{service}/predict", {"a": 1.0, "b": 2.0}).status == 200
 
 
 def pids(server: Server) -> set[int]:

@@ -12,8 +12,17 @@ from tidegate.contract.jsonschema import JsonSchema, answer_schema, columns_sche
 from tidegate.contract.protocol import DATATYPES, tensor_metadata
 from tidegate.contract.schema import Contract
 
+MAX_OUTCOME_NAME = 64
+MAX_OUTCOME_ID = 128
+"""Characters of an outcome's name, and of the id that its reporter gives it."""
+
+MIN_TIME_US, MAX_TIME_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The years 1 to 9999, microseconds since 1970 UTC."""
+
+_HEX = "[0-9a-f]"
 _PREDICTION_ID: JsonSchema = {
     "type": "string",
+    "pattern": rf"^{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}(\.[0-9]{{1,9}})?$",
     "description": "Names the prediction in outcomes and in the journal.",
 }
 _REFUSALS = {
@@ -215,22 +224,33 @@ def _tensor(name: str, datatype: str) -> JsonSchema:
 
 
 def _outcome_schema() -> JsonSchema:
-    return {
-        "type": "object",
-        "description": "What became of a prediction: named by its id, or by key and time.",
-        "properties": {
-            "value": {"description": "What was observed, any JSON value."},
-            "prediction_id": _PREDICTION_ID,
-            "key": {"type": ["string", "integer", "null"], "description": "Value of the key field."},
-            "event_time": {
-                "type": ["string", "integer", "null"],
-                "description": "Time that goes with the key: RFC 3339 or microseconds since 1970 UTC.",
-            },
-            "name": {"type": "string", "description": "What was observed, of several things."},
-            "id": {"type": "string", "description": "The reporter's own id of this report."},
+    key: JsonSchema = {"type": ["string", "integer"], "description": "Value of the key field."}
+    instant: JsonSchema = {
+        "anyOf": [
+            {"type": "string", "format": "date-time"},
+            {"type": "integer", "minimum": MIN_TIME_US, "maximum": MAX_TIME_US},
+        ],
+        "description": "Time that goes with the key: RFC 3339 or microseconds since 1970 UTC.",
+    }
+    what: JsonSchema = {
+        "value": {"description": "What was observed, any JSON value."},
+        "name": {
+            "type": "string",
+            "maxLength": MAX_OUTCOME_NAME,
+            "description": "What was observed, of several things.",
         },
-        "required": ["value"],
-        "additionalProperties": False,
+        "id": {
+            "type": "string",
+            "maxLength": MAX_OUTCOME_ID,
+            "description": "The reporter's own id of this report.",
+        },
+    }
+    return {
+        "description": "What became of a prediction: named by its id, or by key and time.",
+        "anyOf": [
+            _object({"prediction_id": _PREDICTION_ID, **what}, required=("value", "prediction_id")),
+            _object({"key": key, "event_time": instant, **what}, required=("value", "key", "event_time")),
+        ],
     }
 
 

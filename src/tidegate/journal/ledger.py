@@ -150,6 +150,7 @@ class OutcomeCounts(msgspec.Struct):
         repeated: Said again what was known, and were ignored.
         conflicting: Used an idempotency key again for something else, and were ignored.
         unknown: Named a prediction that was not found within the time allowed.
+        unreadable: Held a value or a time that cannot be, and were ignored.
         pending: Not joined yet.
     """
 
@@ -159,6 +160,7 @@ class OutcomeCounts(msgspec.Struct):
     repeated: int = 0
     conflicting: int = 0
     unknown: int = 0
+    unreadable: int = 0
     pending: int = 0
 
 

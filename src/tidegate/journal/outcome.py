@@ -72,6 +72,17 @@ def _digest(*parts: object) -> bytes:
     return hashlib.blake2b(_pack(parts), digest_size=16).digest()
 
 
+def _target(outcome: Outcome) -> tuple[str, bytes, int, bytes, int]:
+    return outcome.service, outcome.request, outcome.row, outcome.key_hash, outcome.event_us
+
+
+def _identify(outcome: Outcome) -> tuple[bytes, bytes, bytes]:
+    """Return an outcome's value in normal form, the digest of its content and that of its identity."""
+    value = _sorted_json(_plain_json(outcome.value))
+    content = _digest(*_target(outcome), outcome.name, value)
+    return value, content, _digest(outcome.service, outcome.outcome_id) if outcome.outcome_id else content
+
+
 class OutcomeBook:
     """Takes outcomes in and joins them; every change happens within the ledger's transaction."""
 
@@ -85,10 +96,14 @@ class OutcomeBook:
         execute = self._ledger.connection.execute
         counts: dict[tuple[str, int, str], int] = {}
         for outcome in outcomes:
-            value = _sorted_json(_plain_json(outcome.value))
-            target = (outcome.service, outcome.request, outcome.row, outcome.key_hash, outcome.event_us)
-            content = _digest(*target, outcome.name, value)
-            identity = _digest(outcome.service, outcome.outcome_id) if outcome.outcome_id else content
+            try:
+                value, content, identity = _identify(outcome)
+            except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+                # it was never to be accepted; counting what comes after it must not end here
+                for what in ("delivered", "unreadable"):
+                    _count(counts, outcome.service, outcome.received_us, what)
+                continue
+            target = _target(outcome)
             known = execute(
                 "SELECT content FROM outcome WHERE identity = ? AND state != 'conflicting'", (identity,)
             ).fetchone()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tidegate.contract.openapi import MAX_OUTCOME_ID, MAX_OUTCOME_NAME, MAX_TIME_US, MIN_TIME_US
 from tidegate.contract.violation import MalformedBody
 from tidegate.contract.wire import timestamp_us
 from tidegate.core.error import TidegateError
@@ -26,6 +27,9 @@ TRACE_HEADER = b"traceparent"
 MAX_TIMEOUT_MS = 3_600_000.0
 MAX_CALLER_ID = 128
 MAX_OUTCOMES = 10_000
+MAX_DEPTH = 64
+_Name = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_NAME)]
+_OwnId = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_ID)]
 _AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 _TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -209,10 +213,10 @@ class SentOutcome(msgspec.Struct, forbid_unknown_fields=True):
 
     value: msgspec.Raw
     prediction_id: str = ""
-    key: str | int | None = None
-    event_time: str | int | None = None
-    name: str = "outcome"
-    id: str = ""
+    key: str | int | float | None = None
+    event_time: str | int | float | None = None
+    name: _Name = "outcome"
+    id: _OwnId = ""
 
 
 class SentOutcomes(msgspec.Struct, forbid_unknown_fields=True):
@@ -269,7 +273,7 @@ class OutcomeHandler(NativeFace):
                     field="prediction_id",
                 ) from error
         elif sent.key is not None and sent.event_time is not None:
-            key_hash = self._endpoint.hash_key(sent.key)
+            key_hash = self._endpoint.hash_key(_integral(sent.key))
             event_us = self._event_us(sent.event_time, position)
         else:
             raise MalformedBody(
@@ -277,14 +281,42 @@ class OutcomeHandler(NativeFace):
                 hint="Send 'prediction_id', or 'key' together with 'event_time'.",
                 field="prediction_id",
             )
-        # `value` points into the body; a copy lives as long as it is needed
-        value = msgspec.Raw(bytes(sent.value))
         return Outcome(
-            self.service, sent.name[:64], value, now_us, request, row, key_hash, event_us, sent.id[:128]
+            self.service,
+            sent.name,
+            self._value(sent.value, position),
+            now_us,
+            request,
+            row,
+            key_hash,
+            event_us,
+            sent.id,
         )
 
-    def _event_us(self, time: str | int, position: int) -> int:
-        if isinstance(time, int):
+    def _value(self, value: msgspec.Raw, position: int) -> msgspec.Raw:
+        """Return the value in a form that whoever reads the journal can decode."""
+        try:
+            plain = msgspec.json.decode(value)
+            if _is_deep(plain):
+                raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+            return msgspec.Raw(_encode(plain))
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            raise MalformedBody(
+                f"Field 'value' of outcome {position} is not JSON that can be kept: {error}.",
+                hint="Send a number, a text, or another plain value.",
+                field="value",
+            ) from error
+
+    def _event_us(self, given: str | float, position: int) -> int:
+        time = _integral(given)
+        if isinstance(time, int | float):
+            if isinstance(time, float) or not MIN_TIME_US <= time <= MAX_TIME_US:
+                raise MalformedBody(
+                    f"Field 'event_time' of outcome {position} is not a time: as a number it is whole "
+                    f"microseconds since 1970, in the years 1 to 9999. Got {time:.9g}.",
+                    hint="Send RFC 3339 with an offset, or microseconds UTC.",
+                    field="event_time",
+                )
             return time
         try:
             return timestamp_us(msgspec.convert(time, _AwareTime))
@@ -294,6 +326,26 @@ class OutcomeHandler(NativeFace):
                 hint="Send RFC 3339 with an offset, or microseconds UTC.",
                 field="event_time",
             ) from error
+
+
+def _integral(value: str | float) -> str | int | float:
+    """Return 3 for 3.0: to JSON both are the same integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_deep(value: Any) -> bool:
+    """Tell whether lists and objects are nested deeper than whoever reads the journal will follow."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        lists = [
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        ]
+        level = [one for each in lists for one in each]
+        if not level:
+            return False
+    return True
 
 
 class DocumentHandler:
