@@ -55,3 +55,20 @@ def test_refuses_a_file_that_is_no_page(tmp_path: Path, content: bytes) -> None:
 
     with pytest.raises(Corrupt, match="page"):
         list(read_page(path))
+
+
+def test_page_has_its_room_on_the_disk_from_the_start(tmp_path: Path) -> None:
+    """Touching a hole on a full disk would end the process."""
+    path = tmp_path / "page"
+
+    MetricPage(path)
+
+    stat = path.stat()
+    assert stat.st_blocks * 512 >= stat.st_size
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_without_room_for_a_page_the_counts_stay_in_the_process(tmp_path: Path) -> None:
+    (tmp_path / "page").symlink_to("/dev/full")
+
+    MetricPage(tmp_path / "page").counter("a_total").add()

@@ -7,6 +7,7 @@ worker, and a killed worker leaves its counts behind for the next one in its slo
 
 from __future__ import annotations
 
+import logging
 import mmap
 import struct
 from bisect import bisect_left
@@ -17,6 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from tidegate.core.error import Corrupt
+
+_log = logging.getLogger("tidegate.serving.metric")
 
 _MAGIC = b"TGMETR1\n"
 _HEADER_BYTES = 256 << 10
@@ -89,12 +92,22 @@ class MetricPage:
     """The page of one worker slot, opened for writing by one process."""
 
     def __init__(self, path: Path) -> None:
-        """Open the page, keeping the counts of an earlier process in the same slot."""
+        """Open the page, keeping the counts of an earlier process in the same slot.
+
+        Where the disk has no room for it, the counts stay in this process.
+        """
         fresh = not path.exists() or path.stat().st_size != _SIZE_BYTES
-        with path.open("w+b" if fresh else "r+b") as file:
-            if fresh:
-                file.truncate(_SIZE_BYTES)
-            self._map = mmap.mmap(file.fileno(), _SIZE_BYTES)
+        try:
+            with path.open("w+b" if fresh else "r+b") as file:
+                if fresh:
+                    # Written and not only sized: a hole cannot be filled once the disk is full, and
+                    # touching it would end the process by SIGBUS.
+                    file.write(bytes(_SIZE_BYTES))
+                    file.flush()
+                self._map = mmap.mmap(file.fileno(), _SIZE_BYTES)
+        except OSError as error:
+            _log.error("metrics.not_written path=%s: %s", path, error)
+            self._map, fresh = mmap.mmap(-1, _SIZE_BYTES), True
         self._cells: dict[tuple[str, Labels], Cell] = {}
         self._header_bytes = 0
         self._next = 0
