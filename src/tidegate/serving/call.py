@@ -57,6 +57,7 @@ class Call:
         "inputs",
         "key_hashes",
         "n_rows",
+        "origin",
         "reply",
         "request_id",
         "settled",
@@ -76,6 +77,7 @@ class Call:
         started_s: float,
         deadline_s: float,
         reply: Callable[[Call], None],
+        origin: Any = None,
     ) -> None:
         """Take a decoded request.
 
@@ -88,6 +90,7 @@ class Call:
             started_s: The same on the monotonic clock, seconds.
             deadline_s: When its answer stops being of use, monotonic clock.
             reply: Called once, in a turn of the event loop, when there is an answer or an error.
+            origin: What `reply` needs to know of where the request came from.
         """
         self.arm = arm
         self.inputs = inputs
@@ -97,6 +100,7 @@ class Call:
         self.started_s = started_s
         self.deadline_s = deadline_s
         self.reply = reply
+        self.origin = origin
         self.caller_id = ""
         self.trace_id = b""
         self.bucket = -1.0
@@ -165,10 +169,16 @@ class Group:
     def gather(cls, arm: Arm, calls: list[Call]) -> Group:
         """Put the rows of all `calls` one after another into one batch."""
         gather = arm.version.decoder.gather
-        if all(type(call.inputs) is list for call in calls):
-            if len(calls) == 1:
-                return cls(arm, calls, gather(calls[0].inputs))  # type: ignore[arg-type]  # just checked
-            return cls(arm, calls, gather([row for call in calls for row in call.inputs]))  # type: ignore[union-attr]  # just checked
+        if len(calls) == 1:
+            alone = calls[0].inputs
+            return cls(arm, calls, alone if isinstance(alone, Batch) else gather(alone))
+        rows: list[Any] = []
+        for call in calls:
+            if isinstance(call.inputs, Batch):
+                break
+            rows += call.inputs
+        else:
+            return cls(arm, calls, gather(rows))
         parts = [call.inputs if isinstance(call.inputs, Batch) else gather(call.inputs) for call in calls]
         return cls(arm, calls, Batch.concat(parts))
 

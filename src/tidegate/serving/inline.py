@@ -25,7 +25,7 @@ class InlineExecutor:
         """
         self._predictor = predictor
         self._call_soon = call_soon
-        self._waiting_rows = 0
+        self.waiting_rows = 0
         self._row_s = 0.0
 
     @property
@@ -33,17 +33,13 @@ class InlineExecutor:
         return True
 
     @property
-    def waiting_rows(self) -> int:
-        return self._waiting_rows
-
-    @property
     def wait_s(self) -> float:
-        return self._waiting_rows * self._row_s
+        return self.waiting_rows * self._row_s
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Run at once; a group too large for one turn goes on in the next ones."""
         if group.n_rows > _SLICE_ROWS and group.arm.version.contract.batched:
-            self._waiting_rows += group.n_rows
+            self.waiting_rows += group.n_rows
             self._call_soon(lambda: self._run_slice(group, done, [], 0))
             return
         started_s = perf_counter()
@@ -71,14 +67,14 @@ class InlineExecutor:
         took_s = perf_counter() - started_s
         group.predict_us += took_s * 1e6
         self._row_s += 0.2 * (took_s / (stop - start) - self._row_s)
-        self._waiting_rows -= stop - start
+        self.waiting_rows -= stop - start
         if group.error is None and stop < group.n_rows:
             self._call_soon(lambda: self._run_slice(group, done, parts, stop))
             return
         if group.error is None:
             group.outputs = Batch.concat(parts)
         else:
-            self._waiting_rows -= group.n_rows - stop
+            self.waiting_rows -= group.n_rows - stop
         group.batch_rows = min(_SLICE_ROWS, group.n_rows)
         done(group)
 

@@ -11,7 +11,7 @@ import logging
 import mmap
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,6 +86,15 @@ class Histogram:
         values, start = self._values, self._start
         values[start + bisect_left(LATENCY_BOUNDS_US, value_us)] += times
         values[start + len(LATENCY_BOUNDS_US) + 1] += value_us * times
+
+    def observe_all(self, values_us: Iterable[int]) -> None:
+        """Add one observation of each value."""
+        values, start = self._values, self._start
+        total_us = 0
+        for value_us in values_us:
+            values[start + bisect_left(LATENCY_BOUNDS_US, value_us)] += 1
+            total_us += value_us
+        values[start + len(LATENCY_BOUNDS_US) + 1] += total_us
 
 
 class MetricPage:

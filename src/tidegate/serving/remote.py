@@ -55,7 +55,7 @@ class RemoteExecutor(asyncio.Protocol):
         self._frames = FrameBuffer()
         self._asked: dict[int, tuple[Group, Callable[[Group], None]]] = {}
         self._next_id = 0
-        self._waiting_rows = 0
+        self.waiting_rows = 0
         self._elsewhere_rows = 0
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None  # a task that nobody holds may be collected
@@ -85,12 +85,8 @@ class RemoteExecutor(asyncio.Protocol):
         return self._transport is not None
 
     @property
-    def waiting_rows(self) -> int:
-        return self._waiting_rows
-
-    @property
     def wait_s(self) -> float:
-        rows_ahead = self._waiting_rows + self._elsewhere_rows
+        rows_ahead = self.waiting_rows + self._elsewhere_rows
         return self._duration.wait_s(rows_ahead, max_batch_rows=self._max_batch_rows)
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
@@ -110,7 +106,7 @@ class RemoteExecutor(asyncio.Protocol):
         assert self._transport is not None
         self._next_id += 1
         self._asked[self._next_id] = (group, done)
-        self._waiting_rows += group.n_rows
+        self.waiting_rows += group.n_rows
         # check inputs belong to no call: whoever tries them has a limit of its own
         deadline_s = max((call.deadline_s for call in group.calls), default=math.inf)
         self._transport.write(encode(Ask(self._next_id, deadline_s, group.n_rows, pack(group.inputs))))
@@ -134,7 +130,7 @@ class RemoteExecutor(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         asked, self._asked = self._asked, {}
-        self._waiting_rows = 0
+        self.waiting_rows = 0
         for group, done in asked.values():
             group.error = self._unavailable()
             done(group)
@@ -145,7 +141,7 @@ class RemoteExecutor(asyncio.Protocol):
 
     def _take(self, answer: Answer) -> None:
         group, done = self._asked.pop(answer.id)
-        self._waiting_rows -= group.n_rows
+        self.waiting_rows -= group.n_rows
         if answer.error == "deadline_exceeded":
             group.error = DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
         elif answer.error:
@@ -155,7 +151,7 @@ class RemoteExecutor(asyncio.Protocol):
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
             self._duration.observe(answer.batch_rows, answer.predict_us / 1e6)
-        self._elsewhere_rows = max(0, answer.waiting_rows - self._waiting_rows)
+        self._elsewhere_rows = max(0, answer.waiting_rows - self.waiting_rows)
         done(group)
 
     async def _reconnect(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import httptools
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
+MAX_KNOWN_HEADS = 1024
+MAX_KNOWN_HEAD_BYTES = 4096
+_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"connection"})
 MAX_PIPELINED = 64
 """Answers owed on one connection before it is read no further."""
 MAX_DISCARDED_BYTES = 256 << 10
@@ -93,12 +96,20 @@ class Exchange:
         "target",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, head: Head | None = None) -> None:
         self.connection = connection
-        self.target = b""
-        self.method = b""
-        self.headers: dict[bytes, bytes] = {}
-        self.handler: Handler
+        if head is None:
+            self.target = b""
+            self.method = b""
+            self.headers: dict[bytes, bytes] = {}
+            self.handler: Handler
+        else:
+            self.target, self.method, self.headers, self.handler = (
+                head.target,
+                head.method,
+                head.headers,
+                head.handler,
+            )
         self.keep_alive = True
         self.is_old = False  # HTTP/1.0, where staying open has to be said
         self.payload: bytes | None = None
@@ -127,6 +138,22 @@ class Exchange:
         else:
             self.payload = b"%b%d\r\n%b\r\n%b" % (head, len(body), headers, body)
         connection.flush()
+
+
+class Head(NamedTuple):
+    """A request's head that was read before and is read no more: clients repeat theirs to the byte.
+
+    Attributes:
+        target, method, headers: What the parser made of it; not to be changed.
+        handler: Who answers it.
+        length: Bytes of the body that follows.
+    """
+
+    target: bytes
+    method: bytes
+    headers: dict[bytes, bytes]
+    handler: Handler
+    length: int
 
 
 class Connection(asyncio.Protocol):
@@ -194,11 +221,48 @@ class Connection(asyncio.Protocol):
         if self._closing:
             self._discard(data)
             return
+        end, before = 0, self._exchange
+        if self.state == "idle":
+            end = data.find(b"\r\n\r\n") + 4
+            head = self.site.heads.get(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._take(head, data[end:])
+                return
         rest = self._feed(data)
         if rest is not None:
             self._decline(rest)
         if self.state == "head":
             self._count_head(len(data))
+        elif end > 3 and self.state == "idle" and self._exchange is not before and not self._closing:
+            self._remember(data[:end], len(data) - end)
+
+    def _take(self, head: Head, body: bytes) -> None:
+        """Answer a request whose head is known and whose body is whole."""
+        self._exchange = exchange = Exchange(self, head)
+        self.touched_s = self.site.now_s
+        self._owed.append(exchange)
+        try:
+            head.handler.admit(exchange)
+        except TidegateError as error:
+            head.handler.refuse(exchange, error)
+            return
+        self._handle(exchange, body)
+
+    def _remember(self, raw: bytes, length: int) -> None:
+        """Keep the head of a plain request that came alone and whole, if there is nothing special in it."""
+        exchange, heads = self._exchange, self.site.heads
+        headers = exchange.headers
+        if (
+            exchange.keep_alive
+            and not exchange.is_old
+            and not _SPECIAL_HEADERS & headers.keys()
+            and headers.get(b"content-length", b"0") == b"%d" % length
+            and length <= exchange.handler.max_body_bytes
+            and len(raw) <= MAX_KNOWN_HEAD_BYTES
+        ):
+            if len(heads) >= MAX_KNOWN_HEADS:
+                heads.clear()
+            heads[raw] = Head(exchange.target, exchange.method, headers, exchange.handler, length)
 
     def _feed(self, data: bytes | memoryview) -> memoryview | None:
         """Parse bytes; return what follows a request that offers to upgrade, else None."""
@@ -328,16 +392,19 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             self._discarding = False
         else:
-            handler = exchange.handler
-            try:
-                if b"content-encoding" in exchange.headers:
-                    body = decompress(body, exchange.headers[b"content-encoding"], handler.max_body_bytes)
-                handler.handle(exchange, body)
-            except TidegateError as error:
-                handler.refuse(exchange, error)
-            except Exception as error:  # noqa: BLE001 - a defect of ours must cost one request only
-                self.site.report_defect(error)
-                handler.refuse(exchange, internal_error())
+            self._handle(exchange, body)
+
+    def _handle(self, exchange: Exchange, body: bytes) -> None:
+        handler = exchange.handler
+        try:
+            if b"content-encoding" in exchange.headers:
+                body = decompress(body, exchange.headers[b"content-encoding"], handler.max_body_bytes)
+            handler.handle(exchange, body)
+        except TidegateError as error:
+            handler.refuse(exchange, error)
+        except Exception as error:  # noqa: BLE001 - a defect of ours must cost one request only
+            self.site.report_defect(error)
+            handler.refuse(exchange, internal_error())
         if len(self._owed) >= MAX_PIPELINED:
             self._pause_reading()
 

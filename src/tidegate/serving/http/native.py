@@ -119,17 +119,20 @@ class PredictHandler(NativeFace):
     def __init__(self, plane: DataPlane, service: str) -> None:
         super().__init__(plane, service)
         self._endpoint: Endpoint = plane.endpoint(service)
-        self.max_body_bytes = self._endpoint.stable.limits.max_body_bytes if self._endpoint.arms else 16 << 20
+        self._face = self._endpoint.stable if self._endpoint.arms else None
+        if self._face is not None:
+            self.max_body_bytes = self._face.limits.max_body_bytes
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse what could not be answered in time."""
-        endpoint = self._endpoint
-        endpoint.admit(timeout_s(exchange, endpoint.stable.deadline_s))
+        face = self._face or self._endpoint.stable
+        if face.executor.waiting_rows:
+            self._endpoint.admit(timeout_s(exchange, face.deadline_s))
 
     def handle(self, exchange: Exchange, body: bytes) -> None:
         """Decode, pick an arm and submit."""
         plane, endpoint = self.plane, self._endpoint
-        face = endpoint.stable
+        face = self._face or endpoint.stable
         rows, single = face.decoder.decode(body)
         request_id = plane.new_id()
         keys = endpoint.keys_of(rows) if face.key_name else None
@@ -144,7 +147,8 @@ class PredictHandler(NativeFace):
             arrived_us=clock.wall_us(),
             started_s=now_s,
             deadline_s=now_s + timeout_s(exchange, face.deadline_s),
-            reply=_OneReply(exchange) if single else _ManyReply(exchange),
+            reply=_reply_one if single else _reply_many,
+            origin=exchange,
         )
         call.key_hashes = keys
         call.bucket = bucket
@@ -154,48 +158,34 @@ class PredictHandler(NativeFace):
         plane.submit(call)
 
 
-class _OneReply:
-    """Sends the answer to a request of one object."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def __call__(self, call: Call) -> None:
-        if call.error is not None:
-            respond_error(self._exchange, call.error)
-            return
-        group = call.group
-        answer = OneAnswer(
-            format_uuid(call.request_id), call.arm.version.number, group.answer_rows[call.start]
-        )
-        if group.answered_by:
-            answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
-        self._exchange.respond(200, _encode(answer))
+def _reply_one(call: Call) -> None:
+    """Send the answer to a request of one object."""
+    exchange: Exchange = call.origin
+    if call.error is not None:
+        respond_error(exchange, call.error)
+        return
+    group = call.group
+    answer = OneAnswer(format_uuid(call.request_id), call.arm.version.number, group.answer_rows[call.start])
+    if group.answered_by:
+        answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
+    exchange.respond(200, _encode(answer))
 
 
-class _ManyReply:
-    """Sends the answer to a request of several rows."""
-
-    __slots__ = ("_exchange",)
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-
-    def __call__(self, call: Call) -> None:
-        if call.error is not None:
-            respond_error(self._exchange, call.error)
-            return
-        group = call.group
-        rows = [
-            RowAnswer(format_prediction_id(call.request_id, number), row)
-            for number, row in enumerate(call.answer_rows)
-        ]
-        answer = ManyAnswers(call.arm.version.number, rows)
-        if group.answered_by:
-            answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
-        self._exchange.respond(200, _encode(answer))
+def _reply_many(call: Call) -> None:
+    """Send the answer to a request of several rows."""
+    exchange: Exchange = call.origin
+    if call.error is not None:
+        respond_error(exchange, call.error)
+        return
+    group = call.group
+    rows = [
+        RowAnswer(format_prediction_id(call.request_id, number), row)
+        for number, row in enumerate(call.answer_rows)
+    ]
+    answer = ManyAnswers(call.arm.version.number, rows)
+    if group.answered_by:
+        answer.answered_by, answer.reason = group.answered_by, group.error.code if group.error else ""
+    exchange.respond(200, _encode(answer))
 
 
 class SentOutcome(msgspec.Struct, forbid_unknown_fields=True):

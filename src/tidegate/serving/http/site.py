@@ -11,7 +11,7 @@ from time import monotonic, time
 from urllib.parse import unquote_to_bytes
 
 from tidegate.core.error import NotFound, TidegateError
-from tidegate.serving.http.connection import Connection, Exchange, Handler, NotAllowed
+from tidegate.serving.http.connection import Connection, Exchange, Handler, Head, NotAllowed
 from tidegate.serving.http.error import native_error, protocol_error
 
 _log = logging.getLogger("tidegate.serving.http")
@@ -32,6 +32,7 @@ class Site:
         self.connections: set[Connection] = set()
         self.now_s = monotonic()
         self.draining = False
+        self.heads: dict[bytes, Head] = {}
         self._resources: Resources = {}
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._date = formatdate(time(), usegmt=True)
@@ -40,6 +41,7 @@ class Site:
     def publish(self, resources: Resources) -> None:
         """Replace what is offered, for all requests whose headers arrive from now on."""
         self._resources = resources
+        self.heads.clear()  # they name handlers
 
     def find(self, method: bytes, target: bytes) -> Handler:
         """Return the handler of a request; one that refuses if the resource does not exist."""
@@ -89,6 +91,7 @@ class Site:
     def drain(self) -> None:
         """Answer what is under way and close every connection after it."""
         self.draining = True
+        self.heads.clear()
         for connection in list(self.connections):
             connection.close_when_idle()
 
