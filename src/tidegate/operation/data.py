@@ -1,0 +1,171 @@
+"""Take snapshots of data, list, find and compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+
+from tidegate.core.clock import Clock
+from tidegate.core.decision import Decision, Evidence, Verdict
+from tidegate.core.digest import Digest, is_digest
+from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.core.identifier import check_name
+from tidegate.core.principal import Principal
+from tidegate.data.snapshot import Snapshot, read_snapshot, write_snapshot
+from tidegate.data.source import Source
+from tidegate.data.store import FileStore
+from tidegate.operation.mutation import Effect, Intent, Outcome, Transaction, UnitOfWork, run
+from tidegate.registry.store import PAGE, StoredDecision
+
+KIND = "snapshot"
+"""Of the decisions that give a snapshot its name: which data are the data of a name is decided, once each."""
+
+ACTION = "snapshot.take"
+
+
+class NamedSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot under the name of its data set.
+
+    Attributes:
+        name: Of the data set.
+        number: Counts the snapshots of that name, from 1.
+        digest: Of the manifest.
+        content: Of the rows alone.
+        n_rows: Rows.
+        principal: Who took it.
+        at_us: When, microseconds UTC.
+        note: How it was made, in words.
+    """
+
+    name: str
+    number: int
+    digest: Digest
+    content: Digest
+    n_rows: int
+    principal: Principal
+    at_us: int
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """`name@number`."""
+        return f"{self.name}@{self.number}"
+
+
+def take_snapshot(
+    unit: UnitOfWork,
+    store: FileStore,
+    source: Source,
+    *,
+    name: str,
+    principal: Principal,
+    key: str,
+    clock: Clock,
+    parents: tuple[Digest, ...] = (),
+    note: str = "",
+    hidden: Collection[str] = (),
+) -> Outcome[NamedSnapshot]:
+    """Store rows as the next snapshot of the data set `name`.
+
+    Rows that are its latest snapshot already get no new number.
+
+    Raises:
+        UnreadableData: The source cannot be read to its end; nothing was named.
+        InvalidSetting: The name cannot be used, or the source has no columns.
+        Conflict: The key was used for something else.
+        StoreUnavailable: The database cannot be reached; nothing was named.
+    """
+    check_name("data set", name)
+    snapshot = write_snapshot(source, store, parents=parents, note=note, hidden=hidden)
+    digest = snapshot.digest
+
+    def perform(transaction: Transaction) -> Effect[NamedSnapshot]:
+        latest = transaction.decisions.latest(name, kind=KIND)
+        before = None if latest is None else _named(latest)
+        if before is not None and before.digest == digest:
+            return Effect(before, before.label, {"digest": digest})
+        taken = NamedSnapshot(
+            name=name,
+            number=1 if before is None else before.number + 1,
+            digest=digest,
+            content=snapshot.content,
+            n_rows=snapshot.n_rows,
+            principal=principal,
+            at_us=clock.wall_us(),
+            note=note,
+        )
+        transaction.decisions.append(_decision(taken))
+        return Effect(taken, taken.label, {"digest": digest})
+
+    intent = Intent(action=ACTION, principal=principal, key=key, request={"name": name, "digest": digest})
+    return run(unit, intent, perform=perform, result=NamedSnapshot, clock=clock)
+
+
+def _decision(taken: NamedSnapshot) -> Decision:
+    observed = {
+        "number": taken.number,
+        "digest": taken.digest,
+        "content": taken.content,
+        "n_rows": taken.n_rows,
+    }
+    return Decision(
+        kind=KIND,
+        service=taken.name,
+        outcome=f"taken as {taken.label}",
+        principal=taken.principal,
+        at_us=taken.at_us,
+        reason=taken.note,
+        evidence=[Evidence(rule="snapshot", verdict=Verdict.SAFE, observed=observed)],
+    )
+
+
+def _named(stored: StoredDecision) -> NamedSnapshot:
+    decision = stored.decision
+    observed = decision.evidence[0].observed
+    return NamedSnapshot(
+        name=decision.service,
+        number=observed["number"],
+        digest=Digest(observed["digest"]),
+        content=Digest(observed["content"]),
+        n_rows=observed["n_rows"],
+        principal=decision.principal,
+        at_us=decision.at_us,
+        note=decision.reason,
+    )
+
+
+def list_snapshots(unit: UnitOfWork, name: str | None = None) -> list[NamedSnapshot]:
+    """Return the snapshots of one data set, or of all, in the order they were taken."""
+    found: list[NamedSnapshot] = []
+    after = 0
+    with unit.read() as transaction:
+        while page := transaction.decisions.page(name, kind=KIND, after=after, limit=PAGE):
+            found += map(_named, page)
+            after = page[-1].id
+    return found
+
+
+def find_snapshot(unit: UnitOfWork, store: FileStore, label: str) -> tuple[Digest, Snapshot]:
+    """Return the snapshot that `label` names: a digest, `name@number`, or `name` for the latest.
+
+    Raises:
+        NotFound: There is none.
+        InvalidSetting: The label cannot be read.
+        Corrupt: Its manifest is damaged.
+    """
+    if is_digest(label):
+        return Digest(label), read_snapshot(store, Digest(label))
+    name, at, number = label.partition("@")
+    if at and not (number.isascii() and number.isdigit()):
+        raise InvalidSetting(f"{label!r} names no snapshot.", hint="Write name, name@number or a digest.")
+    taken = list_snapshots(unit, name)
+    for one in reversed(taken):
+        if not at or one.number == int(number):
+            return one.digest, read_snapshot(store, one.digest)
+    known = sorted({one.name for one in list_snapshots(unit)})
+    raise NotFound(
+        f"There is no snapshot {label!r}.",
+        hint=f"Data sets: {', '.join(known[:10])}." if known else "No snapshot was taken yet.",
+        label=label,
+    )
