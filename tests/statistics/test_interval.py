@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -23,6 +23,7 @@ def test_incomplete_beta_equals_scipy(a, b, x):
 
 
 @given(st.floats(0.5, 500), st.floats(0.001, 0.999))
+@settings(max_examples=30)
 def test_student_tail_and_quantile_equal_scipy(freedom, probability):
     quantile = special.student_quantile(probability, freedom)
 
@@ -31,6 +32,7 @@ def test_student_tail_and_quantile_equal_scipy(freedom, probability):
 
 
 @given(counts, levels)
+@settings(max_examples=30)
 def test_wilson_equals_scipy(count, level):
     successes, n_rows = count
 
@@ -41,6 +43,7 @@ def test_wilson_equals_scipy(count, level):
 
 
 @given(counts, levels)
+@settings(max_examples=30)
 def test_clopper_pearson_equals_scipy(count, level):
     successes, n_rows = count
 
