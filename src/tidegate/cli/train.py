@@ -31,6 +31,13 @@ from tidegate.cli.screen import print_json, short
     metavar="NAME=VALUE",
     help="A parameter of the trainer; may be repeated.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Seeds the global generators of Python and numpy while the trainer runs.",
+)
 @click.option("--changelog", default="", help="One line: what is new. The trainer's own note unless given.")
 @key_option
 @home_option
@@ -41,6 +48,7 @@ def train(
     service: str | None,
     data: Path | None,
     params: tuple[str, ...],
+    seed: int,
     changelog: str,
     key: str | None,
     home: Path | None,
@@ -53,7 +61,6 @@ def train(
     """
     from tidegate.bootstrap.folder import load_service
     from tidegate.bootstrap.publish import publish_service
-    from tidegate.data.source import read_table
 
     local = open_local(home, beside=folder)
     declared = load_service(folder, service)
@@ -63,10 +70,11 @@ def train(
         local,
         declared,
         folder,
-        data=None if data is None else read_table(data),
+        data=data,
         params=_params(params),
         changelog=changelog,
         key=key,
+        seed=seed,
     )
     if as_json:
         print_json(published)
@@ -81,6 +89,8 @@ def train(
         f"contract {short(version.contract)}, code {short(version.lineage.code_digest or '-')}, "
         f"data {short(version.lineage.data_digest or '-')}."
     )
+    if published.run is not None:
+        click.echo(f"Run {short(published.run)}: `tidegate runs show {short(published.run)}`.")
 
 
 def _params(given: tuple[str, ...]) -> dict[str, Any]:

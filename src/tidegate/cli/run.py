@@ -1,0 +1,125 @@
+"""`tidegate runs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tidegate.cli.option import home_option, json_option, open_local
+from tidegate.cli.screen import moment, print_json, print_table, short
+
+if TYPE_CHECKING:
+    from tidegate.operation.run import ListedRun
+
+
+@click.group(short_help="List and show what trainings were given and gave.")
+def runs() -> None:
+    """List and show what trainings were given and gave."""
+
+
+@runs.command("list", epilog="\b\nExamples:\n  tidegate runs list\n  tidegate runs list flight-delay --json")
+@click.argument("service", required=False)
+@home_option
+@json_option
+def list_(service: str | None, home: Path | None, as_json: bool) -> None:
+    """List the runs, of one SERVICE or of all, oldest first."""
+    from tidegate.operation.run import list_runs
+
+    local = open_local(home, must_exist=True)
+    found = list_runs(local.unit, local.artifacts, service)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("Nothing was trained here yet.")
+        return
+    print_table(
+        (
+            "run",
+            "service",
+            "#version",
+            "started",
+            "by",
+            "#fit s",
+            "#rows",
+            "#rows/s",
+            "code",
+            "data",
+            "metrics",
+        ),
+        [_row(listed) for listed in found],
+    )
+
+
+def _row(listed: ListedRun) -> tuple[object, ...]:
+    run = listed.run
+    return (
+        short(listed.digest),
+        run.service,
+        "-" if listed.version is None else listed.version,
+        moment(run.started_at_us),
+        run.who,
+        f"{run.fit_s:.2f}",
+        "-" if run.data.n_rows is None else f"{run.data.n_rows:,}",
+        "-" if run.rows_per_s is None else f"{run.rows_per_s:,.0f}",
+        short(run.source.digest),
+        short(run.data.trained_on or run.data.digest or "-"),
+        ", ".join(f"{name} {value:.4g}" for name, value in run.metrics.items() if value is not None),
+    )
+
+
+@runs.command(
+    epilog="\b\nExamples:\n  tidegate runs show 4f1c09ab23de\n  tidegate runs show flight-delay@2 --json"
+)
+@click.argument("run")
+@home_option
+@json_option
+def show(run: str, home: Path | None, as_json: bool) -> None:
+    """Show one RUN: the first digits of its name, or the version that came of it."""
+    from tidegate.operation.run import find_run
+
+    local = open_local(home, must_exist=True)
+    listed = find_run(local.unit, local.artifacts, run)
+    if as_json:
+        print_json(listed)
+        return
+    print_table(("what", "value"), _lines(listed), title=f"Run {listed.digest}")
+
+
+def _lines(listed: ListedRun) -> list[tuple[str, object]]:
+    run = listed.run
+    version = "-" if listed.version is None else f"{run.service}@{listed.version}"
+    commit = "no repository"
+    if run.revision is not None:
+        commit = run.revision + (" and changes beyond it" if run.revision_changed else "")
+    lines: list[tuple[str, object]] = [
+        ("version", version),
+        ("started", f"{moment(run.started_at_us)} by {run.who}"),
+        ("data file", run.data.path or "the trainer loads its own"),
+        ("data file's digest", run.data.digest or "-"),
+        ("rows' digest, as the trainer says", run.data.trained_on or "-"),
+        ("rows", "-" if run.data.n_rows is None else f"{run.data.n_rows:,}"),
+        ("source", f"{run.source.folder}: {len(run.source.files)} files, {run.source.digest}"),
+        ("commit", commit),
+        ("seed", run.seed),
+        *((f"given {name}", value) for name, value in run.given.items()),
+        *((f"used {name}", value) for name, value in run.used.items()),
+        (
+            "environment",
+            f"Python {run.packages.python}, {len(run.packages.packages)} packages, {run.packages.digest}",
+        ),
+        (
+            "machine",
+            f"{run.machine.name}: {run.machine.n_cpus} x {run.machine.processor or run.packages.system}",
+        ),
+        ("memory", f"{run.machine.memory_bytes / 2**30:.1f} GiB"),
+        ("fit", f"{run.fit_s:.3f} s" + (f", {run.rows_per_s:,.0f} rows/s" if run.rows_per_s else "")),
+        ("total", f"{run.total_s:.3f} s"),
+    ]
+    lines += [
+        (f"metric {name}", "undefined" if value is None else f"{value:.6g}")
+        for name, value in run.metrics.items()
+    ]
+    return lines + [(f"artifact {name}", digest) for name, digest in run.artifacts.items()]

@@ -1,0 +1,101 @@
+"""Call a service's trainer, and note what it was given, where it ran, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tidegate.core.clock import Clock
+from tidegate.core.digest import Digest, digest_file
+from tidegate.core.principal import Principal
+from tidegate.data.source import read_table
+from tidegate.registry.lineage import git_revision
+from tidegate.service.declare import Service, Trained
+from tidegate.training.environment import read_machine, read_packages
+from tidegate.training.run import DataUse, Run, plain_metrics, plain_parameters, seeded
+from tidegate.training.source import read_source
+
+
+class Training(NamedTuple):
+    """A training that has ended, before its model is registered.
+
+    Attributes:
+        trained: What the trainer returned.
+        run: The record so far: without artifacts, and with the fit's duration as the total.
+        began_s: When it began, by the monotonic clock.
+    """
+
+    trained: Trained
+    run: Run
+    began_s: float
+
+
+def train(
+    service: Service,
+    folder: Path,
+    *,
+    principal: Principal,
+    clock: Clock,
+    data: Any = None,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Training:
+    """Train, and describe the training.
+
+    Args:
+        service: The declaration, with its trainer.
+        folder: Where it stands; its Python files are the source.
+        principal: Who trains.
+        clock: Says when, and how long.
+        data: The path of a data file, whose rows the trainer gets and whose digest is noted; or
+            anything else, which the trainer gets as it is; None: it loads its own.
+        params: Passed to the trainer.
+        seed: For the global generators of Python and numpy.
+
+    Raises:
+        InvalidSetting: The service has no trainer, or it returned something other than `Trained`.
+        TidegateError: The data cannot be read.
+    """
+    began_s, started_at_us = clock.monotonic_s(), clock.wall_us()
+    # What is described here is read before the trainer runs: a file that is edited meanwhile did not run.
+    source, revision, packages = read_source(folder), git_revision(folder), read_packages()
+    path = data if isinstance(data, Path) else None
+    digest = digest_file(path) if path is not None and path.is_file() else None
+    rows = read_table(path) if path is not None else data
+    fit_began_s = clock.monotonic_s()
+    with seeded(seed):
+        trained = service.train(rows, params or {})
+    fit_s = clock.monotonic_s() - fit_began_s
+    run = Run(
+        service=service.name,
+        data=DataUse(
+            None if path is None else str(path.absolute()), digest, trained.data_digest, _count(rows, trained)
+        ),
+        source=source,
+        revision=None if revision is None else revision.commit,
+        revision_changed=None if revision is None else revision.changed,
+        given=plain_parameters(params or {}),
+        used=plain_parameters(trained.parameters),
+        seed=seed,
+        packages=packages,
+        machine=read_machine(),
+        fit_s=fit_s,
+        total_s=clock.monotonic_s() - began_s,
+        metrics=plain_metrics(trained.metrics),
+        who=principal.name,
+        started_at_us=started_at_us,
+    )
+    return Training(trained, run, began_s)
+
+
+def data_digest(run: Run) -> Digest | None:
+    """Return the digest for the lineage: of the rows if the trainer says it, else of the file."""
+    return run.data.digest if run.data.trained_on is None else Digest(run.data.trained_on)
+
+
+def _count(rows: Any, trained: Trained) -> int | None:
+    told = trained.metrics.get("n_rows")  # the trainer knows how many of the rows it used
+    if told is not None:
+        return int(told)
+    return len(rows) if hasattr(rows, "__len__") else None

@@ -1,0 +1,93 @@
+"""`tidegate train` and `tidegate runs` on a small service."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+
+import numpy as np
+import polars as pl
+import pytest
+
+SERVICE = textwrap.dedent(
+    """
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    import tidegate as tg
+
+
+    class Row(tg.Input):
+        x: float
+        z: float
+
+
+    class Answer(tg.Output):
+        p: float = tg.field(ge=0, le=1)
+
+
+    service = tg.Service("paint", input=Row, output=Answer)
+
+
+    @service.trainer
+    def train(data, params):
+        model = LogisticRegression(C=params.get("C", 1.0))
+        model.fit(data.select("x", "z").to_numpy(), data["late"].to_numpy())
+        model.feature_names_in_ = np.array(["x", "z"], dtype=object)
+        share = float(data["late"].to_numpy().mean())
+        sample = data.select("x", "z")
+        return tg.Trained(model=model, sample=sample, metrics={"share": share}, parameters=params)
+    """
+)
+
+
+@pytest.fixture
+def painted(tmp_path, monkeypatch, tidegate):
+    """A folder `paint` with a service and its data, beside a home."""
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 200))
+    (tmp_path / "paint").mkdir()
+    (tmp_path / "paint" / "service.py").write_text(SERVICE)
+    pl.DataFrame({"x": x, "z": z, "late": (x + rng.normal(size=200) > 0).astype(int)}).write_csv("rows.csv")
+    monkeypatch.setenv("TIDEGATE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tidegate
+
+
+def trained(tidegate, *arguments):
+    said = tidegate("train", "paint", "--data", "rows.csv", "--json", *arguments)
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def test_a_training_is_listed_and_shown(painted):
+    done = trained(painted, "--param", "C=0.5")
+
+    (listed,) = json.loads(painted("runs", "list", "--json").out)
+    shown = painted("runs", "show", "paint@1")
+
+    assert listed["digest"] == done["run"]
+    assert listed["version"] == 1
+    assert listed["run"]["given"] == {"C": 0.5}
+    assert listed["run"]["data"]["n_rows"] == 200
+    assert done["version"]["lineage"]["data_digest"] == listed["run"]["data"]["digest"]
+    assert done["version"]["lineage"]["code_digest"] in shown.out
+    assert "given C" in shown.out
+
+
+def test_a_run_is_found_by_its_first_digits(painted):
+    done = trained(painted)
+
+    assert painted("runs", "show", done["run"].removeprefix("sha256:")[:12]).code == 0
+    refused = painted("runs", "show", "0000000")
+    assert refused.code == 1
+    assert "No run is called '0000000'" in refused.err
+
+
+def test_the_same_key_trains_once(painted):
+    trained(painted, "--key", "once")
+    again = trained(painted, "--key", "once")
+
+    assert "run" not in again
+    assert len(json.loads(painted("runs", "list", "--json").out)) == 1
