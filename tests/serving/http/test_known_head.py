@@ -47,6 +47,12 @@ def test_each_request_of_a_known_head_is_answered_by_its_own_body(server: Server
     assert known(server) == 1
 
 
+def test_the_head_of_a_client_that_says_keep_alive_is_kept(server: Server, peer: Peer) -> None:
+    assert [ask(peer, x, headers="Connection: keep-alive\r\n") for x in range(3)] == [0, 1, 2]
+
+    assert known(server) == 1
+
+
 def test_a_known_head_whose_body_comes_later_is_read_as_ever(peer: Peer) -> None:
     assert ask(peer, 1) == 1.0
     whole = request('{"x": 7}')

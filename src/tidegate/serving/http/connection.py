@@ -23,7 +23,7 @@ MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 4096
-_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade", b"connection"})
+_SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 MAX_PIPELINED = 64
 """Answers owed on one connection before it is read no further."""
 MAX_DISCARDED_BYTES = 256 << 10
