@@ -91,3 +91,50 @@ def test_the_same_key_trains_once(painted):
 
     assert "run" not in again
     assert len(json.loads(painted("runs", "list", "--json").out)) == 1
+
+
+def reproduced(tidegate, *arguments):
+    said = tidegate("reproduce", "paint@1", "--json", *arguments)
+    aspects = {each["name"]: each for each in json.loads(said.out)["aspects"]}
+    return said.code, {name for name, each in aspects.items() if each["same"] is False}, aspects
+
+
+def test_a_run_trained_again_is_the_same_to_the_last_bit(painted):
+    trained(painted, "--param", "C=0.5")
+
+    code, differing, aspects = reproduced(painted)
+
+    assert (code, differing) == (0, set())
+    assert all(aspect["same"] for aspect in aspects.values())
+    assert len(json.loads(painted("runs", "list", "--json").out)) == 1
+    assert '"identical"' in painted("decisions", "--kind", "reproduction", "--json").out
+
+
+def test_a_changed_source_file_is_named_with_what_it_changed(painted, tmp_path):
+    trained(painted)
+    (tmp_path / "paint" / "service.py").write_text(SERVICE.replace('get("C", 1.0)', 'get("C", 0.9)'))
+    (tmp_path / "paint" / "more.py").write_text("")
+
+    code, differing, aspects = reproduced(painted)
+    said = painted("reproduce", "paint@1")
+
+    assert code == said.code == 3
+    assert differing == {"source", "model", "predictions"}
+    assert aspects["source"]["differences"] == ["more.py is new", "service.py was changed"]
+    assert aspects["predictions"]["differences"] == ["p differs in 200 of 200 rows"]
+    assert "service.py was changed" in said.out
+
+
+def test_other_data_are_told_by_their_digest(painted, tmp_path):
+    trained(painted)
+    rows = pl.read_csv("rows.csv")
+    rows.head(150).write_csv("fewer.csv")
+    (tmp_path / "rows.csv").unlink()
+
+    gone = painted("reproduce", "paint@1")
+    code, differing, _ = reproduced(painted, "--data", "fewer.csv")
+
+    assert gone.code == 1
+    assert "--data" in gone.err
+    assert code == 3
+    assert {"data", "metrics", "predictions"} <= differing

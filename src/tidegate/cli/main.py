@@ -16,6 +16,7 @@ COMMANDS = {
     "up": Lazy("up", "up", "Serve a service folder or a model file."),
     "train": Lazy("train", "train", "Train a service's model and register it as a new version."),
     "runs": Lazy("run", "runs", "List and show what trainings were given and gave."),
+    "reproduce": Lazy("reproduce", "reproduce", "Train again from what a run recorded, and compare."),
     "register": Lazy("register", "register", "Register a model file as a new version."),
     "predict": Lazy("predict", "predict", "Ask a running server for predictions."),
     "versions": Lazy("version", "versions", "List the registered versions."),

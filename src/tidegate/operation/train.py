@@ -70,7 +70,11 @@ def train(
     run = Run(
         service=service.name,
         data=DataUse(
-            None if path is None else str(path.absolute()), digest, trained.data_digest, _count(rows, trained)
+            path=None if path is None else str(path.absolute()),
+            digest=digest,
+            trained_on=trained.data_digest,
+            n_rows=_count(rows, trained),
+            in_memory=data is not None and path is None,
         ),
         source=source,
         revision=None if revision is None else revision.commit,

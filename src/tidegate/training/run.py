@@ -24,12 +24,14 @@ class DataUse(msgspec.Struct, frozen=True, omit_defaults=True):
         digest: Digest of that file's bytes.
         trained_on: Digest of the rows, as the trainer says.
         n_rows: Rows, where they are known.
+        in_memory: The rows were handed over in memory: they cannot be found again.
     """
 
     path: str | None = None
     digest: Digest | None = None
     trained_on: str | None = None
     n_rows: int | None = None
+    in_memory: bool = False
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
