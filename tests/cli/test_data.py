@@ -17,7 +17,7 @@ def test_snapshots_are_numbered_listed_shown_and_compared(tidegate, tmp_path):
     shown = tidegate("data", "show", "orders")
     diff = tidegate("data", "diff", "orders@1", "orders@2")
 
-    assert json.loads(second.out)["number"] == 2
+    assert json.loads(second.out)["snapshot"]["number"] == 2
     assert [(one["name"], one["number"], one["n_rows"]) for one in listed] == [
         ("orders", 1, 2),
         ("orders", 2, 3),
@@ -49,3 +49,61 @@ def test_what_does_not_exist_is_told_in_words(tidegate, tmp_path):
     assert "Data sets: orders" in tidegate("data", "show", "order").err
     assert "no snapshot 'orders@7'" in tidegate("data", "show", "orders@7").err
     assert tidegate("data", "snapshot", "orders").code == 2
+
+
+CONTRACT = """
+import tidegate as tg
+
+class Row(tg.Input):
+    id: int = tg.field(ge=1)
+    code: str = tg.field(max_length=3)
+    owner: str = tg.field(max_length=20, sensitive=True)
+
+class Answer(tg.Output):
+    p: float
+"""
+
+
+def write(folder, *rows):
+    (folder / "contract.py").write_text(CONTRACT)
+    (folder / "rules.json").write_text('[{"rule": "unique", "columns": ["id"], "policy": "quarantine"}]')
+    (folder / "rows.csv").write_text("\n".join(["id,code,owner", *rows, ""]))
+    return folder / "rows.csv"
+
+
+def test_bad_rows_are_reported_and_nothing_of_them_is_stored(tidegate, tmp_path):
+    rows = write(tmp_path, "1,007,ana", "0,0007,ben")
+
+    checked = tidegate("data", "check", rows, "--contract", "contract.py")
+    taken = tidegate("data", "snapshot", "orders", rows, "--contract", "contract.py", "--json")
+
+    assert checked.code == 3
+    assert "row 1: id=0" in checked.out
+    assert "rejected" in checked.out
+    assert "ben" not in checked.out
+    assert taken.code == 3
+    assert [one["column"] for one in json.loads(taken.out)["report"]["findings"]] == ["id", "code"]
+    assert tidegate("data", "list").out.startswith("No snapshot was taken")
+    assert not list((tmp_path / ".tidegate").rglob("artifacts/files/*"))
+
+
+def test_quarantined_rows_become_a_data_set_of_their_own(tidegate, tmp_path):
+    rows = write(tmp_path, "1,007,ana", "2,008,ben", "2,009,eva", "3,010,max")
+
+    said = tidegate("data", "snapshot", "orders", rows, "--contract", "contract.py", "--rules", "rules.json")
+
+    assert said.code == 0
+    assert "Snapshot orders@1: 2 rows" in said.out
+    assert "Snapshot orders.quarantine@1: 2 rows" in said.out
+    shown = tidegate("data", "show", "orders").out
+    assert "007" in shown
+    assert "ana" not in shown
+
+
+def test_an_empty_file_is_told_and_not_stored(tidegate, tmp_path):
+    (tmp_path / "a.csv").touch()
+
+    said = tidegate("data", "snapshot", "orders", tmp_path / "a.csv")
+
+    assert said.code == 3
+    assert "not even a header" in said.out

@@ -7,25 +7,47 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidegate.cli.option import FILE, home_option, json_option, key_option, open_local
+from tidegate.cli.main import SAID_NO
+from tidegate.cli.option import FILE, F, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table, short
 
 if TYPE_CHECKING:
+    from tidegate.bootstrap.local import Local
+    from tidegate.contract.schema import Schema
     from tidegate.data.difference import Difference
+    from tidegate.data.report import Finding, Report
     from tidegate.data.source import Source
     from tidegate.data.summary import ColumnSummary
+    from tidegate.data.validation import Validated
 
 
-@click.group(short_help="Take, list, show and compare snapshots of data.")
+@click.group(short_help="Check data; take, list, show and compare snapshots.")
 def data() -> None:
-    """Take, list, show and compare snapshots of data.
+    """Check data; take, list, show and compare snapshots.
 
     A snapshot never changes. Name it by its data set (the latest), as name@number, or by its digest.
     """
 
 
+def _checking(command: F) -> F:
+    """Add the options that say what rows must fulfil."""
+    for option in (
+        click.option(
+            "--on-breach",
+            type=click.Choice(["reject", "quarantine", "warn"]),
+            default="reject",
+            help="What follows from a row that breaks the contract; rules say so themselves.",
+        ),
+        click.option("--rules", "rule_file", type=FILE, help="JSON list of rules that the rows must keep."),
+        click.option("--contract", help="Check the inputs of this contract: a file, a folder, a version."),
+    ):
+        command = option(command)
+    return command
+
+
 @data.command(
     epilog="\b\nExamples:\n  tidegate data snapshot flights flights.parquet\n"
+    "  tidegate data snapshot flights flights.csv --contract flight-delay --rules rules.json\n"
     "  tidegate data snapshot orders --database sqlite:///shop.db --query 'SELECT * FROM orders'"
 )
 @click.argument("name")
@@ -37,6 +59,7 @@ def data() -> None:
     "PGPASSWORD or the password file.",
 )
 @click.option("--query", metavar="SQL", help="What to select from it; runs in a read-only transaction.")
+@_checking
 @click.option("--parent", "parents", multiple=True, help="Snapshot that the rows were made from. Repeatable.")
 @click.option("--note", default="", help="How the rows were made, in words.")
 @key_option
@@ -48,6 +71,9 @@ def snapshot(
     *,
     database: str | None,
     query: str | None,
+    contract: str | None,
+    rule_file: Path | None,
+    on_breach: str,
     parents: tuple[str, ...],
     note: str,
     key: str | None,
@@ -57,40 +83,141 @@ def snapshot(
     """Store the rows of FILE (or of a query) as the next snapshot of the data set NAME.
 
     Reads CSV, Parquet, JSON lines (.jsonl, .ndjson) and Arrow files piece by piece. Rows that are the latest
-    snapshot already get no new number.
+    snapshot already get no new number. They are checked first, as by `tidegate data check`: of rejected data
+    nothing is stored (exit status 3), quarantined rows become the data set NAME.quarantine.
     """
-    from tidegate.operation.data import find_snapshot, take_snapshot
+    from tidegate.operation.data import find_snapshot, take_checked
     from tidegate.operation.mutation import new_key
 
-    source = _source(file, database, query)
     local = open_local(home)
-    outcome = take_snapshot(
+    schema = _schema(local, contract)
+    source = _source(file, database, query, schema)
+    taken = take_checked(
         local.unit,
         local.artifacts,
-        source,
+        _validated(local, source, schema, rule_file=rule_file, on_breach=on_breach),
         name=name,
         principal=local.principal,
         key=key or new_key(),
         clock=local.clock,
         parents=tuple(find_snapshot(local.unit, local.artifacts, parent)[0] for parent in parents),
         note=note,
+        hidden=_sensitive(schema),
     )
-    taken = outcome.result
     if as_json:
         print_json(taken)
     else:
-        click.echo(f"Snapshot {taken.label}: {taken.n_rows:,} rows, {taken.digest}.")
+        _print_findings(taken.report)
+        for one in (taken.snapshot, taken.quarantine):
+            if one is not None:
+                click.echo(f"Snapshot {one.label}: {one.n_rows:,} rows, {one.digest}.")
+    if taken.snapshot is None:
+        raise click.exceptions.Exit(SAID_NO)
 
 
-def _source(file: Path | None, database: str | None, query: str | None) -> Source:
+@data.command(
+    epilog="\b\nExamples:\n  tidegate data check flights.csv --contract examples/flights\n"
+    "  tidegate data check orders.parquet --rules rules.json --json"
+)
+@click.argument("file", type=FILE)
+@_checking
+@home_option
+@json_option
+def check(
+    file: Path,
+    *,
+    contract: str | None,
+    rule_file: Path | None,
+    on_breach: str,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Check the rows of FILE and say which rules they break; store nothing.
+
+    RULES is a JSON list such as [{"rule": "unique", "columns": ["id"], "policy": "quarantine"}]. The rules
+    are unique, monotone, fresh, nulls, range, typical, referential and stable. The exit status is 3 if the
+    data would be rejected.
+    """
+    local = open_local(home)
+    schema = _schema(local, contract)
+    source = _source(file, None, None, schema)
+    report = _validated(local, source, schema, rule_file=rule_file, on_breach=on_breach).report
+    if as_json:
+        print_json(report)
+    else:
+        _print_findings(report)
+        click.echo(
+            f"{report.n_rows:,} rows, {report.n_checks} checks, {len(report.findings)} findings: "
+            f"{'accepted' if report.accepted else 'rejected'}, {report.n_quarantined:,} rows to quarantine."
+        )
+    if not report.accepted:
+        raise click.exceptions.Exit(SAID_NO)
+
+
+def _schema(local: Local, contract: str | None) -> Schema | None:
+    from tidegate.bootstrap.declared import find_contract
+
+    return None if contract is None else find_contract(local, contract).input
+
+
+def _sensitive(schema: Schema | None) -> tuple[str, ...]:
+    return () if schema is None else tuple(field.name for field in schema.fields if field.sensitive)
+
+
+def _source(file: Path | None, database: str | None, query: str | None, schema: Schema | None) -> Source:
     from tidegate.bootstrap.query import open_query_reader
     from tidegate.data.source import file_source, query_source
 
     if file is not None and database is None and query is None:
-        return file_source(file)
+        fields = () if schema is None else schema.fields
+        return file_source(file, text=[field.name for field in fields if field.type.is_text])
     if file is None and database is not None and query is not None:
         return query_source(open_query_reader(database), query)
     raise click.UsageError("Name a FILE, or both --database and --query.")
+
+
+def _validated(
+    local: Local, source: Source, schema: Schema | None, *, rule_file: Path | None, on_breach: str
+) -> Validated:
+    from tidegate.data.report import Policy
+    from tidegate.data.rule import read_rules
+    from tidegate.operation.data import check_data
+
+    return check_data(
+        local.unit,
+        local.artifacts,
+        source,
+        clock=local.clock,
+        rules=() if rule_file is None else read_rules(rule_file.read_bytes()),
+        schema=schema,
+        policy=Policy(on_breach),
+    )
+
+
+def _print_findings(report: Report) -> None:
+    if not report.findings:
+        return
+    print_table(
+        ("rule", "column", "#rows", "policy", "what is wrong", "for example"),
+        (
+            (
+                finding.rule,
+                finding.column,
+                f"{finding.count:,}",
+                finding.policy.value,
+                finding.message,
+                "; ".join(_example(finding, place) for place in range(min(3, len(finding.row_numbers)))),
+            )
+            for finding in report.findings
+        ),
+    )
+
+
+def _example(finding: Finding, place: int) -> str:
+    row = finding.rows[place]
+    shown = {name: row[name] for name in finding.column.split(", ") if name in row} or row
+    values = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+    return f"row {finding.row_numbers[place]}: {values[:60]}"
 
 
 @data.command(name="list", epilog="\b\nExamples:\n  tidegate data list\n  tidegate data list flights --json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 
-from tidegate.core.digest import Digest, canonical_json, digest_bytes
+from tidegate.core.digest import Digest, canonical_json, digest_bytes, digest_file
 from tidegate.core.error import InvalidSetting
 from tidegate.data.source import Origin, Source, UnreadableData, readable
 from tidegate.data.store import FileStore
@@ -105,7 +105,7 @@ def write_snapshot(
     if source.lossy:
         raise UnreadableData(
             f"{source.origin.location} is not UTF-8.",
-            hint="Convert it first.",
+            hint="Convert it first; `tidegate data check` shows the damaged rows.",
         )
     with tempfile.TemporaryDirectory(prefix="tidegate-snapshot-") as name:
         with readable(source.origin.location or "The source"):
@@ -120,6 +120,7 @@ def write_snapshot(
             Part(store.put_file(path), n_rows=n_rows, size_bytes=path.stat().st_size)
             for path, n_rows in files
         )
+    _check_unchanged(source)
     snapshot = Snapshot(
         n_rows=sum(part.n_rows for part in parts),
         columns=columns,
@@ -130,6 +131,15 @@ def write_snapshot(
     )
     store.put_bytes(snapshot.to_json())
     return snapshot
+
+
+def _check_unchanged(source: Source) -> None:
+    if source.path is not None and digest_file(source.path) != source.origin.digest:
+        raise UnreadableData(
+            f"{source.path.name} was changed while it was read.",
+            hint="Take the snapshot of a file that nobody writes to.",
+            path=str(source.path),
+        )
 
 
 def _write_parts(frame: pl.LazyFrame, folder: Path, part_rows: int) -> Iterator[tuple[Path, int]]:

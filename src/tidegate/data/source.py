@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import polars as pl
@@ -51,6 +51,7 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 _Reader = Callable[[Path], Any]
+CsvEncoding = Literal["utf8", "utf8-lossy"]
 
 
 def _reader(path: Path, known: dict[str, _Reader]) -> _Reader:
@@ -131,7 +132,15 @@ class QueryReader(Protocol):
 
 
 def _scan_csv(path: Path) -> pl.LazyFrame:
-    return pl.scan_csv(path, infer_schema_length=None, try_parse_dates=True)
+    return _csv(path, ())
+
+
+def _csv(path: Path, text: Collection[str], encoding: CsvEncoding = "utf8") -> pl.LazyFrame:
+    # All rows decide on a column's type, as in `read_table`.
+    asis = dict.fromkeys(text, pl.String)
+    return pl.scan_csv(
+        path, infer_schema_length=None, try_parse_dates=True, schema_overrides=asis, encoding=encoding
+    )
 
 
 def _scan_lines(path: Path) -> pl.LazyFrame:
@@ -150,8 +159,12 @@ _TEXT = frozenset({".csv", ".jsonl", ".ndjson"})
 _CHUNK_BYTES = 1 << 20
 
 
-def file_source(path: Path) -> Source:
+def file_source(path: Path, *, text: Collection[str] = ()) -> Source:
     """Return the rows of a CSV, Parquet, JSON-lines or Arrow file, unread.
+
+    Args:
+        path: The file; its ending says which kind.
+        text: Columns of a CSV file that stay text, whatever they look like: "007" is not 7.
 
     Raises:
         NotFound: There is no such file.
@@ -166,10 +179,9 @@ def file_source(path: Path) -> Source:
     if path.suffix in _TEXT and not _is_utf8(path):
         if kind != "csv":
             raise UnreadableData(f"{path.name} is not UTF-8.", hint="Convert it first.", path=str(path))
-        lossy = pl.scan_csv(path, infer_schema_length=None, try_parse_dates=True, encoding="utf8-lossy")
-        return Source(lossy, origin, path, lossy=True)
+        return Source(_csv(path, text, "utf8-lossy"), origin, path, lossy=True)
     with readable(path.name):
-        return Source(scanner(path), origin, path)
+        return Source(_csv(path, text) if kind == "csv" else scanner(path), origin, path)
 
 
 def _is_utf8(path: Path) -> bool:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import msgspec
 
+from tidegate.contract.schema import Schema
 from tidegate.core.clock import Clock
 from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.digest import Digest, is_digest
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.core.identifier import check_name
 from tidegate.core.principal import Principal
-from tidegate.data.snapshot import Snapshot, read_snapshot, write_snapshot
+from tidegate.data.report import Policy, Report
+from tidegate.data.rule import Rule
+from tidegate.data.snapshot import Snapshot, read_snapshot, scan_snapshot, write_snapshot
 from tidegate.data.source import Source
 from tidegate.data.store import FileStore
+from tidegate.data.summary import ColumnSummary
+from tidegate.data.validation import Validated, validate
 from tidegate.operation.mutation import Effect, Intent, Outcome, Transaction, UnitOfWork, run
 from tidegate.registry.store import PAGE, StoredDecision
 
@@ -100,6 +106,119 @@ def take_snapshot(
 
     intent = Intent(action=ACTION, principal=principal, key=key, request={"name": name, "digest": digest})
     return run(unit, intent, perform=perform, result=NamedSnapshot, clock=clock)
+
+
+class CheckedSnapshot(msgspec.Struct, frozen=True):
+    """What came of data that were checked first.
+
+    Attributes:
+        report: What was found.
+        snapshot: The accepted rows; None where the data were rejected.
+        quarantine: The rows put aside, in the data set `NAME.quarantine`; None if there are none.
+    """
+
+    report: Report
+    snapshot: NamedSnapshot | None = None
+    quarantine: NamedSnapshot | None = None
+
+
+def check_data(
+    unit: UnitOfWork,
+    store: FileStore,
+    source: Source,
+    *,
+    clock: Clock,
+    rules: Sequence[Rule] = (),
+    schema: Schema | None = None,
+    policy: Policy = Policy.REJECT,
+) -> Validated:
+    """Check rows against a contract's fields and rules; store nothing.
+
+    Raises:
+        InvalidSetting: A rule does not fit the rows.
+        NotFound: A rule names a snapshot that does not exist.
+    """
+    return validate(
+        source,
+        rules=rules,
+        schema=schema,
+        references=_StoredReferences(unit, store),
+        now_us=clock.wall_us(),
+        policy=policy,
+    )
+
+
+def take_checked(
+    unit: UnitOfWork,
+    store: FileStore,
+    validated: Validated,
+    *,
+    name: str,
+    principal: Principal,
+    key: str,
+    clock: Clock,
+    parents: tuple[Digest, ...] = (),
+    note: str = "",
+    hidden: Collection[str] = (),
+) -> CheckedSnapshot:
+    """Store the accepted rows as the next snapshot of `name`, and the quarantined ones beside it.
+
+    Of rejected data nothing is stored.
+
+    Raises:
+        TidegateError: As `take_snapshot`.
+    """
+    report = validated.report
+    if validated.accepted is None:
+        return CheckedSnapshot(report)
+
+    def take(rows: Source, name: str, key: str, note: str) -> NamedSnapshot:
+        outcome = take_snapshot(
+            unit,
+            store,
+            rows,
+            name=name,
+            principal=principal,
+            key=key,
+            clock=clock,
+            parents=parents,
+            note=note,
+            hidden=hidden,
+        )
+        return outcome.result
+
+    quarantine = None
+    if validated.quarantined is not None:
+        # First, so that no snapshot is ever taken whose missing rows are nowhere.
+        reason = f"{report.n_quarantined} of {report.n_rows} rows, put aside from {name}"
+        quarantine = take(validated.quarantined, f"{name}.quarantine", f"{key}/quarantine", reason)
+        note = f"{note}; {report.n_quarantined} rows quarantined".removeprefix("; ")
+    return CheckedSnapshot(report, take(validated.accepted, name, key, note), quarantine)
+
+
+class _StoredReferences:
+    """The snapshots that rules name, from the store."""
+
+    def __init__(self, unit: UnitOfWork, store: FileStore) -> None:
+        self._unit = unit
+        self._store = store
+
+    def summary(self, label: str, column: str) -> ColumnSummary:
+        return self._find(label, column).by_name[column]
+
+    def values(self, label: str, column: str) -> Any:
+        rows = scan_snapshot(self._store, self._find(label, column))
+        return rows.select(column).collect().to_series()
+
+    def _find(self, label: str, column: str) -> Snapshot:
+        _, snapshot = find_snapshot(self._unit, self._store, label)
+        if column not in snapshot.by_name:
+            raise NotFound(
+                f"The snapshot {label!r} has no column {column!r}.",
+                hint=f"It has: {', '.join(snapshot.by_name)}.",
+                column=column,
+            )
+        return snapshot
 
 
 def _decision(taken: NamedSnapshot) -> Decision:
