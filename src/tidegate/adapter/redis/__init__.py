@@ -1,0 +1,1 @@
+"""Adapter: Redis and servers that speak its protocol."""

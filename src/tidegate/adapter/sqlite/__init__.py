@@ -1,0 +1,1 @@
+"""Adapter: SQLite by the standard library, for what lives beside one process."""

@@ -1,0 +1,1 @@
+"""Features: declared once, joined point-in-time offline, looked up by key online."""

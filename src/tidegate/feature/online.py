@@ -1,0 +1,178 @@
+"""Reading features by key, with their freshness. Light: a data-plane worker imports this.
+
+A store keeps the events themselves, not what follows from them: so it does not matter in which
+order or how often an event is put, and what was known at a moment can be asked again later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.contract.field import Field
+from tidegate.core.error import TidegateError
+from tidegate.feature.aggregate import Aggregate, figure
+from tidegate.feature.view import Plan, Policy, State, stand_in
+
+
+class OnlineStoreUnavailable(TidegateError):
+    """The store of online features cannot be read or written."""
+
+    code = "online_store_unavailable"
+
+
+class Event(NamedTuple):
+    """One event of one key, as a store keeps it.
+
+    Attributes:
+        event_us: When it was true, microseconds since 1970 UTC; within +-2**53.
+        created_us: When it became known.
+        event_id: Tells events of one key and time apart, UTF-8 without NUL.
+        payload: Its values, opaque to the store.
+    """
+
+    event_us: int
+    created_us: int
+    event_id: bytes
+    payload: bytes
+
+
+class OnlineStore(Protocol):
+    """The port: a log of events by view and key.
+
+    Two events are one if all four parts are equal. Events of a key are ordered by event time, then
+    created time, identifier and payload.
+
+    Every method raises OnlineStoreUnavailable if the store cannot do it.
+    """
+
+    def put(self, view: str, events: Sequence[tuple[bytes, Event]]) -> int:
+        """Keep events, each with its key, and return how many were new. All are kept, or an error raised."""
+        ...
+
+    def latest(self, view: str, keys: Sequence[bytes], *, at_us: int) -> list[Event | None]:
+        """Return for each key its last event with event and created time before `at_us`."""
+        ...
+
+    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Event]]:
+        """Return for each key its events from `since_us` on with event and created time before `at_us`."""
+        ...
+
+    def forget(self, view: str, *, before_us: int) -> int:
+        """Remove events older than `before_us`, except the last of each key; return how many."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        ...
+
+
+class FeatureRows(msgspec.Struct, frozen=True):
+    """Features of several keys, in the order asked.
+
+    Attributes:
+        columns: Feature -> values, shape (n_keys,); object for text, int64 microseconds for times.
+        states: A `State` a key, shape (n_keys,), uint8.
+        ages_us: Age of the latest event, microseconds, shape (n_keys,); -1 where missing.
+    """
+
+    columns: dict[str, npt.NDArray[Any]]
+    states: npt.NDArray[np.uint8]
+    ages_us: npt.NDArray[np.int64]
+
+    def rows_with(self, plan: Plan, policy: Policy) -> npt.NDArray[np.int64]:
+        """Return the rows to which a policy of the view applies."""
+        states = [state for state in State if plan.policy(state) is policy]
+        return np.flatnonzero(np.isin(self.states, states))
+
+
+def read(plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: int) -> FeatureRows:
+    """Return what was known of each key strictly before `at_us`, as the offline join would.
+
+    Args:
+        plan: Of the view.
+        store: Where its events are.
+        keys: From `plan.key_of`; an empty one finds nothing.
+        at_us: The moment, microseconds since 1970 UTC.
+
+    Raises:
+        OnlineStoreUnavailable: The store cannot be read.
+    """
+    if plan.aggregates:
+        return _read_aggregates(plan, store, keys, at_us)
+    return _read_values(plan, store, keys, at_us)
+
+
+def _read_values(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: int) -> FeatureRows:
+    defaults = [stand_in(field) for field in plan.features]
+    rows, states, ages = [], [], []
+    for event in store.latest(plan.name, keys, at_us=at_us):
+        if event is None:
+            rows.append(defaults)
+            states.append(State.MISSING)
+            ages.append(-1)
+            continue
+        age = at_us - event.event_us
+        ages.append(age)
+        if age > plan.ttl_us:
+            rows.append(defaults)
+            states.append(State.STALE)
+            continue
+        values = decode(event.payload)
+        rows.append([d if v is None else v for v, d in zip(values, defaults, strict=True)])
+        states.append(State.FRESH)
+    return _gather(plan.features, rows, states, ages)
+
+
+def _read_aggregates(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: int) -> FeatureRows:
+    defaults = [stand_in(field) for field in plan.features]
+    position = {item: index for index, item in enumerate(plan.stored)}
+    rows, states, ages = [], [], []
+    for events in store.within(plan.name, keys, since_us=at_us - plan.ttl_us, at_us=at_us):
+        # The one created last counts of several with one time and identifier: they come in this order.
+        current = {(event.event_us, event.event_id): event.payload for event in events}
+        values = [(event_us, decode(payload)) for (event_us, _), payload in current.items()]
+        row = []
+        for aggregate, default in zip(plan.aggregates, defaults, strict=True):
+            value = _figure(aggregate, values, position, at_us)
+            row.append(default if value is None else value)
+        rows.append(row)
+        states.append(State.FRESH if events else State.MISSING)
+        ages.append(at_us - events[-1].event_us if events else -1)
+    return _gather(plan.features, rows, states, ages)
+
+
+def _figure(
+    aggregate: Aggregate,
+    events: list[tuple[int, list[Any]]],
+    position: dict[tuple[str, int], int],
+    at_us: int,
+) -> float | int | None:
+    since_us = at_us - aggregate.window_us
+    stored = aggregate.stored
+    if stored is None:
+        return figure(aggregate, (None for event_us, _ in events if event_us >= since_us))
+    place = position[stored]
+    return figure(aggregate, (values[place] for event_us, values in events if event_us >= since_us))
+
+
+def _gather(
+    fields: tuple[Field, ...], rows: list[list[Any]], states: list[State], ages: list[int]
+) -> FeatureRows:
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for index, field in enumerate(fields):
+        column = np.empty(len(rows), dtype=field.type.dtype)
+        column[:] = [row[index] for row in rows]
+        columns[field.name] = column
+    return FeatureRows(columns, np.array(states, dtype=np.uint8), np.array(ages, dtype=np.int64))
+
+
+encode: Callable[[list[Any]], bytes] = msgspec.msgpack.Encoder().encode
+"""Write an event's values as its payload."""
+
+decode: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decode
+"""Read an event's values from its payload."""
