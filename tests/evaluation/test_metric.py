@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as oracle
@@ -21,6 +21,7 @@ outcomes_and_predictions = st.integers(2, 60).flatmap(
 
 
 @given(outcomes_and_predictions)
+@settings(max_examples=30)
 def test_auc_equals_scikit_learn_with_ties(rows):
     happened, predicted = rows
     assume(0 < happened.sum() < len(happened))
@@ -29,6 +30,7 @@ def test_auc_equals_scikit_learn_with_ties(rows):
 
 
 @given(outcomes_and_predictions)
+@settings(max_examples=30)
 def test_auc_is_mirrored_when_outcomes_are_swapped(rows):
     happened, predicted = rows
     assume(0 < happened.sum() < len(happened))
@@ -37,6 +39,7 @@ def test_auc_is_mirrored_when_outcomes_are_swapped(rows):
 
 
 @given(outcomes_and_predictions)
+@settings(max_examples=30)
 def test_brier_equals_scikit_learn(rows):
     happened, predicted = rows
 
@@ -44,6 +47,7 @@ def test_brier_equals_scikit_learn(rows):
 
 
 @given(outcomes_and_predictions)
+@settings(max_examples=30)
 def test_log_loss_equals_scikit_learn_away_from_certainty(rows):
     happened, predicted = rows
     predicted = 0.01 + 0.98 * predicted
@@ -73,6 +77,7 @@ def test_calibration_does_not_depend_on_the_order_of_rows(rows, random):
 
 
 @given(outcomes_and_predictions)
+@settings(max_examples=30)
 def test_calibration_bins_hold_every_row_once(rows):
     happened, predicted = rows
 
