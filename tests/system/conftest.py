@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.model import add_version, write_sum
 from tests.system.server import Server, running
 
 
@@ -14,4 +15,13 @@ from tests.system.server import Server, running
 def server(tmp_path: Path) -> Iterator[Server]:
     """Give a server that is not started yet, in an empty folder."""
     with running(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Give a running server on which each module deploys services of its own: starting one takes seconds."""
+    with running(tmp_path_factory.mktemp("shared")) as found:
+        add_version(found, "first", write_sum(found.folder / "first.onnx", 0.0))
+        found.start()
         yield found

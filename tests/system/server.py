@@ -379,7 +379,7 @@ class Load:
                 while not self._stopping.is_set():
                     client.send(self._data)
                     self.results.append(self._take(client.receive()))
-                    self._stopping.wait(0.002)
+                    self._stopping.wait(0.005)
         except (OSError, AssertionError) as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 
@@ -391,5 +391,8 @@ def running(folder: Path, *, n_workers: int = 2) -> Iterator[Server]:
     try:
         yield server
         server.stop()
+    except BaseException as error:
+        error.add_note(f"The server said at last: {server.said()[-3000:]}")
+        raise
     finally:
         server.sweep()

@@ -19,11 +19,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.system.model import EVERYTHING, PAIR, ROW, VERDICT, add_constant, deploy
-from tests.system.server import HOST, Response, Server, request, running
+from tests.system.server import HOST, Response, Server, request
 from tidegate.contract.objective import Limits
+from tidegate.route.status import WorkerStatus
 
 PREDICT = "/services/everything/predict"
 OUTCOMES = "/services/everything/outcomes"
+INFER = "/v2/models/everything/infer"
 TIGHT = "/services/tight/predict"
 MAX_BODY_BYTES = 4096
 MAX_ROWS = 20
@@ -32,18 +34,21 @@ SMALL = b'{"a":1,"b":2}'
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("input")) as server:
-        add_constant(server, "everything", EVERYTHING, VERDICT)
-        limits = Limits(max_body_bytes=MAX_BODY_BYTES, max_rows=MAX_ROWS)
-        add_constant(server, "tight", PAIR, {"total": 1.0}, limits=limits)
-        deploy(server, "everything")
-        deploy(server, "tight")
-        server.start()
-        before = server.workers()
-        yield server
-        assert server.workers() == before  # none of what the tests sent has cost a worker
-        assert "Traceback" not in server.said()
+def server(shared) -> Iterator[Server]:
+    add_constant(shared, "everything", EVERYTHING, VERDICT)
+    limits = Limits(max_body_bytes=MAX_BODY_BYTES, max_rows=MAX_ROWS)
+    add_constant(shared, "tight", PAIR, {"total": 1.0}, limits=limits)
+    deploy(shared, "everything")
+    deploy(shared, "tight")
+    shared.wait_ready()
+    workers, n_said = shared.workers(), len(shared.said())
+    yield shared
+    assert pids(shared.workers()) == pids(workers)  # none of what the tests sent has cost a worker
+    assert "Traceback" not in shared.said()[n_said:]
+
+
+def pids(workers: list[WorkerStatus]) -> list[int]:
+    return [worker.pid for worker in workers]
 
 
 class Peers:
@@ -387,20 +392,6 @@ def document(server):
     return schemathesis.openapi.from_url(f"http://{HOST}:{server.port}/openapi.json")
 
 
-@pytest.mark.parametrize("path", [PREDICT, OUTCOMES, "/v2/models/everything/infer"])
-@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
-def test_requests_made_from_the_served_document_are_answered_as_it_says(document, path, mode):
-    operation = document[path]["POST"]
-
-    @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    def send(case):
-        case.headers.update(allow_time(case.headers))
-        case.call_and_validate(checks=CHECKS, timeout=30)
-
-    send()
-
-
 def allow_time(headers: Mapping[str, str]) -> dict[str, str]:
     """Return what to add to headers that leave no answer the time it takes: 504 would be right."""
     try:
@@ -424,17 +415,44 @@ def is_sayable(body: Any) -> bool:
     return len({len(values) for values in columns.values()}) < 2
 
 
-@pytest.mark.parametrize("path", [PREDICT, OUTCOMES])
-def test_what_the_document_allows_is_taken(document, path):
-    """A caller who keeps to the document must not be refused."""
+def fuzz(n_examples: int):
+    return settings(
+        max_examples=n_examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
 
+
+@pytest.mark.parametrize("path", [PREDICT, OUTCOMES])
+def test_what_the_document_allows_is_taken_and_answered_as_it_says(document, path):
     @given(case=document[path]["POST"].as_strategy())
-    @settings(max_examples=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @fuzz(50)
     def send(case):
         case.headers.update(allow_time(case.headers))
         case.body = as_written(case.body)
-        if is_sayable(case.body):
-            response = case.call(timeout=30)
-            assert response.status_code in (200, 202), response.text
+        response = case.call_and_validate(checks=CHECKS, timeout=30)
+        assert response.status_code in (200, 202) or not is_sayable(case.body), response.text
+
+    send()
+
+
+@pytest.mark.parametrize("path", [PREDICT, OUTCOMES, INFER])
+def test_what_the_document_forbids_is_answered_as_it_says(document, path):
+    mode = schemathesis.GenerationMode.NEGATIVE
+
+    @given(case=document[path]["POST"].as_strategy(generation_mode=mode))
+    @fuzz(30)
+    def send(case):
+        case.headers.update(allow_time(case.headers))
+        case.call_and_validate(checks=CHECKS, timeout=30)
+
+    send()
+
+
+def test_infer_requests_of_the_document_are_answered_as_it_says(document):
+    """Shapes and data have to agree, which the document cannot say: many are refused."""
+
+    @given(case=document[INFER]["POST"].as_strategy())
+    @fuzz(30)
+    def send(case):
+        case.call_and_validate(checks=CHECKS, timeout=30)
 
     send()

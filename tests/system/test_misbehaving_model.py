@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,16 +94,21 @@ def is_well(server: Server, service: str) -> bool:
     return ask(server, service, 2.0).status == 200
 
 
+@pytest.fixture(scope="module")
+def clients(server) -> Iterator[dict[int, Client]]:
+    """A connection to each worker, by its process id."""
+    found = server.client_of_each_worker()
+    yield found
+    for client in found.values():
+        client.close()
+
+
 @pytest.fixture(autouse=True)
-def bystanders(server, request):
+def bystanders(server, clients):
     """See that no worker is lost, and that another service is answered by each, whatever a model did."""
-    before = server.workers()
     yield
-    if "worker" not in request.node.name:
-        assert server.workers() == before
-    for client in server.client_of_each_worker().values():
-        with client:
-            assert client.post("/services/good/predict", {"a": 1.0, "b": 2.0}).status == 200
+    assert pids(server) == set(clients)
+    assert all(answers(client, "good") for client in clients.values())
 
 
 def last_record(server: Server, service: str):
@@ -214,25 +220,27 @@ def test_a_declared_fallback_answers_and_says_so(server, service, a, b, reason):
     assert "failed" not in record.flags
 
 
-def test_a_worker_that_starts_while_a_runner_is_down_serves_what_can_be_served(server, broken):
+def test_a_worker_that_starts_while_a_runner_is_down_serves_what_can_be_served(server, clients, broken):
     broken.touch()
     for runner in server.child("tidegate.bootstrap.runner"):
         runner.kill()
-    old, *_ = server.workers()
-    psutil.Process(old.pid).kill()
+    pid, *_ = clients
+    while clients:
+        clients.popitem()[1].close()
+    psutil.Process(pid).kill()
 
-    wait_until(lambda: len(server.workers()) == 2 and old.pid not in pids(server), what="a new worker")
+    wait_until(lambda: len(server.workers()) == 2 and pid not in pids(server), what="a new worker")
 
-    for client in server.client_of_each_worker().values():
-        with client:
-            assert client.post("/services/good/predict", {"a": 1.0, "b": 2.0}).status == 200
-            assert client.post("/services/unruly/predict", {"a": 1.0, "b": 2.0}).code == "runner_unavailable"
-            safe = client.post("/services/unruly-safe/predict", {"a": 1.0, "b": 2.0}).json()
-            assert (safe["output"], safe["answered_by"]) == (DEFAULT, "constant")
+    clients.update(server.client_of_each_worker())
+    for client in clients.values():
+        assert answers(client, "good")
+        body = {"a": 1.0, "b": 2.0}
+        assert client.post("/services/unruly/predict", body).code == "runner_unavailable"
+        safe = client.post("/services/unruly-safe/predict", body).json()
+        assert (safe["output"], safe["answered_by"]) == (DEFAULT, "constant")
     broken.unlink()
-    for client in server.client_of_each_worker().values():
-        with client:
-            wait_until(lambda client=client: answers(client, "unruly"))
+    for client in clients.values():
+        wait_until(lambda client=client: answers(client, "unruly"), what="the runner")
 
 
 def answers(client: Client, service: str) -> bool:

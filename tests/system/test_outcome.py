@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 
 import tidegate as tg
 from tests.system.model import add_constant, deploy
-from tests.system.server import Server, running, wait_until
+from tests.system.server import Server, wait_until
 from tidegate.contract.declare import contract_of
 from tidegate.core.error import NotFound
 from tidegate.journal.ledger import JoinedOutcome, OutcomeCounts
@@ -31,13 +30,12 @@ class Delay(tg.Output):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("outcome")) as server:
-        for name in ("joined", "keyed", "mine", "other", "private"):
-            add_constant(server, name, contract_of(Flight, Delay), {"p_late": 0.25})
-            deploy(server, name)
-        server.start()
-        yield server
+def server(shared) -> Server:
+    for name in ("joined", "keyed", "other"):
+        add_constant(shared, name, contract_of(Flight, Delay), {"p_late": 0.25})
+        deploy(shared, name)
+    shared.wait_ready()
+    return shared
 
 
 class Desk:
@@ -150,29 +148,17 @@ def test_an_outcome_by_key_and_time_is_that_of_the_latest_prediction_before(serv
 
     assert desk.values() == {middle: 1, later: 2, another: 3, early: 6}
 
+    assert "N1" not in repr([one for one in server.records(service="keyed") if one.kind == "outcome"])
+
 
 def test_the_id_of_another_service_s_prediction_is_unknown_to_this_one(server):
-    desk = Desk(server, "mine")
-    (known,) = desk.predict(("N1", DAY))
-    Desk(server, "other").report(late(known, True))
-    desk.report(late(known, False))
+    desk = Desk(server, "other")
+    (known,) = Desk(server, "joined").predict(("N1", DAY))
+    (own,) = desk.predict(("N1", DAY))
+    desk.report(late(known, True), late(own, False))
 
-    desk.wait_counted(1)
+    desk.wait_counted(2, n_pending=1)
 
-    Desk(server, "other").wait_counted(1, n_pending=1)
-    assert desk.values() == {known: False}
-    assert Desk(server, "other").values() == {}
-
-
-def test_keys_are_journalled_as_keyed_hashes_and_the_command_shows_the_join(server):
-    desk = Desk(server, "private")
-    desk.predict(("N-very-private", DAY))
-    desk.report({"key": "N-very-private", "event_time": DAY.isoformat(), "value": 1})
-    desk.wait_counted(1)
-
-    shown = server.command("journal", "count", "private", "--json")
-
-    counted = json.loads(shown.stdout)
-    assert counted["outcomes"]["joined"] == 1, shown.stderr
-    outcomes = [record for record in server.records(service="private") if record.kind == "outcome"]
-    assert "N-very-private" not in repr(outcomes)
+    assert desk.values() == {own: False}
+    shown = server.command("journal", "count", "other", "--json")
+    assert json.loads(shown.stdout)["outcomes"]["joined"] == 1, shown.stderr

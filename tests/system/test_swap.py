@@ -18,13 +18,14 @@ import pytest
 from tests.system.model import (
     add_manifest,
     add_version,
+    deploy,
     manifest_of,
     roll_back,
     switch,
     write_function,
     write_sum,
 )
-from tests.system.server import Load, Response, request, running, wait_until
+from tests.system.server import Load, Response, request, wait_until
 from tidegate.bootstrap.stage import read_stage
 from tidegate.operation.release import unlatch
 from tidegate.operation.version import list_versions
@@ -51,7 +52,7 @@ def version_of(response: Response) -> int:
 
 
 def load(server) -> Load:
-    return Load(server.port, ASK, version_of, n_threads=3)
+    return Load(server.port, ASK, version_of, n_threads=2)
 
 
 def answering(server) -> int:
@@ -66,15 +67,14 @@ def answering(server) -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(shared):
     """A server of service `sum` with versions 1 to 3, of which 1 has the traffic at first."""
-    with running(tmp_path_factory.mktemp("swap")) as server:
-        for number in (1, 2, 3):
-            model = write_sum(server.folder / f"v{number}.onnx", number * STEP)
-            add_version(server, "sum", model, sample={"a": [1.0, 3.0], "b": [2.0, 4.0]})
-            if number == 1:
-                server.start()
-        yield server
+    for number in (1, 2, 3):
+        model = write_sum(shared.folder / f"v{number}.onnx", number * STEP)
+        add_version(shared, "sum", model, sample={"a": [1.0, 3.0], "b": [2.0, 4.0]})
+    deploy(shared, "sum", version=1)
+    shared.wait_ready()
+    return shared
 
 
 def test_switches_under_load_fail_no_request_and_mix_no_versions(server, record_property):
@@ -124,9 +124,6 @@ def test_switch_and_rollback_by_commands_under_load(server):
 
     with pytest.raises(Latched):
         switch(server, "sum", 1)
-    refused = server.command("switch", "sum", 1)
-    assert refused.returncode == 1
-    assert "Error (latched)" in refused.stderr
     assert answering(server) == 2
     cleared = server.command("switch", "sum", 1, "--clear-latch")
     assert cleared.returncode == 0, cleared.stderr

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from tests.system.model import write_sum
+from tests.system.model import add_version, write_sum
 from tests.system.server import Client, Server, free_ports, running, wait_until
 from tidegate.bootstrap.process import WorkerSettings, command
 
@@ -61,13 +61,7 @@ class Total(tg.Output):
     total: float
 
 
-service = tg.Service("sum", input=Pair, output=Total, fallback=tg.Constant({"total": 0.0}))
-
-
-@service.trainer
-def train(data, params):
-    sample = {"a": [1.0, 2.0], "b": [3.0, 4.0]}
-    return tg.Trained(model=Path(__file__).parent / "sum.onnx", sample=sample)
+service = tg.Service("sum", input=Pair, output=Total)
 """
 
 
@@ -79,8 +73,7 @@ def server(tmp_path_factory):
         (folder / "service.py").write_text(SERVICE)
         (folder / "neighbour.py").write_text("")
         write_sum(folder / "sum.onnx", 0.0)
-        trained = server.command("train", folder)
-        assert trained.returncode == 0, trained.stderr
+        add_version(server, "sum", folder / "sum.onnx")
         server.start(folder)
         for client in server.client_of_each_worker().values():
             ask(client)
