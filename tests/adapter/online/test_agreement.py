@@ -1,0 +1,195 @@
+"""What is read online is what the offline join says, to the bit and to the last event."""
+
+import math
+from bisect import bisect_left
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from tests.adapter.online import flight
+from tests.adapter.online.store import KINDS, new_store
+from tests.feature import oracle
+from tidegate.feature.materialise import events_of, materialise, push
+from tidegate.feature.offline import join
+from tidegate.feature.online import read
+from tidegate.feature.skew import measure_skew
+from tidegate.feature.transform import InvalidFeatureData
+from tidegate.feature.view import Policy, State
+
+STATES = [state.name.lower() for state in State]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def store(kind, request, tmp_path):
+    with new_store(kind, request, tmp_path) as opened:
+        yield opened
+
+
+def answers(found):
+    """Return the rows of what was read as the offline join writes them."""
+    columns = [column.tolist() for column in found.columns.values()]
+    states = [STATES[state] for state in found.states]
+    ages = [None if age < 0 else age for age in found.ages_us.tolist()]
+    return list(zip(*columns, states, ages, strict=True))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=oracle.events, asked=oracle.asked)
+def test_reading_equals_the_oracle_whenever_it_is_asked(kind, request, tmp_path, events, asked):
+    views = [(oracle.value_view(), oracle.latest), (oracle.aggregate_view(), oracle.trailing)]
+    with new_store(kind, request, tmp_path) as store:
+        for view, expect in views:
+            materialise(view, oracle.table(events), store)
+
+            for question in asked:
+                key = view.plan.key_of(question[:2])
+                found = answers(read(view.plan, store, [key], at_us=question.at))
+                assert oracle.same(found[0], expect(events, question))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=oracle.events, asked=oracle.asked)
+def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events, asked):
+    view = oracle.aggregate_view()
+    with new_store(kind, request, tmp_path) as store:
+        pushed = []
+        for row in sorted(events, key=oracle.created):
+            assert push(view, row._asdict(), store)
+            assert not push(view, row._asdict(), store)
+            pushed.append(row)
+            for question in asked:
+                found = read(view.plan, store, [view.plan.key_of(question[:2])], at_us=question.at)
+                assert oracle.same(answers(found)[0], oracle.trailing(pushed, question))
+
+
+@pytest.mark.slow
+def test_10_000_replayed_flights_read_what_the_offline_join_says(store):
+    flights, weather, arrivals = flight.tables()
+    rows = flights.filter(pl.col("month") == 10).head(10_000)
+    start = rows["sched_dep_at"][0] - timedelta(days=2)
+    end = rows["sched_dep_at"][-1]
+    weather = weather.filter(pl.col("observed_at").is_between(start, end))
+    arrivals = arrivals.filter(pl.col("arrived_at").is_between(start, end))
+    views = [(flight.WEATHER, weather, "origin"), (flight.CARRIER, arrivals, "carrier")]
+    expected = join(
+        rows.select("origin", "carrier", "sched_dep_at"), "sched_dep_at", views=[view[:2] for view in views]
+    )
+
+    for view, table, key in views:
+        plan = view.plan
+        coming = sorted(events_of(view, table), key=lambda item: item[1].created_us)
+        created = [event.created_us for _, event in coming]
+        n_put, served = 0, []
+        asked = rows.select(pl.col("sched_dep_at").dt.timestamp("us"), key).rows()
+        for at_us, group in groupby(asked, key=lambda row: row[0]):
+            n_due = bisect_left(created, at_us)
+            store.put(plan.name, coming[n_put:n_due])
+            n_put = n_due
+            keys = [plan.key_of(row[1:]) for row in group]
+            served += answers(read(plan, store, keys, at_us=at_us))
+        names = [field.name for field in plan.features] + [f"{plan.name}__state", f"{plan.name}__age_us"]
+        assert len(served) == 10_000
+        for ours, theirs in zip(served, expected.select(names).rows(), strict=True):
+            assert oracle.same(ours, theirs)
+
+
+ROWS = [
+    oracle.Row("a", 0, 10, 12, 1, 2.5, True),
+    oracle.Row("a", 0, 11, None, 2, 3.5, False),
+    oracle.Row("b", 0, 10, None, 3, None, None),
+]
+
+
+def test_many_keys_come_with_their_freshness(store):
+    view = oracle.value_view(missing=Policy.REJECT, stale=Policy.FALLBACK)
+    materialise(view, oracle.table([*ROWS, oracle.Row("b", 1, 3, None, 4, 1.0, True)]), store)
+    keys = [view.plan.key_of(key) for key in [("c", 0), ("a", 0), ("b", 0), ("b", 1)]]
+
+    found = read(view.plan, store, keys, at_us=13)
+
+    assert found.states.tolist() == [State.MISSING, State.FRESH, State.FRESH, State.STALE]
+    assert found.ages_us.tolist() == [-1, 2, 3, 10]
+    np.testing.assert_array_equal(found.columns["value"], [math.nan, 3.5, math.nan, math.nan])
+    assert found.columns["label"].tolist() == ["none", "no", "no", "none"]
+    assert found.rows_with(view.plan, Policy.REJECT).tolist() == [0]
+    assert found.rows_with(view.plan, Policy.FALLBACK).tolist() == [3]
+    assert found.rows_with(view.plan, Policy.DEFAULT).tolist() == []
+
+
+def test_materialising_again_and_backfilling_add_what_is_new_only(store):
+    view = oracle.value_view()
+    bound = datetime(1970, 1, 1, 0, 0, 0, 11, tzinfo=UTC)
+
+    recent = materialise(view, oracle.table(ROWS), store, since=bound)
+    older = materialise(view, oracle.table(ROWS), store, until=bound)
+    again = materialise(view, oracle.table(ROWS), store)
+
+    assert (recent.n_events, recent.n_new) == (1, 1)
+    assert (older.n_events, older.n_new) == (2, 2)
+    assert (again.n_events, again.n_new) == (3, 0)
+
+
+def test_correction_replaces_what_it_corrects_from_when_it_is_known(store):
+    view = oracle.aggregate_view()
+    wrong = oracle.Row("a", 0, 10, 10, 1, 100.0, True)
+    right = wrong._replace(created=12, value=1.0)
+    materialise(view, oracle.table([wrong, right]), store)
+    key = view.plan.key_of(("a", 0))
+
+    means = [read(view.plan, store, [key], at_us=at).columns["mean_short"][0] for at in (11, 12, 13)]
+
+    assert means == [100.0, 100.0, 1.0]
+
+
+def test_event_that_does_not_fit_its_view_is_refused_and_not_put(store):
+    view = oracle.value_view()
+
+    with pytest.raises(InvalidFeatureData, match="'latest'"):
+        push(view, {**ROWS[0]._asdict(), "value": "much"}, store)
+    with pytest.raises(InvalidFeatureData, match="'key'"):
+        push(view, {**ROWS[0]._asdict(), "key": None}, store)
+
+    assert store.within("latest", [view.plan.key_of(("a", 0))], since_us=0, at_us=99) == [[]]
+
+
+def test_served_features_are_those_recomputed_and_a_wrong_one_is_counted(store):
+    view = oracle.aggregate_view()
+    materialise(view, oracle.table(ROWS), store)
+    asked = [oracle.Asked("a", 0, at) for at in range(8, 28)]
+    served = [
+        read(view.plan, store, [view.plan.key_of(question[:2])], at_us=question.at).columns
+        for question in asked
+    ]
+    log = oracle.questions(asked).with_columns(
+        pl.Series(name, [row[name][0] for row in served]) for name in served[0]
+    )
+    wrong = log.with_columns(
+        n_long=pl.when(pl.col("at") == 13).then(99).otherwise("n_long"),
+        rate_long=pl.col("rate_long").fill_nan(0.0),
+    )
+
+    clean = measure_skew(log, "at", views=[(view, oracle.table(ROWS))])
+    found = {one.feature: one for one in measure_skew(wrong, "at", views=[(view, oracle.table(ROWS))])}
+
+    assert [one.n_mismatches for one in clean] == [0] * 5
+    assert clean[0].interval.low == 0
+    assert clean[0].interval.high == pytest.approx(1 - 0.025 ** (1 / 20))
+    assert (found["n_long"].n_mismatches, found["n_long"].rate, found["n_long"].first_row) == (1, 0.05, 5)
+    assert found["rate_long"].n_mismatches == sum(math.isnan(row["rate_long"][0]) for row in served) > 0
+    assert found["mean_long"].n_mismatches == 0
+
+
+def test_log_without_a_feature_cannot_be_checked():
+    log = oracle.questions([oracle.Asked("a", 0, 5)])
+
+    with pytest.raises(InvalidFeatureData, match="'n_short'"):
+        measure_skew(log, "at", views=[(oracle.aggregate_view(), oracle.table(ROWS))])
