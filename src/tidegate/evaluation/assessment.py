@@ -1,0 +1,170 @@
+"""One call that measures a model in every way that the rows given allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.evaluation.calibration import calibration
+from tidegate.evaluation.classification import binary
+from tidegate.evaluation.cost import CostMatrix, value
+from tidegate.evaluation.estimate import Column, Estimate, Floats, numbers
+from tidegate.evaluation.fairness import fairness
+from tidegate.evaluation.importance import Loss, importance, squared_error
+from tidegate.evaluation.regression import regression
+from tidegate.evaluation.report import Report, Span, Task
+from tidegate.evaluation.robustness import Invariant, Monotone, Predict, check_rule, robustness
+from tidegate.evaluation.slice import find_slices
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """The model and the rows. What is left out is not measured, and the report says so.
+
+    Attributes:
+        outcomes: What should have been predicted, shape (n_rows,).
+        predictions: What was predicted: probabilities for events, numbers otherwise.
+        columns: Features; for slices, robustness, rules and importance.
+        predict: The model; for robustness, rules and importance.
+        protected: Protected attributes by name; they need not be features.
+        rules: Rules that the model must keep.
+        matrix: What decisions bring in money.
+        span: When the rows are from.
+    """
+
+    outcomes: Column
+    predictions: Column
+    columns: Mapping[str, Column] = {}
+    predict: Predict | None = None
+    protected: Mapping[str, Column] = {}
+    rules: Sequence[Monotone | Invariant] = ()
+    matrix: CostMatrix | None = None
+    span: Span | None = None
+
+
+def assess_binary(
+    subject: Subject, *, rng: np.random.Generator, threshold: float | None = None, level: float = 0.95
+) -> Report:
+    """Measure predicted probabilities of an event. Slices and importance are by squared error (Brier).
+
+    Args:
+        subject: The model and the rows.
+        rng: Source of randomness of halves, shuffles and bootstraps.
+        threshold: From which probability on one acts; None: the best one where there is a cost matrix,
+            else 0.5.
+        level: Confidence of intervals, in (0, 1).
+
+    Raises:
+        NotMeasurable: See the functions of this package.
+        InvalidSetting: See the functions of this package.
+    """
+    predicted = np.asarray(subject.predictions, dtype=np.float64)
+    worth = None
+    if subject.matrix is not None:
+        worth = value(subject.outcomes, predicted, subject.matrix, rng=rng, level=level)
+    if threshold is None:
+        threshold = 0.5 if worth is None else worth.threshold
+    figures = binary(subject.outcomes, predicted, rng=rng, threshold=threshold, level=level)
+    report = _common(
+        subject,
+        ("binary", figures),
+        losses=squared_error(np.asarray(subject.outcomes), predicted),
+        loss=squared_error,
+        threshold=threshold,
+        rng=rng,
+        level=level,
+    )
+    notes = [*report.notes]
+    if worth is None:
+        notes.append("Value in money: no cost matrix was declared.")
+    if not subject.protected:
+        notes.append("Groups: no protected attribute was declared.")
+    return msgspec.structs.replace(
+        report,
+        calibration=calibration(subject.outcomes, predicted, rng=rng, level=level),
+        value=worth,
+        fairness=tuple(
+            fairness(subject.outcomes, predicted >= threshold, column, attribute=name, level=level)
+            for name, column in subject.protected.items()
+        ),
+        notes=tuple(notes),
+    )
+
+
+def assess_regression(
+    subject: Subject,
+    *,
+    rng: np.random.Generator,
+    cluster: npt.NDArray[np.int64] | None = None,
+    level: float = 0.95,
+) -> Report:
+    """Measure predicted numbers. Slices and importance are by absolute error.
+
+    Args:
+        subject: The model and the rows; a cost matrix and protected attributes are for decisions and
+            do not apply.
+        rng: Source of randomness of halves, shuffles and bootstraps.
+        cluster: Which rows belong together, integers from 0; None: rows are independent.
+        level: Confidence of intervals, in (0, 1).
+
+    Raises:
+        NotMeasurable: See the functions of this package.
+        InvalidSetting: See the functions of this package.
+    """
+    observed = numbers(subject.outcomes, name="Outcomes")
+    predicted = numbers(subject.predictions, name="Predictions", n_rows=len(observed))
+    figures = regression(observed, predicted, rng=rng, level=level, cluster=cluster)
+    report = _common(
+        subject,
+        ("regression", figures),
+        losses=np.abs(predicted - observed),
+        loss=_absolute_error,
+        threshold=None,
+        rng=rng,
+        level=level,
+    )
+    left_out = [name for name, given in (("value", subject.matrix), ("groups", subject.protected)) if given]
+    notes = [f"{name.capitalize()}: only measured of decisions." for name in left_out]
+    return msgspec.structs.replace(report, notes=(*report.notes, *notes))
+
+
+def _common(
+    subject: Subject,
+    found: tuple[Task, tuple[Estimate, ...]],
+    *,
+    losses: Floats,
+    loss: Loss,
+    threshold: float | None,
+    rng: np.random.Generator,
+    level: float,
+) -> Report:
+    task, figures = found
+    report = Report(task=task, n_rows=len(losses), figures=figures, span=subject.span)
+    notes = [] if subject.span else ["Age of the rows: they carry no time."]
+    if not subject.columns:
+        notes.append("Slices, robustness, rules, importance: no features were given.")
+        return msgspec.structs.replace(report, notes=tuple(notes))
+    report = msgspec.structs.replace(
+        report, slices=find_slices(subject.columns, losses, rng=rng, level=level)
+    )
+    if subject.predict is None:
+        notes.append("Robustness, rules, importance: the model itself was not given.")
+        return msgspec.structs.replace(report, notes=tuple(notes))
+    predict = subject.predict
+    return msgspec.structs.replace(
+        report,
+        robustness=robustness(predict, subject.columns, rng=rng, threshold=threshold, level=level),
+        rules=tuple(
+            check_rule(predict, subject.columns, rule, rng=rng, level=level) for rule in subject.rules
+        ),
+        importance=importance(
+            predict, subject.columns, subject.outcomes, rng=rng, loss=loss, n_repeats=3, level=level
+        ),
+        notes=tuple(notes),
+    )
+
+
+def _absolute_error(outcomes: Column, predictions: Column) -> Floats:
+    return np.abs(predictions.astype(np.float64) - outcomes.astype(np.float64))

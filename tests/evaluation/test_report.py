@@ -1,0 +1,114 @@
+"""A report says what was measured, says what was not, and survives JSON."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from tidegate.evaluation.assessment import Subject, assess_binary, assess_regression
+from tidegate.evaluation.cost import CostMatrix
+from tidegate.evaluation.metric import NotMeasurable
+from tidegate.evaluation.report import Report, Span, render
+from tidegate.evaluation.robustness import Invariant, Monotone
+
+DAY_US = 86_400_000_000
+SPAN = Span(from_us=0, until_us=10 * DAY_US, evaluated_at_us=17 * DAY_US)
+
+
+def chance(rows):
+    return 1 / (1 + np.exp(-(rows["distance"] - 50) / 10))
+
+
+def subject(**given):
+    rng = np.random.default_rng(0)
+    columns = {
+        "distance": rng.uniform(0, 100, 3000),
+        "carrier": rng.choice(np.array(["AA", "UA"], dtype=object), 3000),
+    }
+    truth = np.where(columns["carrier"] == "AA", chance(columns), 0.5)
+    return Subject(
+        outcomes=rng.uniform(size=3000) < truth,
+        predictions=chance(columns),
+        columns=columns,
+        predict=chance,
+        **given,
+    )
+
+
+def complete():
+    rng = np.random.default_rng(1)
+    return assess_binary(
+        subject(
+            protected={"sex": rng.integers(0, 2, 3000)},
+            rules=[Monotone("distance", "falling"), Invariant("carrier")],
+            matrix=CostMatrix(5, -1, -2, 0, "EUR"),
+            span=SPAN,
+        ),
+        rng=rng,
+    )
+
+
+def test_complete_report_survives_json_and_has_nothing_to_excuse():
+    report = complete()
+
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+    assert report.notes == ()
+    assert report.span.age_days == 7
+
+
+def test_what_is_wrong_with_the_model_is_found():
+    report = complete()
+
+    assert report.slices[0].confirmed
+    assert "carrier = UA" in str(report.slices[0])
+    assert report.calibration.p_value < 0.01
+    assert [rule.held for rule in report.rules] == [False, True]
+    assert report.importance[0].column == "distance"
+    # decisions are made, and their figures measured, where money says
+    decided = chance(subject().columns) >= report.value.threshold
+    assert report.figure("recall").n_rows == subject().outcomes.sum()
+    assert report.figure("recall").value == pytest.approx(decided[subject().outcomes].mean())
+
+
+def test_text_holds_every_section_and_the_age():
+    text = render(complete())
+
+    assert "binary, 3,000 rows of 1970-01-01 to 1970-01-11, 7 days old when measured" in text
+    for title in ("Figures", "Calibration", "Slices", "Groups by sex", "Value in EUR", "Robustness",
+                  "Rules", "Importance"):  # fmt: skip
+        assert f"\n{title}" in text
+    assert "monotone in distance: broken on" in text
+    assert "invariant in carrier: held on 1,000 rows" in text
+
+
+def test_what_was_not_given_is_named_as_not_measured():
+    report = assess_binary(
+        Subject(outcomes=np.array([0, 1, 1, 0]), predictions=np.array([0.1, 0.9, 0.6, 0.4])),
+        rng=np.random.default_rng(0),
+    )
+
+    assert len(report.notes) == 4
+    assert "Not measured\n  Age of the rows" in render(report)
+
+
+def test_report_of_numbers_has_their_figures():
+    given = subject()
+
+    report = assess_regression(given, rng=np.random.default_rng(0))
+
+    assert report.task == "regression"
+    assert report.figure("mae").value == pytest.approx(np.abs(given.predictions - given.outcomes).mean())
+    assert report.importance[0].column == "distance"
+    assert report.calibration is None
+
+
+def test_unknown_figure_is_refused_with_those_there_are():
+    report = assess_regression(subject(), rng=np.random.default_rng(0))
+
+    with pytest.raises(NotMeasurable, match="It has: mae, rmse"):
+        report.figure("auc")
+
+
+def test_same_seed_gives_the_same_report():
+    assert complete() == complete()
