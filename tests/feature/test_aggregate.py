@@ -24,7 +24,7 @@ def test_figures_of_nothing_are_none_but_the_count():
 def test_value_too_large_for_exact_sums_is_refused():
     row = oracle.Row("a", 0, 1, None, 1, MAX_STEPS / 1e6 * 1.1, True)
 
-    with pytest.raises(InvalidFeatureData, match="'value' .* more than"):
+    with pytest.raises(InvalidFeatureData, match=r"'value' .* more than"):
         prepare(oracle.aggregate_view(), oracle.table([row]))
 
 

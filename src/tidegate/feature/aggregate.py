@@ -6,7 +6,7 @@ matter: a difference of running sums (offline) equals the sum over the window (o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 
@@ -80,7 +80,7 @@ def rate(column: str, window: timedelta) -> Aggregate:
     return Aggregate(Kind.RATE, _window_us(window), column)
 
 
-def figure(aggregate: Aggregate, values: Iterable[int | None]) -> float | int | None:
+def figure(aggregate: Aggregate, values: Sequence[int | None]) -> float | int | None:
     """Return the figure over what the events of a window keep, None where it has none.
 
     Args:
@@ -88,7 +88,7 @@ def figure(aggregate: Aggregate, values: Iterable[int | None]) -> float | int | 
         values: One item an event, in steps; None where the event has no value.
     """
     if aggregate.kind is Kind.COUNT:
-        return sum(1 for _ in values)
+        return len(values)
     known = [value for value in values if value is not None]
     if not known:
         return None

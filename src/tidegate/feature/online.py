@@ -6,6 +6,7 @@ order or how often an event is put, and what was known at a moment can be asked 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from tidegate.contract.field import Field
 from tidegate.core.error import TidegateError
-from tidegate.feature.aggregate import Aggregate, figure
+from tidegate.feature.aggregate import figure
 from tidegate.feature.view import Plan, Policy, State, stand_in
 
 
@@ -41,6 +42,10 @@ class Event(NamedTuple):
     payload: bytes
 
 
+Kept = tuple[int, int, bytes, bytes]
+"""An event as a bare tuple: hundreds are read for one trailing aggregate, and names cost time."""
+
+
 class OnlineStore(Protocol):
     """The port: a log of events by view and key.
 
@@ -58,7 +63,7 @@ class OnlineStore(Protocol):
         """Return for each key its last event with event and created time before `at_us`."""
         ...
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Event]]:
+    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
         """Return for each key its events from `since_us` on with event and created time before `at_us`."""
         ...
 
@@ -131,33 +136,24 @@ def _read_values(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: i
 def _read_aggregates(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: int) -> FeatureRows:
     defaults = [stand_in(field) for field in plan.features]
     position = {item: index for index, item in enumerate(plan.stored)}
+    places = [None if item.stored is None else position[item.stored] for item in plan.aggregates]
     rows, states, ages = [], [], []
     for events in store.within(plan.name, keys, since_us=at_us - plan.ttl_us, at_us=at_us):
-        # The one created last counts of several with one time and identifier: they come in this order.
-        current = {(event.event_us, event.event_id): event.payload for event in events}
-        values = [(event_us, decode(payload)) for (event_us, _), payload in current.items()]
+        # The one created last counts of several with one time and identifier: they come in this
+        # order, so the last one stays, in the place of the first: the times keep their order.
+        current = {(event_us, event_id): payload for event_us, _, event_id, payload in events}
+        times = [event_us for event_us, _ in current]
+        columns = list(zip(*_decode_all(list(current.values())), strict=True))
         row = []
-        for aggregate, default in zip(plan.aggregates, defaults, strict=True):
-            value = _figure(aggregate, values, position, at_us)
+        for aggregate, place, default in zip(plan.aggregates, places, defaults, strict=True):
+            first = bisect_left(times, at_us - aggregate.window_us)
+            held = times if place is None or not times else columns[place]
+            value = figure(aggregate, held[first:])
             row.append(default if value is None else value)
         rows.append(row)
-        states.append(State.FRESH if events else State.MISSING)
-        ages.append(at_us - events[-1].event_us if events else -1)
+        states.append(State.FRESH if times else State.MISSING)
+        ages.append(at_us - times[-1] if times else -1)
     return _gather(plan.features, rows, states, ages)
-
-
-def _figure(
-    aggregate: Aggregate,
-    events: list[tuple[int, list[Any]]],
-    position: dict[tuple[str, int], int],
-    at_us: int,
-) -> float | int | None:
-    since_us = at_us - aggregate.window_us
-    stored = aggregate.stored
-    if stored is None:
-        return figure(aggregate, (None for event_us, _ in events if event_us >= since_us))
-    place = position[stored]
-    return figure(aggregate, (values[place] for event_us, values in events if event_us >= since_us))
 
 
 def _gather(
@@ -176,3 +172,10 @@ encode: Callable[[list[Any]], bytes] = msgspec.msgpack.Encoder().encode
 
 decode: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decode
 """Read an event's values from its payload."""
+
+_decode_rows: Callable[[bytes], list[list[Any]]] = msgspec.msgpack.Decoder(list[list[Any]]).decode
+
+
+def _decode_all(payloads: list[bytes]) -> list[list[Any]]:
+    """Read many payloads at once: as one array, whose head is the mark 0xdd and the length."""
+    return _decode_rows(b"".join((b"\xdd", len(payloads).to_bytes(4, "big"), *payloads)))

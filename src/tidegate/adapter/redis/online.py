@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidegate.core.error import MissingExtra
-from tidegate.feature.online import Event, OnlineStoreUnavailable
+from tidegate.feature.online import Event, Kept, OnlineStoreUnavailable
 
 _HEAD = struct.Struct(">QQ")  # event and created time; big-endian sorts as it counts
 _END = b"\0"  # after the identifier, which has none: so that a shorter one sorts first
+_unpack = _HEAD.unpack_from
 _SIGN = 1 << 63
 _PAGE = 4  # events asked of a key at once: the last one is nearly always known already
 _TIMEOUT_S = 5.0
@@ -72,20 +73,20 @@ class RedisOnlineStore:
                 pages = pipeline.execute()
             further = []
             for row, page in zip(open_rows, pages, strict=True):
-                known = (event for event in map(_event, page) if event.created_us < at_us)
-                found[row] = next(known, None)
+                known = (event for event in map(_kept, page) if event[1] < at_us)
+                found[row] = next(map(Event._make, known), None)
                 if found[row] is None and len(page) == _PAGE:
                     further.append(row)
             open_rows, offset = further, offset + _PAGE
         return found
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Event]]:
+    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.zrangebyscore(self._name(view, key), since_us, f"({at_us}")
         with self._reported():
             pages = pipeline.execute() if keys else []
-        return [[event for event in map(_event, page) if event.created_us < at_us] for page in pages]
+        return [[event for event in map(_kept, page) if event[1] < at_us] for page in pages]
 
     def forget(self, view: str, *, before_us: int) -> int:
         n_removed = 0
@@ -119,10 +120,10 @@ def _member(event: Event) -> bytes:
     return head + event.event_id + _END + event.payload
 
 
-def _event(member: bytes) -> Event:
-    end = member.index(_END, _HEAD.size)
-    event_us, created_us = _HEAD.unpack_from(member)
-    return Event(event_us - _SIGN, created_us - _SIGN, member[_HEAD.size : end], member[end + 1 :])
+def _kept(member: bytes) -> Kept:
+    event_us, created_us = _unpack(member)
+    event_id, _, payload = member[_HEAD.size :].partition(_END)
+    return event_us - _SIGN, created_us - _SIGN, event_id, payload
 
 
 def _escaped(name: bytes) -> bytes:

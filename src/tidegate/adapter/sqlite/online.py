@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tidegate.feature.online import Event, OnlineStoreUnavailable
+from tidegate.feature.online import Event, Kept, OnlineStoreUnavailable
 
 _BUSY_S = 10.0
 
@@ -76,11 +76,10 @@ class SqliteOnlineStore:
             found = [execute(_LATEST, (view, key, at_us, at_us)).fetchone() for key in keys]
         return [None if row is None else Event(*row) for row in found]
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Event]]:
+    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
         execute = self._connection.execute
         with self._reported():
-            found = [execute(_WITHIN, (view, key, since_us, at_us, at_us)).fetchall() for key in keys]
-        return [list(map(Event._make, rows)) for rows in found]
+            return [execute(_WITHIN, (view, key, since_us, at_us, at_us)).fetchall() for key in keys]
 
     def forget(self, view: str, *, before_us: int) -> int:
         with self._reported():
