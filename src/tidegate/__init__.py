@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Service as Service,
         Trained as Trained,
     )
+    from tidegate.training.trial import Trial as Trial
 
 _HOMES = {
     "Input": "contract.declare",
@@ -49,6 +50,7 @@ _HOMES = {
     "Rule": "service.declare",
     "Service": "service.declare",
     "Trained": "service.declare",
+    "Trial": "training.trial",
     "register": "bootstrap.publish",
 }
 

@@ -138,3 +138,11 @@ def test_other_data_are_told_by_their_digest(painted, tmp_path):
     assert "--data" in gone.err
     assert code == 3
     assert {"data", "metrics", "predictions"} <= differing
+
+
+def test_without_a_trial_that_is_said_and_nothing_passes_for_evidence(painted):
+    said = painted("train", "paint", "--data", "rows.csv")
+    (decision,) = json.loads(painted("decisions", "--kind", "run", "--json").out)
+
+    assert "No baselines: the trainer returned no tg.Trial." in said.out
+    assert decision["decision"]["evidence"][1]["verdict"] == "undecided"

@@ -122,3 +122,21 @@ def test_the_source_has_the_digest_that_the_lineage_gives_it(tmp_path):
 
     assert [file.path for file in source.files] == ["more/model.py", "service.py"]
     assert source.digest == source_digest(tmp_path)
+
+
+def test_a_trial_is_set_beside_baselines_with_the_fallback_s_keys(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = pl.DataFrame({"x": rng.integers(0, 5, 400).astype(float), "y": rng.normal(size=400)})
+    trial = tg.Trial(train=rows[:300], test=rows[300:], target="y", predicted=rows[300:]["y"].to_numpy())
+    service = tg.Service("toy", input=Row, output=Answer, fallback=tg.Lookup(by=["x"], table="means"))
+    service.trainer(lambda data, params: tg.Trained(model=None, sample=None, trial=trial))
+
+    run = train(service, tmp_path, principal=Principal("ana"), clock=SystemClock()).run
+
+    assert [(each.name, each.by) for each in run.comparison.baselines] == [
+        ("constant", ()),
+        ("lookup", ("x",)),
+        ("linear", ()),
+    ]
+    assert run.comparison.beats_all
+    assert Run.from_json(run.to_json()) == run

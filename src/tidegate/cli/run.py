@@ -12,6 +12,7 @@ from tidegate.cli.screen import moment, print_json, print_table, short
 
 if TYPE_CHECKING:
     from tidegate.operation.run import ListedRun
+    from tidegate.training.baseline import Comparison
 
 
 @click.group(short_help="List and show what trainings were given and gave.")
@@ -85,7 +86,35 @@ def show(run: str, home: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(listed)
         return
-    print_table(("what", "value"), _lines(listed), title=f"Run {listed.digest}")
+    click.echo(f"Run {listed.digest}")
+    print_table(("what", "value"), _lines(listed))
+    show_comparison(listed.run.comparison)
+
+
+def show_comparison(found: Comparison | None) -> None:
+    """Print by how much a candidate beats its baselines."""
+    if found is None:
+        click.echo("No baselines: the trainer returned no tg.Trial.")
+        return
+    units = "rows" if found.n_groups is None else f"{found.n_groups} groups"
+    click.echo(
+        f"On {found.n_test:,} rows that nobody was fitted on, {found.measure} {found.loss:.5f}; "
+        f"fitted on {found.n_train:,} rows. Intervals: 95%, paired bootstrap over {units}."
+    )
+    print_table(
+        ("baseline", f"#{found.measure}", "#the model is better by", "#from", "#to", "beaten"),
+        [
+            (
+                f"{each.name} by {', '.join(each.by)}" if each.by else each.name,
+                f"{each.loss:.5f}",
+                "-" if each.gain.value is None else f"{each.gain.value:.5f}",
+                "-" if each.gain.low is None else f"{each.gain.low:.5f}",
+                "-" if each.gain.high is None else f"{each.gain.high:.5f}",
+                "yes" if each.beaten else "NO",
+            )
+            for each in found.baselines
+        ],
+    )
 
 
 def _lines(listed: ListedRun) -> list[tuple[str, object]]:

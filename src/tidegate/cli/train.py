@@ -61,6 +61,8 @@ def train(
     """
     from tidegate.bootstrap.folder import load_service
     from tidegate.bootstrap.publish import publish_service
+    from tidegate.cli.run import show_comparison
+    from tidegate.operation.run import find_run
 
     local = open_local(home, beside=folder)
     declared = load_service(folder, service)
@@ -90,6 +92,7 @@ def train(
         f"data {short(version.lineage.data_digest or '-')}."
     )
     if published.run is not None:
+        show_comparison(find_run(local.unit, local.artifacts, published.run).run.comparison)
         click.echo(f"Run {short(published.run)}: `tidegate runs show {short(published.run)}`.")
 
 

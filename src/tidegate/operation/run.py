@@ -64,7 +64,7 @@ def record_run(
         outcome="trained",
         principal=principal,
         at_us=at_us,
-        evidence=[Evidence(rule=_RULE, verdict=Verdict.SAFE, observed={"run": digest})],
+        evidence=[Evidence(rule=_RULE, verdict=Verdict.SAFE, observed={"run": digest}), _baselines(run)],
     )
     record_decision(unit, decision, key=key, clock=clock)
     return digest
@@ -108,6 +108,23 @@ def find_run(unit: UnitOfWork, artifacts: ArtifactStore, name: str) -> ListedRun
         )
     ((digest, version),) = found.items()
     return ListedRun(digest, version, _read(artifacts, digest))
+
+
+def _baselines(run: Run) -> Evidence:
+    """Say whether the model is better than every simple one; the figures are in the run."""
+    if run.comparison is None:
+        reason = "the trainer returned no trial: nothing was compared"
+        return Evidence(rule="baselines", verdict=Verdict.UNDECIDED, reason=reason)
+    baselines = run.comparison.baselines
+    worse = [each.name for each in baselines if each.gain.high is not None and each.gain.high < 0]
+    unbeaten = [each.name for each in baselines if not each.beaten]
+    if worse:
+        verdict, reason = Verdict.REGRESSED, f"worse than {', '.join(worse)}"
+    elif unbeaten:
+        verdict, reason = Verdict.UNDECIDED, f"not shown to be better than {', '.join(unbeaten)}"
+    else:
+        verdict, reason = Verdict.SAFE, f"better than {', '.join(each.name for each in baselines)}"
+    return Evidence(rule="baselines", verdict=verdict, reason=reason)
 
 
 def _named(unit: UnitOfWork, service: str | None) -> Iterator[tuple[Digest, int | None]]:

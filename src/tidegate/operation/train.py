@@ -11,7 +11,8 @@ from tidegate.core.digest import Digest, digest_file
 from tidegate.core.principal import Principal
 from tidegate.data.source import read_table
 from tidegate.registry.lineage import git_revision
-from tidegate.service.declare import Service, Trained
+from tidegate.service.declare import Lookup, Service, Trained
+from tidegate.training.baseline import Comparison, compare_with_baselines
 from tidegate.training.environment import read_machine, read_packages
 from tidegate.training.run import DataUse, Run, plain_metrics, plain_parameters, seeded
 from tidegate.training.source import read_source
@@ -87,15 +88,27 @@ def train(
         fit_s=fit_s,
         total_s=clock.monotonic_s() - began_s,
         metrics=plain_metrics(trained.metrics),
+        comparison=_compare(service, trained),
         who=principal.name,
         started_at_us=started_at_us,
     )
     return Training(trained, run, began_s)
 
 
+def lookup_keys(service: Service) -> tuple[str, ...]:
+    """Return the keys of the first lookup among a service's fallbacks; none without one."""
+    return next((tuple(fallback.by) for fallback in service.fallback if isinstance(fallback, Lookup)), ())
+
+
 def data_digest(run: Run) -> Digest | None:
     """Return the digest for the lineage: of the rows if the trainer says it, else of the file."""
     return run.data.digest if run.data.trained_on is None else Digest(run.data.trained_on)
+
+
+def _compare(service: Service, trained: Trained) -> Comparison | None:
+    if trained.trial is None:
+        return None
+    return compare_with_baselines(trained.trial, service.contract.input, by=lookup_keys(service))
 
 
 def _count(rows: Any, trained: Trained) -> int | None:

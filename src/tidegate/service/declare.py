@@ -14,6 +14,7 @@ from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
 from tidegate.journal.record import JournalMode
+from tidegate.training.trial import Trial
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -112,6 +113,7 @@ class Trained:
         tables: Data frames that fallbacks name.
         data_digest: Digest of the data it was trained on.
         notes: One line for the changelog.
+        trial: The model on rows that it was not fitted on: baselines are fitted and compared on them.
     """
 
     model: Any
@@ -121,6 +123,7 @@ class Trained:
     tables: Mapping[str, Any] = field(default_factory=dict)
     data_digest: str | None = None
     notes: str = ""
+    trial: Trial | None = None
 
 
 Trainer = Callable[[Any, Mapping[str, Any]], Trained]

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
+from tidegate.training.baseline import Comparison
 from tidegate.training.environment import Machine, PackageLock
 from tidegate.training.source import Source
 
@@ -53,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         fit_s: Duration of the trainer, seconds.
         total_s: Duration from reading the data to the registered version, seconds.
         metrics: What the trainer measured; None stands for undefined (NaN).
+        comparison: The model beside simple ones, on the rows of the trial; None without a trial.
         artifacts: `manifest`, `model` and `sample`: digests in the artifact store.
         who: Who ran it.
         started_at_us: When, microseconds UTC.
@@ -71,6 +73,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fit_s: float
     total_s: float
     metrics: dict[str, float | None] = {}
+    comparison: Comparison | None = None
     artifacts: dict[str, Digest] = {}
     who: str
     started_at_us: int
