@@ -1,0 +1,204 @@
+"""Leaks: features that know the answer, which at the time of asking nobody did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidegate.core.error import InvalidSetting
+from tidegate.data.split import Split, shared_keys
+
+AUC_LIMIT = 0.85
+"""A single feature that orders the answers so well is the answer in another form, until someone explains it.
+
+Measured: what is known of a flight before it leaves reaches 0.72 for a late arrival, its departure delay
+0.89; what is known of a hotel booking reaches 0.70 for a cancellation, its final status 1.0."""
+
+MAX_BINS = 256
+"""Quantile bins of a number with more values: fine enough for an AUC to 0.01, coarse enough to hold rows."""
+
+MAX_CLASSES = 20
+
+_PRIOR_ROWS = 1.0
+
+Flags = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class LeakKind(StrEnum):
+    """How an answer got into a feature."""
+
+    ANSWER = "answer"  # the feature alone predicts the label too well
+    AFTER_EVENT = "after-event"  # a time in it lies after the moment of asking
+    SHARED_KEY = "shared-key"  # keys of the test were seen in training
+
+
+class Leak(msgspec.Struct, frozen=True):
+    """One suspicion, with its figure.
+
+    Attributes:
+        kind: How.
+        column: Which; several are joined by `, `.
+        figure: AUC in [0.5, 1], or the share of rows or keys concerned.
+        message: The same in words.
+    """
+
+    kind: LeakKind
+    column: str
+    figure: float
+    message: str
+
+
+def find_leaks(
+    table: pl.DataFrame,
+    label: str,
+    *,
+    features: Sequence[str] | None = None,
+    asked_at: str | None = None,
+    split: Split | None = None,
+    keys: Sequence[str] = (),
+    auc_limit: float = AUC_LIMIT,
+) -> list[Leak]:
+    """Look for features that know the answer.
+
+    Args:
+        table: The rows, label included. Rows without a label are left out.
+        label: A class of at most `MAX_CLASSES` values, or a number (then: is it above its median?).
+        features: What a model would be given; every column but the label if None.
+        asked_at: The time at which each row's prediction would be asked for; features that are times
+            must not lie after it.
+        split: Training and test rows, for `keys`.
+        keys: Columns that name whom a row is about; no key may stand on both sides of the split.
+        auc_limit: Above it a feature is suspect.
+
+    Returns:
+        The worst of each kind first.
+
+    Raises:
+        InvalidSetting: A column is missing, or the label has a single value.
+    """
+    named = [name for name in table.columns if name != label] if features is None else list(features)
+    for name in (label, *named, *keys, *([asked_at] if asked_at is not None else [])):
+        if name not in table.columns:
+            raise InvalidSetting(
+                f"There is no column {name!r}.", hint=f"Columns: {', '.join(table.columns)}."
+            )
+    found = list(_answers(table.filter(pl.col(label).is_not_null()), label, named, auc_limit))
+    if asked_at is not None:
+        found += _after(table, asked_at, named)
+    if split is not None and keys:
+        found += _shared(table, split, keys)
+    order = list(LeakKind)
+    return sorted(found, key=lambda leak: (order.index(leak.kind), -leak.figure))
+
+
+def _answers(table: pl.DataFrame, label: str, features: Sequence[str], limit: float) -> Iterator[Leak]:
+    targets = list(_targets(table[label]))
+    if not targets:
+        raise InvalidSetting(f"The label {label!r} has a single value: nothing can be told from it.")
+    for name in features:
+        codes = _codes(table[name])
+        if codes is None or name == label:
+            continue
+        best = max(_crossed_auc(codes, target) for target in targets)
+        if best > limit:
+            message = f"{name!r} alone orders {label!r} with AUC {best:.3f}, above {limit:g}."
+            yield Leak(LeakKind.ANSWER, name, best, message)
+
+
+def _targets(label: pl.Series) -> Iterator[Flags]:
+    """Give the label as questions of yes and no."""
+    distinct = label.unique(maintain_order=True)
+    if len(distinct) < 2:
+        return
+    if len(distinct) > MAX_CLASSES:
+        if not label.dtype.is_numeric():
+            raise InvalidSetting(f"The label {label.name!r} has {len(distinct)} values and is no number.")
+        yield (label > label.median()).to_numpy()
+        return
+    for value in distinct if len(distinct) > 2 else distinct[:1]:
+        yield (label == value).to_numpy()
+
+
+def _codes(feature: pl.Series) -> Codes | None:
+    """Return each row's value as a small number, missing being one; None where values are lists."""
+    if feature.dtype.is_nested() or feature.dtype == pl.Object:
+        return None
+    if feature.dtype.is_temporal():
+        feature = feature.to_physical()
+    if feature.dtype.is_float():
+        feature = feature.fill_nan(None)
+    if feature.dtype.is_numeric() and feature.n_unique() > MAX_BINS:
+        values = feature.cast(pl.Float64).to_numpy()
+        present = ~np.isnan(values)
+        edges = np.unique(np.quantile(values[present], np.linspace(0, 1, MAX_BINS)[1:-1]))
+        return np.where(present, np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
+    return feature.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+
+
+def _crossed_auc(codes: Codes, target: Flags) -> float:
+    """Return how well the label rate of a value, learnt on one half, orders the other; mean of both ways.
+
+    Learnt and judged on the same rows, a column of names would know everything.
+    """
+    half = np.random.default_rng(0).random(len(codes)) < 0.5
+    n_codes = int(codes.max()) + 1 if len(codes) else 1
+    found = []
+    for learn in (half, ~half):
+        judge = ~learn
+        if not target[judge].any() or target[judge].all() or not learn.any():
+            continue
+        base = float(target[learn].mean())
+        rows = np.bincount(codes[learn], minlength=n_codes)
+        hits = np.bincount(codes[learn], weights=target[learn], minlength=n_codes)
+        rates = (hits + _PRIOR_ROWS * base) / (rows + _PRIOR_ROWS)
+        n_rows = np.bincount(codes[judge], minlength=n_codes)
+        yes = np.bincount(codes[judge], weights=target[judge], minlength=n_codes)
+        found.append(area_under_curve(rates, yes, n_rows - yes))
+    return float(np.mean(found)) if found else 0.5
+
+
+def area_under_curve(scores: Floats, yes: npt.NDArray[Any], no: npt.NDArray[Any]) -> float:
+    """Return the probability that a yes scores above a no, ties counting half.
+
+    Args:
+        scores: Shape (n_groups,).
+        yes: Rows of each group whose answer is yes; at least one in all.
+        no: Rows whose answer is no; at least one in all.
+    """
+    _, place = np.unique(scores, return_inverse=True)
+    n_yes, n_no = np.bincount(place, weights=yes), np.bincount(place, weights=no)
+    below = np.cumsum(n_no) - n_no
+    return float((n_yes * (below + n_no / 2)).sum() / (n_yes.sum() * n_no.sum()))
+
+
+def _after(table: pl.DataFrame, asked_at: str, features: Sequence[str]) -> Iterator[Leak]:
+    asked = table[asked_at].dtype
+    if not isinstance(asked, pl.Datetime | pl.Date):
+        raise InvalidSetting(f"Column {asked_at!r} is {asked}, not a time.")
+    moment = pl.col(asked_at).dt.epoch("us")
+    for name in features:
+        dtype = table[name].dtype
+        if name == asked_at or not isinstance(dtype, pl.Datetime | pl.Date):
+            continue
+        both = table.select((pl.col(name).dt.epoch("us") > moment).drop_nulls().alias("after"))["after"]
+        n_after = int(both.sum())
+        if n_after:
+            share = n_after / len(both)
+            message = f"{name!r} lies after {asked_at!r} in {n_after} of {len(both)} rows."
+            yield Leak(LeakKind.AFTER_EVENT, name, share, message)
+
+
+def _shared(table: pl.DataFrame, split: Split, keys: Sequence[str]) -> Iterator[Leak]:
+    n_shared = len(shared_keys(table, split, keys))
+    if n_shared:
+        n_test = table.select(keys)[split.test].n_unique()
+        message = f"{n_shared} of {n_test} keys of the test stand in the training rows too."
+        yield Leak(LeakKind.SHARED_KEY, ", ".join(keys), n_shared / n_test, message)

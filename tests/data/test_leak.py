@@ -1,0 +1,132 @@
+"""Features that know the answer are found; honest ones are not."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tidegate.core.error import InvalidSetting
+from tidegate.data.leak import LeakKind, area_under_curve, find_leaks
+from tidegate.data.split import group_split, temporal_split
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def table():
+    draw = np.random.default_rng(3)
+    n_rows = 4000
+    y = draw.random(n_rows) < 0.3
+    return pl.DataFrame(
+        {
+            "y": y,
+            "honest": y + draw.normal(0, 2, n_rows),
+            "noise": draw.normal(0, 1, n_rows),
+            "id": [f"row {number}" for number in range(n_rows)],
+            "echo": y * 3.0 + draw.normal(0, 0.5, n_rows),
+            "both_ends": np.where(y, draw.choice([-9.0, 9.0], n_rows), 0) + draw.normal(0, 1, n_rows),
+            "status": np.where(y, "done", np.where(draw.random(n_rows) < 0.5, "open", "new")),
+            "only_if": [1.0 if yes else None for yes in y],
+            "empty": pl.Series([None] * n_rows, dtype=pl.Float64),
+        }
+    )
+
+
+def test_answers_in_any_form_are_found_and_nothing_else(table):
+    found = find_leaks(table, "y")
+
+    assert {leak.column for leak in found} == {"echo", "both_ends", "status", "only_if"}
+    assert {leak.kind for leak in found} == {LeakKind.ANSWER}
+    assert found[0].figure == 1.0
+    assert [leak.figure for leak in found] == sorted((leak.figure for leak in found), reverse=True)
+
+
+def test_only_what_a_model_would_be_given_is_looked_at(table):
+    assert find_leaks(table, "y", features=["honest", "noise"]) == []
+
+
+def test_answers_of_several_classes_and_of_numbers_are_found(table):
+    draw = np.random.default_rng(4)
+    classes = table.with_columns(y=pl.Series(draw.choice(["a", "b", "c"], len(table))))
+    classes = classes.with_columns(copy=pl.col("y").replace({"a": "1", "b": "2", "c": "2"}))
+    numbers = table.select("noise", y=pl.col("noise") * 2 + 1)
+
+    assert [leak.column for leak in find_leaks(classes, "y")] == ["copy"]
+    assert [leak.column for leak in find_leaks(numbers, "y")] == ["noise"]
+
+
+def test_a_time_after_the_asking_is_found():
+    table = pl.DataFrame(
+        {
+            "y": [True, False, True, False],
+            "asked": [date(2024, 1, day) for day in (1, 2, 3, 4)],
+            "before": [date(2024, 1, 1)] * 4,
+            "closed": [date(2024, 1, 2), None, date(2024, 1, 3), date(2024, 1, 9)],
+        }
+    )
+
+    found = find_leaks(table, "y", features=["before", "closed"], asked_at="asked", auc_limit=1.0)
+
+    assert [(leak.kind, leak.column, leak.figure) for leak in found] == [
+        (LeakKind.AFTER_EVENT, "closed", pytest.approx(2 / 3))
+    ]
+
+
+def test_keys_on_both_sides_are_found():
+    table = pl.DataFrame({"y": [True, False] * 10, "who": [1, 2, 3, 4] * 5, "at": range(20)})
+    given = {"keys": ["who"], "features": []}
+
+    by_time = find_leaks(table, "y", split=temporal_split(table, "at"), **given)
+    by_group = find_leaks(table, "y", split=group_split(table, ["who"], test_share=0.5), **given)
+
+    assert [(leak.kind, leak.column, leak.figure) for leak in by_time] == [(LeakKind.SHARED_KEY, "who", 1.0)]
+    assert by_group == []
+
+
+def test_the_area_is_the_share_of_pairs_in_order():
+    draw = np.random.default_rng(5)
+    scores, target = draw.integers(0, 5, 60).astype(float), draw.random(60) < 0.4
+
+    pairs = [(a > b) + (a == b) / 2 for a in scores[target] for b in scores[~target]]
+
+    assert area_under_curve(scores, target, ~target) == pytest.approx(np.mean(pairs))
+
+
+def test_a_label_that_says_nothing_is_refused(table):
+    with pytest.raises(InvalidSetting, match="single value"):
+        find_leaks(table.with_columns(y=pl.lit(1)), "y")
+    with pytest.raises(InvalidSetting, match="no column 'z'"):
+        find_leaks(table, "z")
+
+
+def test_the_departure_delay_of_a_flight_is_caught():
+    flight_data = pytest.importorskip("flight_data")
+    flights = flight_data.read_flights().filter(pl.int_range(pl.len()) % 7 == 0)
+    table = flights.with_columns(late=pl.col("arr_delay") >= flight_data.LATE_MINUTES)
+    features = [name for name in table.columns if name not in ("late", "arr_delay")]
+
+    found = find_leaks(table, "late", features=features)
+
+    assert [leak.column for leak in found] == ["dep_delay"]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the public data are not here")
+def test_the_reservation_status_of_a_hotel_booking_is_caught():
+    bookings = pl.read_parquet(SHARED / "hotel_bookings.parquet")
+    month = pl.col("arrival_date_month").replace_strict(
+        {date(2000, number, 1).strftime("%B"): number for number in range(1, 13)}, return_dtype=pl.Int8
+    )
+    arrival = pl.date(pl.col("arrival_date_year"), month, pl.col("arrival_date_day_of_month"))
+    table = bookings.with_columns(booked=arrival - pl.duration(days=pl.col("lead_time")))
+
+    found = find_leaks(table, "is_canceled", asked_at="booked")
+
+    assert [(leak.kind, leak.column) for leak in found] == [
+        (LeakKind.ANSWER, "reservation_status"),
+        (LeakKind.AFTER_EVENT, "reservation_status_date"),
+    ]
+    assert found[0].figure == 1.0
