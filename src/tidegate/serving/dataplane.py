@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from math import ceil
-from typing import Any
 
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
@@ -19,10 +17,11 @@ from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, e
 from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import Call, DeadlineExceeded, Group, OutputViolation, SafeMode
+from tidegate.serving.call import Call, DeadlineExceeded, Group, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
-from tidegate.serving.inline import predict_checked
-from tidegate.serving.metric import Counter, Histogram, MetricPage
+from tidegate.serving.guard import fall_back, inspect
+from tidegate.serving.meter import Meter
+from tidegate.serving.metric import MetricPage
 
 _log = logging.getLogger("tidegate.serving")
 
@@ -62,7 +61,7 @@ class DataPlane:
         self._unfinished: set[Call] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._encoders: dict[Arm, TurnEncoder] = {}
-        self._meters: dict[Arm, _Meter] = {}
+        self._meters: dict[Arm, Meter] = {}
         self._refused: dict[tuple[str, str], int] = {}
         self._lost = False
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
@@ -205,57 +204,14 @@ class DataPlane:
 
     def _check(self, group: Group) -> None:
         """Hold the outputs against the contract; calls that got a bad row fall back."""
-        assert group.outputs is not None
-        version = group.arm.version
-        violations = version.output_check.violations(group.outputs)
-        if not violations:
-            self._finished.append(group)
-            return
-        # The list of violations may be cut short, so each call is looked at by itself. A part keeps
-        # its calls' rows, so the good ones are put together last.
-        good: list[Call] = []
-        bad: list[Call] = []
-        for call in group.calls:
-            rows = group.outputs.rows(call.start, call.start + call.n_rows)
-            (bad if version.output_check.violations(rows) else good).append(call)
-        parts = [group.part([call]) for call in bad]
-        if good:
-            self._finished.append(group.part(good))
-        for part in parts:
-            part.flags |= Flag.INVALID
-            assert part.outputs is not None
-            reasons = " ".join(
-                violation.message for violation in version.output_check.violations(part.outputs)[:3]
-            )
-            error = OutputViolation(
-                f"Version {version.number} of service {version.service!r} answered against its contract. "
-                + reasons,
-                hint="The model is at fault, not the request.",
-                service=version.service,
-                version=version.number,
-            )
+        good, bad = inspect(group)
+        if good is not None:
+            self._finished.append(good)
+        for part, error in bad:
             self._fall_back(part, error)
 
     def _fall_back(self, part: Group, error: TidegateError) -> None:
-        """Let the declared fallbacks answer a call that the model could not; else keep the error."""
-        version = part.arm.version
-        part.outputs = None
-        for name, predictor in version.fallbacks:
-            try:
-                outputs = predict_checked(predictor, part.inputs)
-            except PredictorError:
-                continue  # the next in the chain is there for this
-            if version.output_check.violations(outputs):
-                continue
-            part.outputs = outputs
-            part.answered_by = name
-            part.flags |= Flag.FALLBACK
-            break
-        else:
-            part.flags |= Flag.FAILED
-        part.error = error
-        for call in part.calls:
-            call.error = None if part.outputs is not None else error
+        fall_back(part, error)
         self._finished.append(part)
 
     # --- deadlines of calls that wait for a slow model ---
@@ -343,7 +299,7 @@ class DataPlane:
     def _answer(self, group: Group) -> None:
         meter = self._meters.get(group.arm)
         if meter is None:
-            meter = self._meters[group.arm] = _Meter(self._metrics, group.arm)
+            meter = self._meters[group.arm] = Meter(self._metrics, group.arm)
         meter.count(group, self.clock.monotonic_s())
         for call in group.calls:
             if not call.abandoned:
@@ -419,68 +375,3 @@ class DataPlane:
         for arm in arms:
             self._encoders.pop(arm, None)
             self._meters.pop(arm, None)
-
-
-class _Meter:
-    """The counters of one arm."""
-
-    __slots__ = (
-        "_batch_rows",
-        "_batches",
-        "_begun",
-        "_failed",
-        "_failed_us",
-        "_fallback",
-        "_latency",
-        "_ok",
-        "_predict_us",
-        "_rows",
-    )
-
-    def __init__(self, page: MetricPage, arm: Arm) -> None:
-        labels = {"service": arm.service, "version": str(arm.version.number), "arm": arm.name}
-
-        def counter(name: str, **more: str) -> Counter:
-            return page.counter(name, {**labels, **more})
-
-        self._ok = counter("tidegate_requests_total", result="ok")
-        self._failed = counter("tidegate_requests_total", result="error")
-        self._fallback = counter("tidegate_requests_total", result="fallback")
-        self._rows = counter("tidegate_rows_total")
-        self._batches = counter("tidegate_model_calls_total")
-        self._batch_rows = counter("tidegate_model_call_rows_total")
-        self._predict_us = counter("tidegate_model_call_microseconds_total")
-        self._failed_us = counter("tidegate_failed_microseconds_total")
-        self._begun = 0.0
-        self._latency: Histogram = page.histogram("tidegate_request_duration_us", labels)
-
-    def count(self, group: Group, now_s: float) -> None:
-        calls = group.calls
-        if group.error is None:
-            self._ok.add(len(calls))
-        elif group.outputs is not None:
-            self._fallback.add(len(calls))
-        else:
-            self._failed.add(len(calls))
-            self._failed_us.add(sum(int((now_s - call.started_s) * 1e6) for call in calls))
-        self._rows.add(group.n_rows)
-        if group.error is None:
-            self._count_model_call(group)
-        self._latency.observe_all([int((now_s - call.started_s) * 1e6) for call in calls])
-
-    def _count_model_call(self, group: Group) -> None:
-        """Count the part of a model call that a group was, or the several calls that it took."""
-        share = group.n_rows / group.batch_rows if group.batch_rows else 1.0
-        if share >= 1.0:
-            self._batches.add(ceil(share))
-            self._predict_us.add(int(group.predict_us))
-        else:
-            self._begun += share
-            if self._begun > 0.999:  # thirds and sevenths do not add up to one
-                self._begun -= 1.0
-                self._batches.add(1)
-            self._predict_us.add(int(group.predict_us * share))
-        self._batch_rows.add(group.n_rows)
-
-
-Reply = Callable[[Call], Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 from tidegate.contract.openapi import openapi_document
 from tidegate.serving.dataplane import DataPlane
-from tidegate.serving.http.connection import Handler
+from tidegate.serving.http.exchange import Handler
 from tidegate.serving.http.native import DocumentHandler, OutcomeHandler, PredictHandler
 from tidegate.serving.http.repository import resources as protocol_resources
 

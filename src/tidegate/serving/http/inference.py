@@ -15,8 +15,8 @@ from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion
 from tidegate.serving.http.coding import MIN_COMPRESSED_BYTES, compress
-from tidegate.serving.http.connection import Exchange, HttpError, internal_error
 from tidegate.serving.http.error import protocol_error, retry_after
+from tidegate.serving.http.exchange import Exchange, HttpError, internal_error
 from tidegate.serving.http.native import MAX_CALLER_ID, MAX_TIMEOUT_MS, identify, timeout_s
 from tidegate.serving.http.signature import RequestedOutput, Signature
 from tidegate.serving.http.tensor import InputTensor, OutputTensor, TensorError

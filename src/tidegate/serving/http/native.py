@@ -18,8 +18,8 @@ from tidegate.journal.record import Outcome
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
-from tidegate.serving.http.connection import Exchange, HttpError
 from tidegate.serving.http.error import native_error, retry_after
+from tidegate.serving.http.exchange import Exchange, HttpError
 
 TIMEOUT_HEADER = b"tidegate-timeout-ms"
 REQUEST_ID_HEADER = b"x-request-id"

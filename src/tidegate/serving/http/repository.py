@@ -13,7 +13,7 @@ from tidegate.contract.violation import MalformedBody
 from tidegate.core.error import TidegateError
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint, LoadedVersion
-from tidegate.serving.http.connection import Exchange, Handler
+from tidegate.serving.http.exchange import Exchange, Handler
 from tidegate.serving.http.inference import InferHandler, ProtocolFace
 from tidegate.serving.http.signature import Signature
 from tidegate.serving.http.statistic import Version, model_statistics

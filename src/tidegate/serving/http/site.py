@@ -11,8 +11,9 @@ from time import monotonic, time
 from urllib.parse import unquote_to_bytes
 
 from tidegate.core.error import NotFound, TidegateError
-from tidegate.serving.http.connection import Connection, Exchange, Handler, Head, NotAllowed
+from tidegate.serving.http.connection import Connection
 from tidegate.serving.http.error import native_error, protocol_error
+from tidegate.serving.http.exchange import Exchange, Handler, Head, NotAllowed
 
 _log = logging.getLogger("tidegate.serving.http")
 

@@ -1,0 +1,69 @@
+"""What stands between a model and its callers: the output contract, and who answers instead."""
+
+from __future__ import annotations
+
+from tidegate.core.error import TidegateError
+from tidegate.journal.record import Flag
+from tidegate.predictor.protocol import PredictorError
+from tidegate.serving.call import Call, Group, OutputViolation
+from tidegate.serving.inline import predict_checked
+
+
+def inspect(group: Group) -> tuple[Group | None, list[tuple[Group, OutputViolation]]]:
+    """Hold a group's outputs against the contract.
+
+    Returns:
+        The calls whose rows all fulfil it (None if there are none), and each of the others by
+        itself with what is wrong.
+    """
+    assert group.outputs is not None
+    check = group.arm.version.output_check
+    if not check.violations(group.outputs):
+        return group, []
+    # The list of violations may be cut short, so each call is looked at by itself. A part keeps its
+    # calls' rows, so the good ones are put together last.
+    good: list[Call] = []
+    bad: list[Call] = []
+    for call in group.calls:
+        rows = group.outputs.rows(call.start, call.start + call.n_rows)
+        (bad if check.violations(rows) else good).append(call)
+    parts = [(part, _violation(part)) for part in (group.part([call]) for call in bad)]
+    return group.part(good) if good else None, parts
+
+
+def _violation(part: Group) -> OutputViolation:
+    version = part.arm.version
+    assert part.outputs is not None
+    part.flags |= Flag.INVALID
+    reasons = " ".join(violation.message for violation in version.output_check.violations(part.outputs)[:3])
+    return OutputViolation(
+        f"Version {version.number} of service {version.service!r} answered against its contract. {reasons}",
+        hint="The model is at fault, not the request.",
+        service=version.service,
+        version=version.number,
+    )
+
+
+def fall_back(part: Group, error: TidegateError) -> None:
+    """Let the declared fallbacks answer, in order, what the model could not; else keep the error.
+
+    The answer is marked with who gave it; the error stays with the record either way.
+    """
+    version = part.arm.version
+    part.outputs = None
+    for name, predictor in version.fallbacks:
+        try:
+            outputs = predict_checked(predictor, part.inputs)
+        except PredictorError:
+            continue  # the next in the chain is there for this
+        if version.output_check.violations(outputs):
+            continue
+        part.outputs = outputs
+        part.answered_by = name
+        part.flags |= Flag.FALLBACK
+        break
+    else:
+        part.flags |= Flag.FAILED
+    part.error = error
+    for call in part.calls:
+        call.error = None if part.outputs is not None else error
