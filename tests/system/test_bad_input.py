@@ -434,7 +434,7 @@ def test_what_the_document_allows_is_taken_and_answered_as_it_says(document, pat
     send()
 
 
-@pytest.mark.parametrize("path", [PREDICT, OUTCOMES, INFER])
+@pytest.mark.parametrize("path", [PREDICT, OUTCOMES, pytest.param(INFER, marks=pytest.mark.slow)])
 def test_what_the_document_forbids_is_answered_as_it_says(document, path):
     mode = schemathesis.GenerationMode.NEGATIVE
 
@@ -447,6 +447,7 @@ def test_what_the_document_forbids_is_answered_as_it_says(document, path):
     send()
 
 
+@pytest.mark.slow
 def test_infer_requests_of_the_document_are_answered_as_it_says(document):
     """Shapes and data have to agree, which the document cannot say: many are refused."""
 

@@ -189,7 +189,14 @@ def test_a_damaged_artifact_is_refused_and_served_once_it_is_restored(server):
     assert answering(server) == number
 
 
-@pytest.mark.parametrize("operation", ["write", "link", "sync_folder"])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "link",
+        pytest.param("write", marks=pytest.mark.slow),
+        pytest.param("sync_folder", marks=pytest.mark.slow),
+    ],
+)
 def test_a_switch_stopped_in_its_commit_cannot_undo_a_rollback(server, operation):
     start = answering(server)
     other = 3 if start != 3 else 2
