@@ -19,6 +19,7 @@ NAMES = {
     "start": "from the command to the first right answer",
     "overload": "goodput at 1, 3 and 10 times the capacity",
     "ingest": "journal segments to tallies and Parquet",
+    "feature": "the point-in-time join of a year of flights, reads from both online stores",
 }
 
 
