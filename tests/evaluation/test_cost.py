@@ -54,7 +54,7 @@ def test_calibrated_predictions_are_worth_what_theory_says():
 def test_predictions_without_any_information_add_nothing():
     rng = np.random.default_rng(1)
     adds = []
-    for _ in range(30):
+    for _ in range(15):
         happened = rng.uniform(size=200) < 0.12
         adds.append(value(happened, rng.uniform(size=200), MATRIX, rng=rng).over_trivial.value)
 

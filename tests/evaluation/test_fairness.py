@@ -91,12 +91,12 @@ def test_compas_differences_equal_fairlearn():
 def test_intervals_of_all_figures_cover_together_as_often_as_stated():
     rng = np.random.default_rng(0)
     missed = 0
-    for _ in range(60):  # three groups without any difference: every interval has to reach 0
+    for _ in range(40):  # three groups without any difference: every interval has to reach 0
         outcomes, decided = rng.uniform(size=(2, 600)) < 0.4
         found = fairness(outcomes, decided, rng.integers(0, 3, 600), attribute="kind")
         missed += any(each.difference.low > 0 for each in found.differences)
 
-    assert missed <= 7
+    assert missed <= 6
 
 
 def test_real_difference_is_told_from_chance():

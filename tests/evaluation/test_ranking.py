@@ -21,7 +21,7 @@ def by_name(estimates):
 
 
 @given(results, st.integers(1, 7))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_one_query_equals_scikit_learn_and_the_mean_over_tied_orders(given_results, cut):
     grades, scores = (np.array(column, dtype=float) for column in zip(*given_results, strict=True))
     assume(grades.any())
