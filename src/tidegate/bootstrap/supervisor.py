@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import IO
 
@@ -51,6 +52,8 @@ _HANG_S = 30.0
 """A single call of a model that takes longer than any caller waits: its runner is replaced."""
 _LOOK_S = 1.0
 _STOP_S = 20.0
+_ORPHANS_S = 20.0
+"""How long the workers of a server that was killed may take to end: what they took is answered first."""
 _RUNNER_STOP_S = 1.0  # it has nothing left to do; the supervisor has
 
 
@@ -218,14 +221,28 @@ class Supervisor:
                 home=str(self._home.root),
             ) from None
         self._lock = lock
+        was_killed = record.exists()
         for host, port, option in (
             (self._settings.host, self._settings.port, "--port"),
             (self._settings.control_host, self._settings.control_port, "--control-port"),
         ):
-            _check_port(host, port, option)
+            self._check_port(host, port, option, within_s=_ORPHANS_S if was_killed else 0.0)
         StatusBoard(self._home.workers(self._settings.cell)).sweep()
         forget_failures(self._home)
         record.write_bytes(msgspec.json.encode(ServerRecord(os.getpid(), self._settings)))
+
+    def _check_port(self, host: str, port: int, option: str, *, within_s: float) -> None:
+        """Pass if we can have a port, now or within a while."""
+        give_up_s = self._clock.monotonic_s() + within_s
+        while (error := _refusal(host, port)) is not None:
+            if self._clock.monotonic_s() >= give_up_s:
+                raise ServerRunning(
+                    f"The address {host}:{port} cannot be used: {error.strerror}.",
+                    hint=f"Choose another with {option}.",
+                    host=host,
+                    port=port,
+                ) from None
+            time.sleep(_TICK_S)
 
     def _tend(self) -> None:
         self._follower.poll()
@@ -358,18 +375,14 @@ class Supervisor:
             self._lock = None
 
 
-def _check_port(host: str, port: int, option: str) -> None:
+def _refusal(host: str, port: int) -> OSError | None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ServerRunning(
-                f"The address {host}:{port} cannot be used: {error.strerror}.",
-                hint=f"Choose another with {option}.",
-                host=host,
-                port=port,
-            ) from None
+            return error
+    return None
 
 
 def read_record(home: Home) -> ServerRecord | None:
