@@ -146,3 +146,23 @@ def test_without_a_trial_that_is_said_and_nothing_passes_for_evidence(painted):
 
     assert "No baselines: the trainer returned no tg.Trial." in said.out
     assert decision["decision"]["evidence"][1]["verdict"] == "undecided"
+
+
+def test_feasibility_needs_a_trial_and_says_what_it_shows(painted, tmp_path):
+    source = tmp_path / "paint" / "service.py"
+
+    refused = painted("feasibility", "paint", "--data", "rows.csv")
+    source.write_text(
+        SERVICE.replace(
+            "parameters=params)",
+            'trial=tg.Trial(train=data[:120], test=data[120:], target="late",'
+            ' predicted=1 / (1 + np.exp(-data[120:].select("x", "z").to_numpy() @ model.coef_[0]))))',
+        )
+    )
+    said = painted("feasibility", "paint", "--data", "rows.csv", "--label-cost", "0.5")
+
+    assert refused.code == 1
+    assert "returned no trial" in refused.err
+    assert said.code == 0, said.err
+    assert "There is a pattern: p = 0.025 by 39 shuffles." in said.out
+    assert "Twice as many rows cost 120 labels: 60.00." in said.out

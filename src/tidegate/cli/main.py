@@ -17,6 +17,7 @@ COMMANDS = {
     "train": Lazy("train", "train", "Train a service's model and register it as a new version."),
     "runs": Lazy("run", "runs", "List and show what trainings were given and gave."),
     "reproduce": Lazy("reproduce", "reproduce", "Train again from what a run recorded, and compare."),
+    "feasibility": Lazy("feasibility", "feasibility", "Ask whether the data hold a pattern worth a model."),
     "register": Lazy("register", "register", "Register a model file as a new version."),
     "predict": Lazy("predict", "predict", "Ask a running server for predictions."),
     "versions": Lazy("version", "versions", "List the registered versions."),

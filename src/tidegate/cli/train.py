@@ -73,7 +73,7 @@ def train(
         declared,
         folder,
         data=data,
-        params=_params(params),
+        params=parse_params(params),
         changelog=changelog,
         key=key,
         seed=seed,
@@ -96,7 +96,7 @@ def train(
         click.echo(f"Run {short(published.run)}: `tidegate runs show {short(published.run)}`.")
 
 
-def _params(given: tuple[str, ...]) -> dict[str, Any]:
+def parse_params(given: tuple[str, ...]) -> dict[str, Any]:
     """Return parameters by name; values are JSON where they can be read as such, else text."""
     import msgspec
 
