@@ -7,6 +7,7 @@ from hypothesis import given, settings
 import tidegate as tg
 from tests.feature import oracle
 from tidegate.core.error import InvalidSetting
+from tidegate.feature.aggregate import rate
 from tidegate.feature.offline import join
 from tidegate.feature.transform import InvalidFeatureData, RowsMixed
 from tidegate.feature.view import FeatureView
@@ -169,6 +170,40 @@ def test_transform_that_looks_at_other_rows_is_refused(expression):
 def test_table_that_cannot_be_the_source_is_refused_by_name(table, message):
     with pytest.raises(InvalidFeatureData, match=message):
         join(pl.DataFrame({"origin": ["JFK"], "at": [at(11)]}), "at", views=[(weather(), table)])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"at": [at(11)]}, "no column 'origin'"),
+        ({"origin": [1], "at": [at(11)]}, "'origin' .* must be string"),
+        ({"origin": ["JFK"]}, "its time in a column 'at'"),
+        ({"origin": ["JFK"], "at": [None]}, "its time in a column 'at'"),
+        ({"origin": ["JFK"], "at": ["noon"]}, "must hold times"),
+    ],
+)
+def test_rows_that_cannot_be_asked_about_are_refused_by_name(rows, message):
+    with pytest.raises(InvalidFeatureData, match=message):
+        join(pl.DataFrame(rows), "at", views=[(weather(), OBSERVED)])
+
+
+def test_transform_that_cannot_be_computed_is_refused_by_name():
+    view = weather(transform={"wind": pl.col("absent")})
+
+    with pytest.raises(InvalidFeatureData, match="'weather' cannot be computed"):
+        join(pl.DataFrame({"origin": ["JFK"], "at": [at(11)]}), "at", views=[(view, OBSERVED)])
+
+
+def test_rate_of_what_is_no_truth_value_is_refused():
+    view = weather(
+        ttl=None,
+        features=None,
+        event_id="observed_at",
+        aggregates={"windy": rate("wind", timedelta(hours=1))},
+    )
+
+    with pytest.raises(InvalidFeatureData, match=r"'windy' .* must be a truth value"):
+        join(pl.DataFrame({"origin": ["JFK"], "at": [at(11)]}), "at", views=[(view, OBSERVED)])
 
 
 def test_exact_repetitions_of_a_row_are_one():

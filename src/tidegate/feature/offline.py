@@ -78,10 +78,7 @@ def _features(view: FeatureView, rows: pl.DataFrame, at: str, events: pl.DataFra
     keys = events.select(entity).unique(maintain_order=True).with_row_index(_KEY)
     events = events.join(keys, on=entity, how="left", maintain_order="left").drop(entity)
     asked = (
-        rows.select(
-            micros(rows, at, where="rows").alias(_AT),
-            *(pl.col(field.name).cast(dtype_of(field)) for field in view.entity_fields),
-        )
+        _keyed(view, rows, at)
         .with_row_index(_ROW)
         .join(keys, on=entity, how="left")
         .select(_ROW, _KEY, _AT)
@@ -89,6 +86,27 @@ def _features(view: FeatureView, rows: pl.DataFrame, at: str, events: pl.DataFra
     )
     found = _latest(asked, events)
     return _aggregated(view, asked, events, found) if view.aggregates else _valued(view, found)
+
+
+def _keyed(view: FeatureView, rows: pl.DataFrame, at: str) -> pl.DataFrame:
+    """Return the time and the key of each row, of the types that the view declares."""
+    for field in view.entity_fields:
+        # A number would become a text, and then never be found.
+        if field.type.is_text and rows.schema[field.name].is_numeric():
+            raise InvalidFeatureData(
+                f"Column {field.name!r} of the rows, by which view {view.name!r} is keyed, must be "
+                f"{field.type.value}. Got {rows.schema[field.name]}.",
+                view=view.name,
+                field=field.name,
+            )
+    keys = (pl.col(field.name).cast(dtype_of(field)) for field in view.entity_fields)
+    try:
+        return rows.select(micros(rows, at, where="rows").alias(_AT), *keys)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidFeatureData(
+            f"The rows do not fit the key of view {view.name!r}: {reason}", view=view.name
+        ) from error
 
 
 def _latest(asked: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:

@@ -6,8 +6,8 @@ import polars as pl
 
 from tidegate.contract.field import DataType, Field
 from tidegate.core.error import InvalidSetting, TidegateError
-from tidegate.feature.aggregate import MAX_STEPS
-from tidegate.feature.view import FeatureView, has_stand_in
+from tidegate.feature.aggregate import MAX_STEPS, Kind
+from tidegate.feature.view import FeatureView
 
 EVENT, CREATED, EVENT_ID = "__event_us", "__created_us", "__id"
 """Columns of a prepared table beside the entity's and the values': microseconds, and text."""
@@ -157,18 +157,32 @@ def _values(view: FeatureView, source: pl.DataFrame) -> pl.DataFrame:
 
 
 def _transformed(view: FeatureView, source: pl.DataFrame) -> pl.DataFrame:
-    made = source.with_columns(**view.transform) if view.transform else source
+    try:
+        made = source.with_columns(**view.transform) if view.transform else source
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidFeatureData(
+            f"The transform of view {view.name!r} cannot be computed: {reason}", view=view.name
+        ) from error
     if made.height != source.height:
         raise RowsMixed(f"The transform of view {view.name!r} changes the number of rows.", view=view.name)
     if view.aggregates:
+        _check_rates(view, made)
         return made.select(_steps(view, made, *item) for item in view.plan.stored)
     features = _cast(view, made, view.feature_fields)
     # NaN and null are one kind of gap, so that the declared default stands in for both.
-    features = features.with_columns(pl.selectors.float().fill_nan(None))
-    for field in view.feature_fields:
-        if not has_stand_in(field) and features[field.name].null_count():
-            raise InvalidFeatureData(f"Feature {field.name!r} of view {view.name!r} is null.", view=view.name)
-    return features
+    return features.with_columns(pl.selectors.float().fill_nan(None))
+
+
+def _check_rates(view: FeatureView, frame: pl.DataFrame) -> None:
+    for name, aggregate in view.aggregates.items():
+        if aggregate.kind is Kind.RATE and frame.schema[aggregate.column] != pl.Boolean:
+            raise InvalidFeatureData(
+                f"Rate {name!r} of view {view.name!r} is over {aggregate.column!r}, which must be a truth "
+                f"value. Got {frame.schema[aggregate.column]}.",
+                view=view.name,
+                field=name,
+            )
 
 
 def _steps(view: FeatureView, frame: pl.DataFrame, column: str, steps_per_unit: int) -> pl.Series:

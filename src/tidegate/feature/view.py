@@ -96,7 +96,8 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
         transform: Feature or intermediate column -> polars expression over the row's columns. Only
             expressions that take each row by itself: one that looks at other rows is refused.
         aggregates: Feature -> trailing aggregate over source or transformed columns. With these,
-            every feature of the view is an aggregate.
+            every feature of the view is an aggregate, and a key without an event in the longest
+            window is missing, never stale.
         features: The schema of what comes out. Aggregates may leave it out.
         created_time: Column of the time at which a row became known; without one, a row is known
             at its event time.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.adapter.online.store import KINDS, new_store
 from tidegate.adapter.redis.online import RedisOnlineStore
 from tidegate.adapter.sqlite.online import SqliteOnlineStore
+from tidegate.core.error import InvalidSetting
 from tidegate.feature.online import Event, OnlineStoreUnavailable
 
 fresh_store_each_example = settings(
@@ -158,3 +159,8 @@ def test_store_that_cannot_be_reached_is_reported(kind, tmp_path):
 
     with pytest.raises(OnlineStoreUnavailable):
         SqliteOnlineStore(absent) if kind == "sqlite" else RedisOnlineStore(f"unix://{absent}")
+
+
+def test_address_of_no_server_is_refused():
+    with pytest.raises(InvalidSetting, match="address"):
+        RedisOnlineStore("somewhere")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tidegate.core.error import MissingExtra
+from tidegate.core.error import InvalidSetting, MissingExtra
 from tidegate.feature.online import Event, Kept, OnlineStoreUnavailable
 
 _HEAD = struct.Struct(">QQ")  # event and created time; big-endian sorts as it counts
@@ -29,6 +29,7 @@ class RedisOnlineStore:
         timeout_s: How long a call may take, seconds.
 
     Raises:
+        InvalidSetting: The URL is none of these.
         MissingExtra: The package redis is not installed.
         OnlineStoreUnavailable: The server does not answer.
     """
@@ -40,9 +41,12 @@ class RedisOnlineStore:
             raise MissingExtra("A Redis-compatible store", extra="redis", package="redis") from error
         self._error = redis.RedisError
         self._prefix = prefix
-        self._client: Any = redis.Redis.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
+        try:
+            self._client: Any = redis.Redis.from_url(
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+            )
+        except ValueError as error:
+            raise InvalidSetting(f"This is no address of a Redis-compatible server: {error}.") from error
         try:
             with self._reported():
                 self._client.ping()
