@@ -166,3 +166,17 @@ def test_feasibility_needs_a_trial_and_says_what_it_shows(painted, tmp_path):
     assert said.code == 0, said.err
     assert "There is a pattern: p = 0.025 by 39 shuffles." in said.out
     assert "Twice as many rows cost 120 labels: 60.00." in said.out
+
+
+def test_sensitive_rows_are_not_kept_and_what_is_not_compared_is_not_called_the_same(painted, tmp_path):
+    source = tmp_path / "paint" / "service.py"
+    source.write_text(SERVICE.replace("z: float", "z: float = tg.field(sensitive=True)"))
+    done = trained(painted)
+
+    code, _, aspects = reproduced(painted)
+
+    shown = json.loads(painted("runs", "show", done["run"], "--json").out)
+    assert "sample" not in shown["run"]["artifacts"]
+    assert code == 0
+    assert aspects["predictions"]["same"] is None
+    assert aspects["model"]["same"] is True

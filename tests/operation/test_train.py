@@ -12,7 +12,10 @@ import pytest
 import tidegate as tg
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import digest_bytes
+from tidegate.core.error import InvalidSetting
 from tidegate.core.principal import Principal
+from tidegate.operation.reproduce import reproduce
+from tidegate.operation.run import ListedRun
 from tidegate.operation.train import train
 from tidegate.registry.lineage import source_digest
 from tidegate.training.run import Run
@@ -140,3 +143,34 @@ def test_a_trial_is_set_beside_baselines_with_the_fallback_s_keys(tmp_path):
     ]
     assert run.comparison.beats_all
     assert Run.from_json(run.to_json()) == run
+
+
+def test_a_metric_that_is_no_number_is_named(tmp_path):
+    curve = tg.Trained(model=None, sample=None, metrics={"auc": 0.7, "curve": [1, 2]})
+
+    with pytest.raises(InvalidSetting, match="'curve' is no number"):
+        trained(lambda data, params: curve, tmp_path)
+
+
+def test_an_undefined_number_of_rows_is_not_known(tmp_path):
+    uncounted = tg.Trained(model=None, sample=None, metrics={"n_rows": float("nan")})
+
+    assert trained(lambda data, params: uncounted, tmp_path).run.data.n_rows is None
+
+
+def test_rows_from_memory_cannot_be_found_again(tmp_path):
+    service = declared(nothing)
+    run = train(
+        service, tmp_path, principal=Principal("ana"), clock=SystemClock(), data=pl.DataFrame({"x": [1.0]})
+    ).run
+
+    with pytest.raises(InvalidSetting, match="in memory"):
+        reproduce(
+            ListedRun(run.digest, 1, run),
+            service,
+            tmp_path,
+            artifacts=None,
+            examine=None,
+            principal=Principal("ana"),
+            clock=SystemClock(),
+        )

@@ -124,3 +124,11 @@ def test_a_target_with_gaps_is_refused():
 
     with pytest.raises(InvalidSetting, match="gaps"):
         compare_with_baselines(tg.Trial(**{**vars(good), "test": test}), SCHEMA)
+
+
+def test_classes_by_name_are_refused_in_words():
+    good = trial()
+    named = good.test.with_columns(late=pl.lit("yes"))
+
+    with pytest.raises(InvalidSetting, match="neither 0 and 1 nor a number"):
+        compare_with_baselines(tg.Trial(**{**vars(good), "test": named}), SCHEMA)

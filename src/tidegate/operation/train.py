@@ -112,7 +112,7 @@ def _compare(service: Service, trained: Trained) -> Comparison | None:
 
 
 def _count(rows: Any, trained: Trained) -> int | None:
-    told = trained.metrics.get("n_rows")  # the trainer knows how many of the rows it used
+    told = plain_metrics(trained.metrics).get("n_rows")  # the trainer knows how many of the rows it used
     if told is not None:
         return int(told)
     return len(rows) if hasattr(rows, "__len__") else None

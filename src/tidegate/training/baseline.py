@@ -107,13 +107,20 @@ def read_trial(trial: Trial) -> TrialColumns:
     """Return a trial's columns.
 
     Raises:
-        InvalidSetting: The target or group is missing, the target has gaps, or there are no rows.
+        InvalidSetting: The target or group is missing, the target has gaps or is no number, or there are
+            no rows.
     """
     train, test = columns_of(trial.train), columns_of(trial.test)
     for name, columns, part in ((trial.target, train, "train"), (trial.target, test, "test")):
         if name not in columns:
             raise InvalidSetting(f"The trial's target {name!r} is no column of its {part} rows.", field=name)
-    targets = [as_floats(columns[trial.target]) for columns in (train, test)]
+    try:
+        targets = [as_floats(columns[trial.target]) for columns in (train, test)]
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(
+            f"The trial's target {trial.target!r} is neither 0 and 1 nor a number: {error}.",
+            hint="Leave the trial out for other outcomes, such as names of classes.",
+        ) from error
     if not all(np.isfinite(target).all() for target in targets):
         raise InvalidSetting(
             f"The trial's target {trial.target!r} has gaps.",

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
+from tidegate.core.error import InvalidSetting
 from tidegate.training.baseline import Comparison
 from tidegate.training.environment import Machine, PackageLock
 from tidegate.training.source import Source
@@ -113,10 +114,20 @@ def plain_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return metrics as plain numbers, with None for those that are not finite."""
+    """Return metrics as plain numbers, with None for those that are not finite.
+
+    Raises:
+        InvalidSetting: One is no number; names it.
+    """
     found: dict[str, float | None] = {}
     for name, value in metrics.items():
-        number = float("nan") if value is None else float(value)
+        try:
+            number = float("nan") if value is None else float(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(
+                f"The metric {name!r} is no number; it is {type(value).__name__}.",
+                hint="Return one figure a name.",
+            ) from error
         found[str(name)] = number if math.isfinite(number) else None
     return found
 
