@@ -44,7 +44,7 @@ OBSERVED = pl.DataFrame(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(oracle.events, oracle.asked)
 def test_join_takes_the_latest_known_value_and_never_a_later_one(events, asked):
     joined = join(oracle.questions(asked), "at", views=[(oracle.value_view(), oracle.table(events))])
@@ -54,7 +54,7 @@ def test_join_takes_the_latest_known_value_and_never_a_later_one(events, asked):
         assert oracle.same(row[3:], oracle.latest(events, question))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(oracle.events, oracle.asked)
 def test_trailing_aggregates_count_what_was_known_in_the_window(events, asked):
     joined = join(oracle.questions(asked), "at", views=[(oracle.aggregate_view(), oracle.table(events))])
@@ -63,7 +63,7 @@ def test_trailing_aggregates_count_what_was_known_in_the_window(events, asked):
         assert oracle.same(row[3:], oracle.trailing(events, question))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(oracle.events, oracle.asked)
 def test_what_happens_or_becomes_known_later_changes_nothing(events, asked):
     views = [oracle.value_view(), oracle.aggregate_view()]

@@ -42,7 +42,7 @@ def answers(found):
     return list(zip(*columns, states, ages, strict=True))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=oracle.events, asked=oracle.asked)
 def test_reading_equals_the_oracle_whenever_it_is_asked(kind, request, tmp_path, events, asked):
     views = [(oracle.value_view(), oracle.latest), (oracle.aggregate_view(), oracle.trailing)]
@@ -56,7 +56,7 @@ def test_reading_equals_the_oracle_whenever_it_is_asked(kind, request, tmp_path,
                 assert oracle.same(found[0], expect(events, question))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=oracle.events, asked=oracle.asked)
 def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events, asked):
     view = oracle.aggregate_view()

@@ -14,7 +14,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.feature.online import Event, OnlineStoreUnavailable
 
 fresh_store_each_example = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 _times = st.integers(-3, 12)
