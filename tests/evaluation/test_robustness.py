@@ -120,6 +120,17 @@ def test_dip_between_quantiles_is_seen_from_the_rows_own_value():
     assert found.violations.value == pytest.approx(1 / 101)
 
 
+def test_fall_from_a_peak_is_measured_from_the_peak():
+    given = {"x": np.linspace(0, 1, 101)}
+
+    found = check_rule(
+        lambda rows: -np.square(rows["x"] - 0.5), given, Monotone("x", "rising"), rng=np.random.default_rng(0)
+    )
+
+    assert found.violations.value == 1
+    assert found.largest == pytest.approx(0.25)
+
+
 def test_tolerance_forgives_small_changes():
     found = check_rule(price, columns(), Invariant("carrier", tolerance=10.5), rng=np.random.default_rng(1))
 
