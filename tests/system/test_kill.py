@@ -168,3 +168,22 @@ def test_a_worker_killed_with_a_request_under_way_fails_it_at_once_and_leaves_a_
     assert ends == [End.ENDED, End.COMPLETE]
     told = [*(row["prediction_id"] for row in answered["rows"]), last["prediction_id"]]
     assert list(prediction_ids(server.home.journal, "sum")) == told
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_replaced(server):
+    add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
+    server.start()
+    stuck, other = server.workers()
+    clients = server.client_of_each_worker()
+    psutil.Process(stuck.pid).suspend()
+    clients[stuck.pid].send(_ONE)
+
+    assert psutil.Process(stuck.pid).wait(timeout=60) is None  # not our child: it is only known to be gone
+
+    with clients[stuck.pid] as client, pytest.raises(ConnectionError):
+        client.receive()
+    with clients[other.pid] as client:
+        assert client.post(PATH, {"a": 1, "b": 2}).status == 200
+    server.wait_ready()
+    assert other.pid in {worker.pid for worker in server.workers()}

@@ -255,15 +255,22 @@ def pids(server: Server) -> set[int]:
 @pytest.mark.slow
 def test_a_model_that_never_answers_is_ended_and_its_process_returns(server):
     """It holds the interpreter's lock as well, so that nothing in its own process can end it."""
-    (before,) = (each for each in server.child("tidegate.bootstrap.runner") if is_of(server, each, "unruly"))
+    (before,) = runners(server, "unruly")
 
     late = ask(server, "unruly", -10.0, headers="tidegate-timeout-ms: 200\r\n")
 
     assert (late.status, late.code) == (504, "deadline_exceeded")
     assert before.wait(timeout=60) is None  # not our child: it is only known to be gone
-    wait_until(lambda: is_well(server, "unruly"), what="a new runner")
+    (after,) = wait_until(lambda: runners(server, "unruly"), what="a new runner")
+    _, alive = psutil.wait_procs([after], timeout=5)
+    assert alive  # what the one before has left behind is not held against it
+    wait_until(lambda: is_well(server, "unruly"), what="the new runner")
 
 
-def is_of(server: Server, runner: psutil.Process, service: str) -> bool:
+def runners(server: Server, service: str) -> list[psutil.Process]:
     route = server.local().routes.read().services[service]
-    return any(digest in runner.cmdline()[-1] for digest in route.manifests.values())
+    return [
+        each
+        for each in server.child("tidegate.bootstrap.runner")
+        if any(digest in each.cmdline()[-1] for digest in route.manifests.values())
+    ]

@@ -22,6 +22,12 @@ RETIRE_S = 40.0
 """How long a version stays loaded after no route names it: longer than a request whose headers came
 before may take to send its body, and any answer that is still owed."""
 
+BUSY_SINCE = "tidegate_runner_busy_since_ms"
+"""Gauge of a runner: when the present call of the model began, monotonic milliseconds; 0 between calls."""
+
+SEEN_AT = "tidegate_worker_seen_ms"
+"""Gauge of a worker: when its loop last came round, monotonic milliseconds."""
+
 
 class ServerSettings(msgspec.Struct, frozen=True):
     """What one running server is, the same for all of its processes.
@@ -134,6 +140,16 @@ def end_with_supervisor(server: ServerSettings) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if server.is_orphaned:
         os._exit(1)
+
+
+def runner_page(server: ServerSettings, manifest: str) -> Path:
+    """Return the metric page of a version's runner."""
+    return server.place.metrics / f"runner-{manifest.removeprefix('sha256:')[:20]}.page"
+
+
+def worker_page(server: ServerSettings, slot: int) -> Path:
+    """Return the metric page of a worker."""
+    return server.place.metrics / f"worker-{slot}.page"
 
 
 def socket_path(sockets: str, manifest: str) -> str:

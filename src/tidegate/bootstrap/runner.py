@@ -12,7 +12,14 @@ import numpy as np
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
-from tidegate.bootstrap.process import RunnerSettings, end_with_supervisor, socket_path, told
+from tidegate.bootstrap.process import (
+    BUSY_SINCE,
+    RunnerSettings,
+    end_with_supervisor,
+    runner_page,
+    socket_path,
+    told,
+)
 from tidegate.bootstrap.stage import read_stage
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
@@ -22,9 +29,6 @@ from tidegate.service.manifest import Manifest
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.metric import MetricPage
 from tidegate.serving.runner import Runner
-
-BUSY_SINCE = "tidegate_runner_busy_since_ms"
-"""Gauge: when the present call of the model began, monotonic milliseconds; 0 between calls."""
 
 
 def main() -> None:
@@ -42,7 +46,7 @@ def main() -> None:
     predictor = build(manifest.predictor, context, BUILDERS)
     predictor.warm_up()
     clock = SystemClock()
-    page = MetricPage(home.metrics / f"runner-{settings.manifest.removeprefix('sha256:')[:20]}.page")
+    page = MetricPage(runner_page(settings.server, settings.manifest))
     busy = page.counter(
         BUSY_SINCE, {"service": manifest.service, "version": str(settings.version)}, gauge=True
     )

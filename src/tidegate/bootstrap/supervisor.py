@@ -18,18 +18,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from tidegate.bootstrap.process import (
+    BUSY_SINCE,
     RETIRE_S,
+    SEEN_AT,
     RunnerSettings,
     ServerSettings,
     TrialSettings,
     WorkerSettings,
     command,
+    runner_page,
     told,
+    worker_page,
 )
 from tidegate.bootstrap.stage import Stage, forget_failures, read_stage, stage_path, write_stage
 from tidegate.core.clock import Clock, SystemClock
@@ -50,6 +55,9 @@ _STEADY_S = 10.0
 _TRIAL_LIMIT_S = 600.0
 _HANG_S = 30.0
 """A single call of a model that takes longer than any caller waits: its runner is replaced."""
+_STUCK_S = 20.0
+"""A worker whose loop did not come round for so long answers nobody: it is replaced. Longer than a disk
+stalls that recovers."""
 _LOOK_S = 1.0
 _STOP_S = 20.0
 _ORPHANS_S = 20.0
@@ -85,7 +93,7 @@ class Child:
         self._make_command = make_command
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
-        self._started_s = 0.0
+        self.started_s = 0.0  # monotonic
         self._start_at_s = 0.0
         self._backoff_s = _FIRST_BACKOFF_S
         self.n_started = 0
@@ -101,7 +109,7 @@ class Child:
             code = self._process.poll()
             if code is None:
                 return
-            lived_s = now_s - self._started_s
+            lived_s = now_s - self.started_s
             self._backoff_s = (
                 _FIRST_BACKOFF_S if lived_s > _STEADY_S else min(2 * self._backoff_s, _MAX_BACKOFF_S)
             )
@@ -110,7 +118,7 @@ class Child:
             self._start_at_s = now_s + self._backoff_s
         if now_s >= self._start_at_s:
             self._process = subprocess.Popen(self._make_command(self.n_started), stdin=subprocess.DEVNULL)
-            self._started_s = now_s
+            self.started_s = now_s
             self.n_started += 1
 
     def signal(self, signum: int) -> None:
@@ -163,6 +171,7 @@ class Supervisor:
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
         self._runners: dict[str, Child] = {}
         self._look_at_s = 0.0
+        self._suspects: set[str] = set()
         self._unnamed_since_s: dict[str, float] = {}
         self._stages: dict[str, Stage] = {}
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
@@ -298,9 +307,8 @@ class Supervisor:
         look = self._clock.monotonic_s() >= self._look_at_s
         if look:
             self._look_at_s = self._clock.monotonic_s() + _LOOK_S
-        for digest, runner in self._runners.items():
-            if look:
-                self._check_hang(digest, runner)
+            self._check_hangs()
+        for runner in self._runners.values():
             runner.tend()
 
     def _runner(self, digest: str, service: str, number: int) -> Child:
@@ -343,18 +351,30 @@ class Supervisor:
             if stage is not None:
                 self._stages[digest] = stage
 
-    def _check_hang(self, digest: str, runner: Child) -> None:
-        path = self._home.metrics / f"runner-{digest.removeprefix('sha256:')[:20]}.page"
+    def _check_hangs(self) -> None:
+        for digest, runner in self._runners.items():
+            self._check_hang(runner, runner_page(self._settings, digest), BUSY_SINCE, _HANG_S)
+        for slot, worker in enumerate(self._workers):
+            self._check_hang(worker, worker_page(self._settings, slot), SEEN_AT, _STUCK_S)
+
+    def _check_hang(self, child: Child, page: Path, gauge: str, limit_s: float) -> None:
+        """Kill a process that at two looks had not moved for longer than it may.
+
+        Two, because after a stop of the whole server (Ctrl-Z) nobody has moved at the first.
+        """
         try:
-            since_ms = next(
-                (s.value for s in read_page(path) if s.name == "tidegate_runner_busy_since_ms"), 0
-            )
+            since_s = next((sample.value for sample in read_page(page) if sample.name == gauge), 0) / 1000
         except (OSError, TidegateError):
             return
-        busy_s = self._clock.monotonic_s() - since_ms / 1000
-        if since_ms and runner.pid is not None and busy_s > _HANG_S:
-            _log.error("runner.hung name=%s busy_s=%.0f", runner.name, busy_s)
-            runner.signal(signal.SIGKILL)
+        stood_s = self._clock.monotonic_s() - since_s
+        if since_s < child.started_s or stood_s < limit_s:  # an earlier process's stamp tells nothing
+            self._suspects.discard(child.name)
+        elif child.name not in self._suspects:
+            self._suspects.add(child.name)
+        else:
+            self._suspects.discard(child.name)
+            _log.error("process.hung name=%s stood_s=%.0f", child.name, stood_s)
+            child.signal(signal.SIGKILL)
 
     def _stop(self) -> None:
         give_up_s = self._clock.monotonic_s() + _STOP_S

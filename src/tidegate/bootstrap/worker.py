@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import uvloop
 
-from tidegate.bootstrap.process import RETIRE_S, WorkerSettings, told
+from tidegate.bootstrap.process import RETIRE_S, SEEN_AT, WorkerSettings, told, worker_page
 from tidegate.bootstrap.stage import read_stage
 from tidegate.bootstrap.version import VersionLoader
 from tidegate.core.clock import SystemClock
@@ -51,11 +51,13 @@ class Worker:
         self._journal = JournalWriter(
             home.journal, cell=cell, node=socket.gethostname(), worker=settings.slot, clock=self._clock
         )
+        metrics = MetricPage(worker_page(settings.server, settings.slot))
+        self._seen_at = metrics.counter(SEEN_AT, gauge=True)
         self._plane = DataPlane(
             loop,
             self._journal,
             clock=self._clock,
-            metrics=MetricPage(home.metrics / f"worker-{settings.slot}.page"),
+            metrics=metrics,
             new_id=uuid7_factory(self._clock, random.Random(int.from_bytes(os.urandom(16), "big"))),
         )
         self._site = Site()
@@ -126,6 +128,7 @@ class Worker:
         now_s = self._loop.time()
         if now_s >= self._due_at_s:
             self._due_at_s = now_s + 1.0
+            self._seen_at.set(int(self._clock.monotonic_s() * 1000))
             self._plane.journal_refusals()
             if self._settings.server.is_orphaned:  # the supervisor is gone, and with it who would restart us
                 self._stopping.set()
