@@ -26,7 +26,7 @@ def by_name(estimates):
 
 
 @given(rows)
-@settings(max_examples=10)
+@settings(max_examples=8)
 def test_binary_figures_equal_scikit_learn(pair):
     happened, predicted = pair
     decided = predicted >= 0.5
@@ -109,7 +109,7 @@ classified = st.integers(3, 40).flatmap(
 
 
 @given(classified)
-@settings(max_examples=10)
+@settings(max_examples=8)
 def test_multiclass_figures_equal_scikit_learn(pair):
     truth, weights = pair
     probabilities = weights / weights.sum(axis=1, keepdims=True)

@@ -21,7 +21,7 @@ outcomes_and_predictions = st.integers(2, 60).flatmap(
 
 
 @given(outcomes_and_predictions)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_auc_equals_scikit_learn_with_ties(rows):
     happened, predicted = rows
     assume(0 < happened.sum() < len(happened))
@@ -30,7 +30,7 @@ def test_auc_equals_scikit_learn_with_ties(rows):
 
 
 @given(outcomes_and_predictions)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_auc_is_mirrored_when_outcomes_are_swapped(rows):
     happened, predicted = rows
     assume(0 < happened.sum() < len(happened))
@@ -39,7 +39,7 @@ def test_auc_is_mirrored_when_outcomes_are_swapped(rows):
 
 
 @given(outcomes_and_predictions)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_brier_equals_scikit_learn(rows):
     happened, predicted = rows
 
@@ -47,7 +47,7 @@ def test_brier_equals_scikit_learn(rows):
 
 
 @given(outcomes_and_predictions)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_log_loss_equals_scikit_learn_away_from_certainty(rows):
     happened, predicted = rows
     predicted = 0.01 + 0.98 * predicted
@@ -77,7 +77,7 @@ def test_calibration_does_not_depend_on_the_order_of_rows(rows, random):
 
 
 @given(outcomes_and_predictions)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_calibration_bins_hold_every_row_once(rows):
     happened, predicted = rows
 

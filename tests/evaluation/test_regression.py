@@ -35,12 +35,12 @@ def test_interval_of_the_error_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(3)
     truth = np.sqrt(2 / np.pi)  # mean |N(0, 1)|
     covered = 0
-    for _ in range(100):
+    for _ in range(60):
         error = rng.normal(size=150)
         mae = by_name(regression(np.zeros(150), error, rng=rng))["mae"]
         covered += mae.low <= truth <= mae.high
 
-    assert covered >= 88  # 95 are due; below 88 has a probability of 0.2%
+    assert covered >= 51  # 57 are due; below 51 has a probability of 0.4%
 
 
 def test_constant_outcomes_have_no_r2():
