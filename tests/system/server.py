@@ -345,7 +345,8 @@ class Server:
 class Load:
     """Threads that each ask again and again over one connection, until told to stop.
 
-    They leave the machine some time: on two cores what they watch would else take minutes.
+    Unless `pause_s` is 0 they leave the machine some time: on two cores what they watch would else take
+    minutes.
 
     Attributes:
         results: What `take` made of each answer, in the order of arrival by thread.
@@ -353,11 +354,18 @@ class Load:
     """
 
     def __init__(
-        self, port: int, data: bytes, take: Callable[[Response], Any], *, n_threads: int = 4
+        self,
+        port: int,
+        data: bytes,
+        take: Callable[[Response], Any],
+        *,
+        n_threads: int = 4,
+        pause_s: float = 0.005,
     ) -> None:
         self.results: list[Any] = []
         self.errors: list[str] = []
         self._port, self._data, self._take = port, data, take
+        self._pause_s = pause_s
         self._stopping = threading.Event()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(n_threads)]
 
@@ -379,7 +387,7 @@ class Load:
                 while not self._stopping.is_set():
                     client.send(self._data)
                     self.results.append(self._take(client.receive()))
-                    self._stopping.wait(0.005)
+                    self._stopping.wait(self._pause_s)
         except (OSError, AssertionError) as error:
             self.errors.append(f"{type(error).__name__}: {error}")
 
