@@ -95,6 +95,10 @@ def test_quarantined_rows_become_a_data_set_of_their_own(tidegate, tmp_path):
     assert said.code == 0
     assert "Snapshot orders@1: 2 rows" in said.out
     assert "Snapshot orders.quarantine@1: 2 rows" in said.out
+    decided = json.loads(tidegate("decisions", "orders", "--json").out)
+    assert decided[0]["decision"]["evidence"][1]["observed"]["findings"] == [
+        {"rule": "unique", "column": "id", "policy": "quarantine", "count": 2}
+    ]
     shown = tidegate("data", "show", "orders").out
     assert "007" in shown
     assert "ana" not in shown

@@ -191,6 +191,9 @@ TIMES = pl.DataFrame(
         (Monotone(column="at", by=("who",)), [("monotone", "at", 1)]),
         (Fresh(column="at", within_s=4 * 3600), []),
         (Fresh(column="at", within_s=2 * 3600), [("fresh", "at", 5)]),
+        (Fresh(column="gone", within_s=1), [("fresh", "gone", 5)]),
+        (Monotone(column="x", by=("who",)), []),
+        (Monotone(column="x"), []),
         (Nulls(column="x"), [("nulls", "x", 2)]),
         (Nulls(column="x", at_most=0.4), []),
         (Range(column="x", low=2, high=4), [("range", "x", 2)]),
@@ -203,6 +206,42 @@ TIMES = pl.DataFrame(
 )
 def test_a_rule_counts_its_offenders(rule, expected):
     assert found(check(TIMES, rule, references=Known(people=pl.DataFrame({"name": ["a"]})))) == expected
+
+
+def test_a_gap_does_not_excuse_what_comes_after_it():
+    data = pl.DataFrame({"x": [5.0, None, float("nan"), 3.0, 4.0]})
+
+    assert found(check(data, Monotone(column="x"))) == [("monotone", "x", 1)]
+
+
+def test_a_time_in_the_future_makes_no_table_fresh():
+    data = pl.DataFrame({"at": [NOW - timedelta(days=9), NOW + timedelta(days=365)]})
+
+    assert found(check(data, Fresh(column="at", within_s=3600))) == [("fresh", "at", 2)]
+
+
+def test_a_name_that_stands_twice_in_a_header_is_found(tmp_path):
+    (tmp_path / "t.csv").write_text("id,x,id\n1,2,3\n")
+
+    assert ("column", "id", 1) in found(check(tmp_path / "t.csv"))
+
+
+def test_nothing_of_a_broken_file_is_shown_where_fields_are_sensitive(tmp_path):
+    (tmp_path / "t.csv").write_text("id,name\n1,secret,2\n")
+
+    validated = check(tmp_path / "t.csv", schema=SCHEMA)
+
+    assert found(validated) == [("readable", "", 1)]
+    assert "secret" not in str(validated.report)
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_policy_may_be_written_as_its_word(policy):
+    assert check(TIMES, Range(column="x", high=4, policy=policy.value)).report == (
+        check(TIMES, Range(column="x", high=4, policy=policy)).report
+    )
+    with pytest.raises(InvalidSetting, match="rejct"):
+        Range(column="x", policy="rejct")
 
 
 def test_values_ten_times_too_large_are_found_and_no_others():
@@ -302,11 +341,12 @@ def test_rules_are_read_from_json():
         (Range(column="who", low=1), InvalidSetting),
         (Fresh(column="at", within_s=1, policy=Policy.QUARANTINE), InvalidSetting),
         (Stable(column="x", reference="never"), NotFound),
+        (Referential(column="who", to="people", to_column="number"), InvalidSetting),
     ],
 )
 def test_a_rule_that_does_not_fit_is_refused(rule, error):
     with pytest.raises(error):
-        check(TIMES, rule)
+        check(TIMES, rule, references=Known(people=pl.DataFrame({"number": [1]})))
 
 
 @pytest.mark.parametrize("text", [b"{}", b'[{"rule": "no such"}]', b'[{"rule": "unique"}]', b"["])

@@ -63,7 +63,7 @@ Check = RowCheck | TableCheck
 
 def absent(rule: str, column: str, policy: Policy) -> TableCheck:
     """Return the check that always finds that a column is not there."""
-    firm = Policy.REJECT if policy is Policy.QUARANTINE else policy
+    firm = Policy.REJECT if policy == Policy.QUARANTINE else policy
     return TableCheck(rule, column, firm, pl.len(), lambda _, __: f"There is no column {column!r}.")
 
 

@@ -59,4 +59,4 @@ class Report(msgspec.Struct, frozen=True):
     @property
     def accepted(self) -> bool:
         """Whether the data set may be taken, less the quarantined rows."""
-        return not any(finding.policy is Policy.REJECT for finding in self.findings)
+        return not any(finding.policy == Policy.REJECT for finding in self.findings)

@@ -53,6 +53,13 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="rule", tag=str
 
     policy: Policy = Policy.REJECT
 
+    def __post_init__(self) -> None:
+        if self.policy not in list(Policy):
+            raise InvalidSetting(
+                f"The rule {type(self).__name__.lower()!r} has the unknown policy {self.policy!r}.",
+                hint=f"Policies: {', '.join(Policy)}.",
+            )
+
     def compile(self, context: Context) -> Check:
         """Return the rule as a check of a table.
 
@@ -63,7 +70,7 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="rule", tag=str
         raise NotImplementedError
 
     def _table_policy(self) -> Policy:
-        if self.policy is Policy.QUARANTINE:
+        if self.policy == Policy.QUARANTINE:
             raise InvalidSetting(
                 f"The rule {type(self).__name__.lower()!r} judges a column: it cannot quarantine rows.",
                 hint="Use the policy reject or warn.",
@@ -103,16 +110,24 @@ class Monotone(_Rule, frozen=True, kw_only=True):
             if column not in context.columns:
                 return absent("monotone", column, self.policy)
         value = pl.col(self.column)
-        before = value.shift(1).over(self.by) if self.by else value.shift(1)
+        if context.columns[self.column].is_float():
+            value = value.fill_nan(None)
+        before = value.forward_fill().shift(1)  # a gap does not excuse what comes after it
+        if self.by:
+            before = before.over(self.by)
         bad = value <= before if self.strict else value < before
         return RowCheck("monotone", self.column, self.policy, bad, "Must not lie before the row above it.")
 
 
 class Fresh(_Rule, frozen=True, kw_only=True):
-    """The newest time of a column is at most `within_s` seconds old."""
+    """The newest time of a column is at most `within_s` seconds old, and not in the future.
+
+    Clocks differ: `ahead_s` seconds of future pass. One wrong year would otherwise make any table fresh.
+    """
 
     column: str
     within_s: float
+    ahead_s: float = 60.0
 
     def compile(self, context: Context) -> Check:
         found = context.columns.get(self.column)
@@ -126,6 +141,8 @@ class Fresh(_Rule, frozen=True, kw_only=True):
             if newest_us is None:
                 return "There is no time to judge by."
             age_s = (context.now_us - newest_us) / 1e6
+            if age_s < -self.ahead_s:
+                return f"The newest lies {-age_s:,.0f} s in the future."
             if age_s <= self.within_s:
                 return None
             return f"The newest is {age_s:,.0f} s old, at most {self.within_s:,.0f} s are allowed."
@@ -202,7 +219,14 @@ class Referential(_Rule, frozen=True, kw_only=True):
     def compile(self, context: Context) -> Check:
         if self.column not in context.columns:
             return absent("referential", self.column, self.policy)
-        known = pl.lit(context.references.values(self.to, self.to_column)).implode()
+        values = context.references.values(self.to, self.to_column)
+        found = context.columns[self.column]
+        if values.dtype != found and not (values.dtype.is_integer() and found.is_integer()):
+            raise InvalidSetting(
+                f"Column {self.column!r} is {found}, {self.to_column!r} of {self.to} is {values.dtype}.",
+                hint="Keys are compared where their types agree; a contract gives both the same.",
+            )
+        known = pl.lit(values).implode()
         value = pl.col(self.column)
         bad = value.is_not_null() & ~value.is_in(known)
         return RowCheck(

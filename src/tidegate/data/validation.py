@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from tidegate.contract.schema import Schema
-from tidegate.data.check import ROW, Check, RowCheck, contract_checks, filled_checks, typed
+from tidegate.data.check import ROW, Check, RowCheck, TableCheck, contract_checks, filled_checks, typed
 from tidegate.data.report import SAMPLE_ROWS, Finding, Policy, Report
 from tidegate.data.rule import Context, References, Rule
 from tidegate.data.source import Source, UnreadableData, readable
@@ -82,7 +82,7 @@ def validate(
             )
             report = _look(frame, checks, hidden)
     except UnreadableData as error:
-        return _refused(_unreadable(source, error))
+        return _refused(_unreadable(source, error, shown=not hidden))
     if not report.accepted:
         return Validated(report, None, None)
     return _split(source, frame, checks, list(columns), report)
@@ -104,7 +104,9 @@ def _compile(
     each row as it came.
     """
     fields = [] if schema is None else [field for field in schema.fields if field.name in columns]
-    checks: list[Check] = _encoding_checks(columns) if source.lossy else []
+    checks: list[Check] = _header_checks(source)
+    if source.lossy:
+        checks += _encoding_checks(columns)
     if schema is not None:
         checks += contract_checks(schema, columns, policy)
     checks += filled_checks(columns, frozenset(field.name for field in fields))
@@ -135,12 +137,26 @@ def _quarantining(checks: Sequence[Check]) -> dict[int, RowCheck]:
     return {
         index: check
         for index, check in enumerate(checks)
-        if isinstance(check, RowCheck) and check.policy is Policy.QUARANTINE
+        if isinstance(check, RowCheck) and check.policy == Policy.QUARANTINE
     }
 
 
 def _any(indices: Collection[int]) -> pl.Expr:
     return pl.any_horizontal([_flag(index) for index in indices]) if indices else pl.lit(value=False)
+
+
+def _header_checks(source: Source) -> list[Check]:
+    """Find names that stand twice in the header of a CSV file: polars would rename the second."""
+    if source.path is None or source.origin.kind != "csv":
+        return []
+    with source.path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        header = next(csv.reader(file), [])
+    message = "Must stand once in the header."
+    return [
+        TableCheck("column", name, Policy.REJECT, pl.len(), lambda _, __: message)
+        for name in dict.fromkeys(header)
+        if header.count(name) > 1
+    ]
 
 
 def _encoding_checks(columns: dict[str, pl.DataType]) -> list[Check]:
@@ -227,22 +243,25 @@ def _refused(finding: Finding) -> Validated:
     return Validated(Report(finding.count, 1, 0, (finding,)), None, None)
 
 
-def _unreadable(source: Source, error: UnreadableData) -> Finding:
-    """Say which lines of a file keep it from being read, where they can be found."""
+def _unreadable(source: Source, error: UnreadableData, *, shown: bool) -> Finding:
+    """Say which lines of a file keep it from being read, where they can be found.
+
+    Where fields are sensitive nothing of the file is shown: nobody knows which field a broken line is in.
+    """
     lines: list[tuple[int, dict[str, Any]]] = []
     if source.path is not None and source.origin.kind == "csv":
         lines = list(_ragged_lines(source.path))
     elif source.path is not None and source.origin.kind == "jsonl":
         lines = list(_broken_lines(source.path))
-    shown = lines[:SAMPLE_ROWS]
+    samples = lines[:SAMPLE_ROWS]
     return Finding(
         "readable",
         "",
         Policy.REJECT,
         len(lines),
-        error.message,
-        tuple(number for number, _ in shown),
-        tuple(row for _, row in shown),
+        error.message if shown else f"{source.origin.location or 'The source'} cannot be read.",
+        tuple(number for number, _ in samples),
+        tuple(row for _, row in samples) if shown else (),
     )
 
 

@@ -71,6 +71,7 @@ def take_snapshot(
     parents: tuple[Digest, ...] = (),
     note: str = "",
     hidden: Collection[str] = (),
+    report: Report | None = None,
 ) -> Outcome[NamedSnapshot]:
     """Store rows as the next snapshot of the data set `name`.
 
@@ -101,7 +102,7 @@ def take_snapshot(
             at_us=clock.wall_us(),
             note=note,
         )
-        transaction.decisions.append(_decision(taken))
+        transaction.decisions.append(_decision(taken, report))
         return Effect(taken, taken.label, {"digest": digest})
 
     intent = Intent(action=ACTION, principal=principal, key=key, request={"name": name, "digest": digest})
@@ -184,6 +185,7 @@ def take_checked(
             parents=parents,
             note=note,
             hidden=hidden,
+            report=report,
         )
         return outcome.result
 
@@ -221,7 +223,7 @@ class _StoredReferences:
         return snapshot
 
 
-def _decision(taken: NamedSnapshot) -> Decision:
+def _decision(taken: NamedSnapshot, report: Report | None) -> Decision:
     observed = {
         "number": taken.number,
         "digest": taken.digest,
@@ -235,8 +237,25 @@ def _decision(taken: NamedSnapshot) -> Decision:
         principal=taken.principal,
         at_us=taken.at_us,
         reason=taken.note,
-        evidence=[Evidence(rule="snapshot", verdict=Verdict.SAFE, observed=observed)],
+        evidence=[Evidence(rule="snapshot", verdict=Verdict.SAFE, observed=observed), *_evidence(report)],
     )
+
+
+def _evidence(report: Report | None) -> list[Evidence]:
+    """Keep what the checks found, without the rows: those are data, and may be sensitive."""
+    if report is None:
+        return []
+    findings = [
+        {"rule": one.rule, "column": one.column, "policy": one.policy, "count": one.count}
+        for one in report.findings
+    ]
+    observed = {
+        "n_rows": report.n_rows,
+        "n_checks": report.n_checks,
+        "n_quarantined": report.n_quarantined,
+        "findings": findings,
+    }
+    return [Evidence(rule="validation", verdict=Verdict.SAFE, observed=observed)]
 
 
 def _named(stored: StoredDecision) -> NamedSnapshot:
