@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tidegate.core.error import InvalidSetting, NotFound
-from tidegate.data.source import UnreadableData, read_table
+from tidegate.data.source import UnreadableData, file_source, read_table
 
 TABLE = pl.DataFrame({"code": ["1", "2b"], "x": [0.5, None]})
 
@@ -52,3 +52,26 @@ def test_an_unknown_ending_is_refused_with_those_known(tmp_path):
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(NotFound, match=r"t\.csv"):
         read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("late", "dtype"), [("7b", pl.String), ("7.5", pl.Float64), ("2024-01-01", pl.String), ("7", pl.Int64)]
+)
+@pytest.mark.parametrize("early", ["5", ""])
+def test_the_last_row_of_a_long_file_may_decide_on_a_type(tmp_path, early, late, dtype):
+    (tmp_path / "t.csv").write_text("n,code\n" + f"1,{early}\n" * 10_500 + f"2,6\n3,{late}\n")
+
+    rows = file_source(tmp_path / "t.csv").frame.collect()
+
+    assert rows.schema["code"] == dtype
+    assert rows["code"].cast(pl.String)[-1] == late
+
+
+def test_dates_of_a_file_are_dates(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "day,at\n2024-01-31,2024-01-31T10:00:00\n2024-02-01,2024-02-01T11:30:00\n"
+    )
+
+    rows = file_source(tmp_path / "t.csv").frame.collect()
+
+    assert [str(value) for value in rows.row(1)] == ["2024-02-01", "2024-02-01 11:30:00"]
