@@ -81,6 +81,18 @@ def server(shared):
     return shared
 
 
+def test_each_answer_is_journalled_under_the_version_it_named(server):
+    before = Counter(record.version for record in server.records(service="sum"))
+    with load(server) as asked:
+        switch(server, "sum", 2)
+        switch(server, "sum", 3)
+
+    after = Counter(record.version for record in server.records(service="sum"))
+    answered = Counter(version for version in asked.results for _ in SUMS)
+    assert asked.errors == []
+    assert after - before == answered
+
+
 def test_switches_under_load_fail_no_request_and_mix_no_versions(server):
     waits_s = []
     before = answering(server)
@@ -106,18 +118,6 @@ def test_switches_under_load_fail_no_request_and_mix_no_versions(server):
     )
     assert statistics.median(waits_s) <= FOLLOW_S, waits_s
     assert answering(server) == version
-
-
-def test_each_answer_is_journalled_under_the_version_it_named(server):
-    before = Counter(record.version for record in server.records(service="sum"))
-    with load(server) as asked:
-        switch(server, "sum", 2)
-        switch(server, "sum", 3)
-
-    after = Counter(record.version for record in server.records(service="sum"))
-    answered = Counter(version for version in asked.results for _ in SUMS)
-    assert asked.errors == []
-    assert after - before == answered
 
 
 def test_switch_and_rollback_by_commands_under_load(server):
