@@ -356,3 +356,16 @@ def test_features_that_the_sample_or_the_contract_lack_are_named(flights):
     short = Contract(Schema(CONTRACT.input.fields[1:3]), CONTRACT.output)
     with pytest.raises(InvalidSetting, match="features distance are not input fields"):
         prepare(fitted, frame, contract=short)
+
+
+def test_equal_graphs_are_equal_bytes_in_whatever_order_a_converter_wrote_the_opsets() -> None:
+    from onnx import helper
+
+    from tidegate.adapter.runtime.convert import _serialised
+
+    graphs = []
+    for domains in (["", "ai.onnx.ml"], ["ai.onnx.ml", ""]):
+        opsets = [helper.make_opsetid(domain, 1) for domain in domains]
+        graphs.append(helper.make_model(helper.make_graph([], "g", [], []), opset_imports=opsets))
+
+    assert _serialised(graphs[0]) == _serialised(graphs[1])

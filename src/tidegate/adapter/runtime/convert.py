@@ -152,8 +152,7 @@ def _convert_in_parts(model: Any, features: Sequence[tuple[str, Field]], *, is_m
         part.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets.items())
     merged = compose.merge_models(head, tail, [("rounded", tail.graph.input[0].name)], name=_GRAPH_NAME)
     merged.producer_name = "skl2onnx"  # a column each is then read as columns, not as vectors of one
-    data: bytes = merged.SerializeToString()
-    return data
+    return _serialised(merged)
 
 
 def _convert_last(last: Any, width: int) -> bytes:
@@ -196,8 +195,7 @@ def _convert_estimator(
             target_opset={**_OPSETS, "": opset},
             **(_double_imputer() if is_double else {}),
         )
-    data: bytes = graph.SerializeToString()
-    return data
+    return _serialised(graph)
 
 
 def _double_imputer() -> dict[str, Any]:
@@ -285,8 +283,7 @@ def _convert_lightgbm(model: Any, width: int) -> bytes:
             zipmap=False,
             target_opset=_BOOSTER_OPSET,
         )
-    data: bytes = graph.SerializeToString()
-    return data
+    return _serialised(graph)
 
 
 def _convert_xgboost(model: Any, width: int) -> bytes:
@@ -301,8 +298,7 @@ def _convert_xgboost(model: Any, width: int) -> bytes:
             initial_types=[("features", FloatTensorType([None, width]))],
             target_opset=_BOOSTER_OPSET,
         )
-    data: bytes = graph.SerializeToString()
-    return data
+    return _serialised(graph)
 
 
 def _without_names(model: Any) -> Any:
@@ -313,3 +309,13 @@ def _without_names(model: Any) -> Any:
     booster = copied.get_booster() if hasattr(copied, "get_booster") else copied
     booster.feature_names = None
     return copied
+
+
+def _serialised(graph: Any) -> bytes:
+    """Return a graph's bytes, the same for the same graph: converters write its opsets in a set's order."""
+    opsets = sorted((opset.domain, opset.version) for opset in graph.opset_import)
+    del graph.opset_import[:]
+    for domain, version in opsets:
+        graph.opset_import.add(domain=domain, version=version)
+    data: bytes = graph.SerializeToString()
+    return data
