@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 import tidegate as tg
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.publish import N_CHECK_ROWS, publish_service
+from tidegate.bootstrap.publish import N_CHECK_ROWS
 from tidegate.bootstrap.setting import Settings
+from tidegate.bootstrap.train import publish_service
 from tidegate.contract.batch import Batch
 from tidegate.core.error import InvalidSetting
 from tidegate.operation.version import list_decisions

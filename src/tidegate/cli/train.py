@@ -60,7 +60,7 @@ def train(
     `tidegate switch`.
     """
     from tidegate.bootstrap.folder import load_service
-    from tidegate.bootstrap.publish import publish_service
+    from tidegate.bootstrap.train import publish_service
     from tidegate.cli.run import show_comparison
     from tidegate.operation.run import find_run
 

@@ -1,0 +1,132 @@
+"""From a service's declaration to a registered version: trained here and now, and the run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.publish import Origin, Published, publish, registered_before
+from tidegate.contract.infer import columns_of
+from tidegate.contract.validate import Validator
+from tidegate.core.digest import Digest
+from tidegate.operation.mutation import new_key
+from tidegate.operation.run import record_run
+from tidegate.operation.train import Training, data_digest, train
+from tidegate.predictor.protocol import BuildContext, Spec, build
+from tidegate.registry.version import Version
+from tidegate.service.declare import Service
+from tidegate.service.manifest import Manifest
+from tidegate.training.sample import N_SAMPLE_ROWS, Sample, store_columns
+
+
+def publish_service(
+    local: Local,
+    service: Service,
+    folder: Path,
+    *,
+    data: Any = None,
+    params: Mapping[str, Any] | None = None,
+    changelog: str = "",
+    key: str | None = None,
+    seed: int = 0,
+) -> Published:
+    """Train a service's model, register it, and record the run.
+
+    Args:
+        local: The home.
+        service: The declaration, with its trainer.
+        folder: Where it stands: the training code of the lineage.
+        data: Passed to the trainer; of the path of a data file, its rows.
+        params: Passed to the trainer.
+        changelog: One line; the trainer's notes if empty.
+        key: Idempotency key; a fresh one if None.
+        seed: For the global generators of Python and numpy, while the trainer runs.
+
+    Raises:
+        InvalidSetting: The service has no trainer, or what it returned does not fit its contract.
+        TidegateError: As `publish`.
+    """
+    before = registered_before(local, service.name, key)
+    if before is not None:
+        return before  # a training is not repeated only to find that out
+    key = key or new_key()
+    training = train(
+        service, folder, principal=local.principal, clock=local.clock, data=data, params=params, seed=seed
+    )
+    trained = training.trained
+    published = publish(
+        local,
+        service.name,
+        trained.model,
+        sample=trained.sample,
+        contract=service.contract,
+        fallback=service.fallback,
+        tables=trained.tables,
+        objectives=service.objectives,
+        limits=service.limits,
+        journal=service.journal,
+        origin=Origin(
+            source=folder,
+            data_digest=data_digest(training.run),
+            parameters=dict(trained.parameters),
+            metrics=dict(trained.metrics),
+            changelog=changelog or trained.notes,
+        ),
+        key=key,
+    )
+    return msgspec.structs.replace(published, run=_record_run(local, training, published.version, key=key))
+
+
+def _record_run(local: Local, training: Training, version: Version, *, key: str) -> Digest:
+    """Complete a training's record with what was stored, and list it."""
+    manifest = Manifest.from_json(local.artifacts.read_bytes(version.manifest))
+    artifacts = {"manifest": version.manifest}
+    if manifest.predictor.artifact is not None:
+        artifacts["model"] = manifest.predictor.artifact
+    context = BuildContext(manifest.contract, local.artifacts.open)
+    sample = answered_sample(manifest.predictor, context, training.trained.sample)
+    if sample is not None:
+        artifacts["sample"] = local.artifacts.put_bytes(sample.to_bytes())
+    run = msgspec.structs.replace(
+        training.run, artifacts=artifacts, total_s=local.clock.monotonic_s() - training.began_s
+    )
+    return record_run(
+        local.unit,
+        local.artifacts,
+        run,
+        version=version.number,
+        principal=local.principal,
+        at_us=version.created_at_us,
+        key=f"{key}/run",
+        clock=local.clock,
+    )
+
+
+def answered_sample(spec: Spec, context: BuildContext, rows: Any) -> Sample | None:
+    """Return the first rows of a sample with a model's answers; None where they may not be stored.
+
+    Raises:
+        LoadError: The model cannot be built.
+        PredictorError: It failed.
+    """
+    schema = context.contract.input
+    if rows is None or any(field.sensitive for field in schema.fields):
+        return None
+    columns = columns_of(rows)
+    if any(field.name not in columns and not field.optional for field in schema.fields):
+        return None
+    batch = Validator(schema).coerce(
+        {name: column[:N_SAMPLE_ROWS] for name, column in columns.items() if name in schema.by_name}
+    )
+    predictor = build(spec, context, BUILDERS)
+    try:
+        outputs = predictor.predict(batch)
+    finally:
+        predictor.close()
+    names = context.contract.output.names
+    return Sample(store_columns(batch.columns), store_columns({name: outputs[name] for name in names}))
