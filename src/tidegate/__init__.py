@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     )
     from tidegate.contract.objective import Limits as Limits
     from tidegate.contract.schema import Contract as Contract
+    from tidegate.evaluation.cost import CostMatrix as CostMatrix
+    from tidegate.evaluation.declaration import Evaluation as Evaluation
+    from tidegate.evaluation.robustness import (
+        Invariant as Invariant,
+        Monotone as Monotone,
+    )
     from tidegate.service.declare import (
         Constant as Constant,
         Lookup as Lookup,
@@ -44,6 +50,10 @@ _HOMES = {
     "Contract": "contract.schema",
     "Limits": "contract.objective",
     "compare": "contract.compare",
+    "CostMatrix": "evaluation.cost",
+    "Evaluation": "evaluation.declaration",
+    "Invariant": "evaluation.robustness",
+    "Monotone": "evaluation.robustness",
     "Constant": "service.declare",
     "Lookup": "service.declare",
     "Objectives": "service.declare",

@@ -21,6 +21,7 @@ from tidegate.contract.validate import Validator
 from tidegate.core.decision import Decision, Evidence
 from tidegate.core.digest import Digest, canonical_json
 from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.declaration import Evaluation
 from tidegate.journal.record import JournalMode
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import new_key
@@ -84,6 +85,7 @@ def publish(
     objectives: Objectives | None = None,
     limits: Limits | None = None,
     journal: JournalMode = JournalMode.AVAILABLE,
+    evaluation: Evaluation | None = None,
     origin: Origin | None = None,
     key: str | None = None,
 ) -> Published:
@@ -102,6 +104,7 @@ def publish(
         objectives: Declared service levels.
         limits: Bounds on requests.
         journal: What happens when the journal cannot be written.
+        evaluation: How its answers are judged.
         origin: Where the model comes from.
         key: Idempotency key; a fresh one if None.
 
@@ -128,6 +131,7 @@ def publish(
         check_inputs=_check_inputs(local, spec, contract, sample, notes),
         tensor_names=tensor_names,
         native_input=native_input,
+        evaluation=evaluation,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(

@@ -70,6 +70,7 @@ def publish_service(
         objectives=service.objectives,
         limits=service.limits,
         journal=service.journal,
+        evaluation=service.evaluation,
         origin=Origin(
             source=folder,
             data_digest=data_digest(training.run),

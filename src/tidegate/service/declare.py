@@ -13,6 +13,7 @@ from tidegate.contract.objective import Limits
 from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
+from tidegate.evaluation.declaration import Evaluation
 from tidegate.journal.record import JournalMode
 from tidegate.training.trial import Trial
 
@@ -143,6 +144,7 @@ class Service:
         fallback: Fallback | Sequence[Fallback] = (),
         journal: str = "available",
         limits: Limits | None = None,
+        evaluation: Evaluation | None = None,
     ) -> None:
         """Declare a service.
 
@@ -155,6 +157,7 @@ class Service:
             fallback: Who answers when the model cannot, in order.
             journal: `available`, `required` or `durable`; see the journal's documentation.
             limits: Bounds on requests.
+            evaluation: How its answers are judged: costs, protected attributes, rules.
 
         Raises:
             InvalidSetting: A declaration contradicts itself; the message names it.
@@ -163,6 +166,7 @@ class Service:
         self.contract: Contract = contract_of(input, output, key=key)
         self.objectives = objectives or objective.Objectives()
         self.limits = limits or Limits()
+        self.evaluation = None if evaluation is None else evaluation.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
         )

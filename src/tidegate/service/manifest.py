@@ -10,6 +10,7 @@ from tidegate.contract.objective import Limits, Objectives
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.declaration import Evaluation
 from tidegate.journal.record import JournalMode
 from tidegate.predictor.protocol import Spec
 
@@ -66,6 +67,7 @@ class Manifest(msgspec.Struct, frozen=True):
         check_inputs: Rows with known answers; None where none were given.
         tensor_names: Contract field -> the model's own tensor name, where they differ.
         native_input: The model's own matrix, if it takes one.
+        evaluation: How its answers are judged; None where nothing is declared.
     """
 
     service: str
@@ -78,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True):
     check_inputs: CheckInputs | None = None
     tensor_names: dict[str, str] = {}
     native_input: NativeTensor | None = None
+    evaluation: Evaluation | None = None
 
     @property
     def digest(self) -> Digest:
