@@ -131,13 +131,45 @@ def test_other_data_are_told_by_their_digest(painted, tmp_path):
     rows.head(150).write_csv("fewer.csv")
     (tmp_path / "rows.csv").unlink()
 
-    gone = painted("reproduce", "paint@1")
+    kept = painted("reproduce", "paint@1")
     code, differing, _ = reproduced(painted, "--data", "fewer.csv")
 
-    assert gone.code == 1
-    assert "--data" in gone.err
+    assert kept.code == 0, kept.out  # the run's snapshot holds the rows, whatever became of the file
     assert code == 3
     assert {"data", "metrics", "predictions"} <= differing
+
+
+def test_a_run_trains_on_a_snapshot_and_names_it(painted):
+    taken = json.loads(painted("data", "snapshot", "rows", "rows.csv", "--json").out)["snapshot"]
+
+    said = painted("train", "paint", "--data", "rows@1")
+    trained(painted)
+    ours, of_file = (
+        json.loads(painted("runs", "show", f"paint@{number}", "--json").out)["run"]["data"]
+        for number in (1, 2)
+    )
+
+    assert said.code == 0, said.err
+    assert (ours["label"], ours["snapshot"]) == ("rows@1", taken["digest"])
+    assert "path" not in ours
+    assert of_file["label"] == "paint.data@1"
+    assert of_file["snapshot"] == taken["digest"]  # the same rows from the same file
+    assert painted("reproduce", "paint@1").code == 0
+    refused = painted("train", "paint", "--data", "cols")
+    assert refused.code == 1
+    assert "neither a data file nor a snapshot 'cols'" in refused.err
+
+
+def test_of_a_service_with_sensitive_fields_no_rows_are_copied(painted, tmp_path):
+    declared = tmp_path / "paint" / "service.py"
+    declared.write_text(declared.read_text().replace("z: float", "z: float = tg.field(sensitive=True)"))
+
+    trained(painted)
+    data = json.loads(painted("runs", "show", "paint@1", "--json").out)["run"]["data"]
+
+    assert "snapshot" not in data
+    assert data["path"].endswith("rows.csv")
+    assert json.loads(painted("data", "list", "--json").out) == []
 
 
 def test_without_a_trial_that_is_said_and_nothing_passes_for_evidence(painted):

@@ -10,6 +10,7 @@ from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.adapter.runtime.prepare import prepare
 from tidegate.bootstrap.folder import load_service
 from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.training_data import snapshot_rows
 from tidegate.contract.batch import Batch
 from tidegate.operation.reproduce import Answers, record_reproduction
 from tidegate.operation.reproduce import reproduce as reproduce_run
@@ -47,6 +48,7 @@ def reproduce(
         principal=local.principal,
         clock=local.clock,
         data=data,
+        load=lambda digest: snapshot_rows(local, digest),
     )
     record_reproduction(local.unit, listed, found, principal=local.principal, clock=local.clock)
     return found

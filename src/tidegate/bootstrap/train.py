@@ -11,6 +11,7 @@ import msgspec
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, Published, publish, registered_before
+from tidegate.bootstrap.training_data import training_rows
 from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
@@ -41,7 +42,7 @@ def publish_service(
         local: The home.
         service: The declaration, with its trainer.
         folder: Where it stands: the training code of the lineage.
-        data: Passed to the trainer; of the path of a data file, its rows.
+        data: Passed to the trainer; of a path or a snapshot's name its rows, see `training_rows`.
         params: Passed to the trainer.
         changelog: One line; the trainer's notes if empty.
         key: Idempotency key; a fresh one if None.
@@ -55,6 +56,8 @@ def publish_service(
     if before is not None:
         return before  # a training is not repeated only to find that out
     key = key or new_key()
+    if isinstance(data, str | Path):
+        data = training_rows(local, service, data, key=f"{key}/data")
     training = train(
         service, folder, principal=local.principal, clock=local.clock, data=data, params=params, seed=seed
     )

@@ -128,6 +128,7 @@ def _lines(listed: ListedRun) -> list[tuple[str, object]]:
         ("started", f"{moment(run.started_at_us)} by {run.who}"),
         ("data file", run.data.path or "the trainer loads its own"),
         ("data file's digest", run.data.digest or "-"),
+        ("snapshot", f"{run.data.label} {run.data.snapshot}".strip() if run.data.snapshot else "-"),
         ("rows' digest, as the trainer says", run.data.trained_on or "-"),
         ("rows", "-" if run.data.n_rows is None else f"{run.data.n_rows:,}"),
         ("source", f"{run.source.folder}: {len(run.source.files)} files, {run.source.digest}"),

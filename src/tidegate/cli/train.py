@@ -15,14 +15,16 @@ from tidegate.cli.screen import print_json, short
     short_help="Train a service's model and register it as a new version.",
     epilog="\b\nExamples:\n  tidegate train examples/flights\n"
     "  tidegate train examples/flights --param max_iter=200 --changelog 'more trees'\n"
-    "  tidegate train . --data rows.parquet",
+    "  tidegate train . --data rows.parquet\n"
+    "  tidegate train . --data bookings@3",
 )
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--service", help="Which service, where the folder declares several.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Parquet, CSV or JSON rows for the trainer; without it the trainer gets None and loads its own.",
+    metavar="FILE|SNAPSHOT",
+    help="Rows for the trainer: a Parquet, CSV, JSON or Arrow file, which becomes a snapshot first, or a "
+    "snapshot. Without it the trainer gets None and loads its own.",
 )
 @click.option(
     "--param",
@@ -46,7 +48,7 @@ def train(
     folder: Path,
     *,
     service: str | None,
-    data: Path | None,
+    data: str | None,
     params: tuple[str, ...],
     seed: int,
     changelog: str,

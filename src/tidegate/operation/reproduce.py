@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ from tidegate.core.principal import Principal
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import UnitOfWork, new_key
 from tidegate.operation.run import ListedRun
-from tidegate.operation.train import train
+from tidegate.operation.train import SnapshotRows, train
 from tidegate.registry.artifact import ArtifactStore
 from tidegate.service.declare import Service, Trained
 from tidegate.training.reproduction import Reproduction, compare_answers, compare_model, compare_runs
@@ -55,6 +56,7 @@ def reproduce(
     principal: Principal,
     clock: Clock,
     data: Path | None = None,
+    load: Callable[[Digest], SnapshotRows] | None = None,
 ) -> Reproduction:
     """Call the trainer with what a run recorded, and compare.
 
@@ -67,9 +69,10 @@ def reproduce(
         principal: Who asks.
         clock: Says how long it takes.
         data: The data file, where it is no longer where it was.
+        load: Loads the rows of a snapshot.
 
     Raises:
-        NotFound: The data file is gone.
+        NotFound: The data file or snapshot is gone.
         InvalidSetting: The data were never a file.
         Corrupt: The stored sample is damaged.
         TidegateError: The training fails.
@@ -80,7 +83,7 @@ def reproduce(
         folder,
         principal=principal,
         clock=clock,
-        data=_data_path(run, data),
+        data=_rows(run, data, load),
         params=run.given,
         seed=run.seed,
     )
@@ -118,6 +121,17 @@ def record_reproduction(
         evidence=[evidence],
     )
     record_decision(unit, decision, key=new_key(), clock=clock)
+
+
+def _rows(
+    run: Run, given: Path | None, load: Callable[[Digest], SnapshotRows] | None
+) -> Path | SnapshotRows | None:
+    """Return the rows again: from the file that is named now, else the snapshot, else the file of then."""
+    use = run.data
+    if given is not None or use.snapshot is None or load is None:
+        return _data_path(run, given)
+    path = None if use.path is None else Path(use.path)
+    return load(use.snapshot)._replace(label=use.label, path=path, digest=use.digest)
 
 
 def _data_path(run: Run, given: Path | None) -> Path | None:

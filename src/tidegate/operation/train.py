@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tidegate.core.clock import Clock
 from tidegate.core.digest import Digest, digest_file
 from tidegate.core.principal import Principal
@@ -16,6 +18,24 @@ from tidegate.training.baseline import Comparison, compare_with_baselines
 from tidegate.training.environment import read_machine, read_packages
 from tidegate.training.run import DataUse, Run, plain_metrics, plain_parameters, seeded
 from tidegate.training.source import read_source
+
+
+class SnapshotRows(NamedTuple):
+    """Rows for a trainer that a snapshot holds, so that they can always be had again.
+
+    Attributes:
+        rows: The table.
+        snapshot: Digest of the snapshot.
+        label: Its name and number.
+        path: The file that the snapshot was taken of; None where it was taken before.
+        digest: Digest of that file's bytes.
+    """
+
+    rows: Any
+    snapshot: Digest
+    label: str
+    path: Path | None = None
+    digest: Digest | None = None
 
 
 class Training(NamedTuple):
@@ -49,8 +69,9 @@ def train(
         folder: Where it stands; its Python files are the source.
         principal: Who trains.
         clock: Says when, and how long.
-        data: The path of a data file, whose rows the trainer gets and whose digest is noted; or
-            anything else, which the trainer gets as it is; None: it loads its own.
+        data: Rows of a snapshot, which is noted; the path of a data file, whose rows the trainer gets
+            and whose digest is noted; or anything else, which the trainer gets as it is; None: it loads
+            its own.
         params: Passed to the trainer.
         seed: For the global generators of Python and numpy.
 
@@ -61,22 +82,14 @@ def train(
     began_s, started_at_us = clock.monotonic_s(), clock.wall_us()
     # What is described here is read before the trainer runs: a file that is edited meanwhile did not run.
     source, revision, packages = read_source(folder), git_revision(folder), read_packages()
-    path = data if isinstance(data, Path) else None
-    digest = digest_file(path) if path is not None and path.is_file() else None
-    rows = read_table(path) if path is not None else data
+    rows, use = _rows(data)
     fit_began_s = clock.monotonic_s()
     with seeded(seed):
         trained = service.train(rows, params or {})
     fit_s = clock.monotonic_s() - fit_began_s
     run = Run(
         service=service.name,
-        data=DataUse(
-            path=None if path is None else str(path.absolute()),
-            digest=digest,
-            trained_on=trained.data_digest,
-            n_rows=_count(rows, trained),
-            in_memory=data is not None and path is None,
-        ),
+        data=msgspec.structs.replace(use, trained_on=trained.data_digest, n_rows=_count(rows, trained)),
         source=source,
         revision=None if revision is None else revision.commit,
         revision_changed=None if revision is None else revision.changed,
@@ -101,8 +114,20 @@ def lookup_keys(service: Service) -> tuple[str, ...]:
 
 
 def data_digest(run: Run) -> Digest | None:
-    """Return the digest for the lineage: of the rows if the trainer says it, else of the file."""
-    return run.data.digest if run.data.trained_on is None else Digest(run.data.trained_on)
+    """Return the digest for the lineage: of the rows if the trainer says it, else of file or snapshot."""
+    told = run.data.trained_on
+    return (run.data.digest or run.data.snapshot) if told is None else Digest(told)
+
+
+def _rows(data: Any) -> tuple[Any, DataUse]:
+    """Return what the trainer gets, and what is noted of it."""
+    if isinstance(data, SnapshotRows):
+        path = None if data.path is None else str(data.path.absolute())
+        return data.rows, DataUse(path=path, digest=data.digest, snapshot=data.snapshot, label=data.label)
+    if isinstance(data, Path):
+        digest = digest_file(data) if data.is_file() else None
+        return read_table(data), DataUse(path=str(data.absolute()), digest=digest)
+    return data, DataUse(in_memory=data is not None)
 
 
 def _compare(service: Service, trained: Trained) -> Comparison | None:

@@ -87,6 +87,7 @@ def _data(recorded: Run, again: Run) -> Aspect:
         for name, old, new in (
             ("the data file's digest", recorded.data.digest, again.data.digest),
             ("the rows' digest", recorded.data.trained_on, again.data.trained_on),
+            ("the snapshot", recorded.data.snapshot, again.data.snapshot or recorded.data.snapshot),
         )
         if old is not None or new is not None
     ]

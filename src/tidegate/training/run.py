@@ -27,6 +27,8 @@ class DataUse(msgspec.Struct, frozen=True, omit_defaults=True):
         trained_on: Digest of the rows, as the trainer says.
         n_rows: Rows, where they are known.
         in_memory: The rows were handed over in memory: they cannot be found again.
+        snapshot: Snapshot that holds the rows as the trainer got them; None where there is none.
+        label: The snapshot's name and number.
     """
 
     path: str | None = None
@@ -34,6 +36,8 @@ class DataUse(msgspec.Struct, frozen=True, omit_defaults=True):
     trained_on: str | None = None
     n_rows: int | None = None
     in_memory: bool = False
+    snapshot: Digest | None = None
+    label: str = ""
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
