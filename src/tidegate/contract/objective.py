@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import msgspec
+
+
+class Criticality(IntEnum):
+    """How much a request matters when not all can be answered: the least is refused first."""
+
+    SHADOW = 0  # a copy whose answer nobody waits for
+    BATCH = 1  # work that can be done later
+    NORMAL = 2
+    CRITICAL = 3  # a person or a payment waits for it
 
 
 class Objectives(msgspec.Struct, frozen=True):
@@ -12,11 +23,14 @@ class Objectives(msgspec.Struct, frozen=True):
         latency_p99_ms: 99th percentile of service time, milliseconds.
         availability: Share of requests answered well, in (0, 1).
         outcome_within_s: Time after which an outcome that has not arrived will not, seconds.
+        tolerance: Output field -> difference between two versions' answers that means nothing, in the
+            field's unit.
     """
 
     latency_p99_ms: float | None = None
     availability: float | None = None
     outcome_within_s: float | None = None
+    tolerance: dict[str, float] = {}
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -29,9 +43,12 @@ class Limits(msgspec.Struct, frozen=True):
         max_body_bytes: Bytes of one body, after decompression.
         max_waiting_rows: Rows that may wait for a slow model, per worker. At one row a millisecond
             this is half a second, past which a refusal serves the caller better than a wait.
+        pinning: Whether a caller may name the version or the arm that answers, by header. Off: who may
+            choose could keep away from a candidate, or load one that was only to be tried.
     """
 
     deadline_ms: float = 2_000.0
     max_rows: int = 10_000
     max_body_bytes: int = 16 << 20
     max_waiting_rows: int = 512
+    pinning: bool = False

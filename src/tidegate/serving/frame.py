@@ -43,12 +43,24 @@ class Ask(msgspec.Struct, array_like=True, tag="ask"):
             monotonic clock.
         n_rows: How many rows.
         parts: The columns.
+        criticality: How much it matters; see `Criticality`.
     """
 
     id: int
     deadline_s: float
     n_rows: int
     parts: list[Part]
+    criticality: int = 2
+
+
+class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
+    """Nobody waits for the answer to an Ask any more; if it still waits itself, no answer comes.
+
+    Attributes:
+        id: The Ask's number.
+    """
+
+    id: int
 
 
 class Answer(msgspec.Struct, array_like=True, tag="answer"):
@@ -73,7 +85,7 @@ class Answer(msgspec.Struct, array_like=True, tag="answer"):
     message: str = ""
 
 
-Message = Ask | Answer
+Message = Ask | Cancel | Answer
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import selectors
 import socket
-from collections import deque
 from collections.abc import Callable
-from math import inf
 from time import perf_counter
 
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.predictor.protocol import Predictor, PredictorError
 from tidegate.serving.duration import DurationModel
-from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
+from tidegate.serving.frame import Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
 from tidegate.serving.inline import predict_checked
+from tidegate.serving.queue import CallQueue, Waiting
 
 _RECEIVE_BYTES = 1 << 20
 
@@ -31,6 +30,7 @@ class Peer:
         self.connection = connection
         self.buffer = FrameBuffer()
         self.unsent = bytearray()
+        self.waiting: dict[int, Waiting[tuple[Peer, Ask]]] = {}
         self.gone = False
 
 
@@ -63,16 +63,18 @@ class Runner:
         self._max_batch_rows = max_batch_rows
         self._on_busy = on_busy
         self._selector = selectors.DefaultSelector()
-        self._waiting: deque[tuple[Peer, Ask]] = deque()
         self._duration = duration or DurationModel({})
+        self._queue: CallQueue[tuple[Peer, Ask]] = CallQueue(
+            max_batch_rows=max_batch_rows, call_s=self._call_s
+        )
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
     def serve(self, stop: Callable[[], bool]) -> None:
         """Serve until `stop` says so; it is asked at least once a second."""
         while not stop():
-            self._receive(0.0 if self._waiting else 1.0)
-            if self._waiting:
+            self._receive(0.0 if len(self._queue) else 1.0)
+            if len(self._queue):
                 self._run_batch()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, Peer):
@@ -108,62 +110,46 @@ class Runner:
         if not data:
             self._drop(peer)
             return
-        self._waiting.extend((peer, message) for message in messages if isinstance(message, Ask))
+        for message in messages:
+            if isinstance(message, Ask):
+                self._put(peer, message)
+            elif isinstance(message, Cancel) and (entry := peer.waiting.pop(message.id, None)) is not None:
+                self._queue.cancel(entry)
+
+    def _put(self, peer: Peer, ask: Ask) -> None:
+        peer.waiting[ask.id] = self._queue.put(
+            (peer, ask),
+            n_rows=ask.n_rows,
+            deadline_s=ask.deadline_s,
+            now_s=self._clock.monotonic_s(),
+            criticality=ask.criticality,
+        )
 
     def _drop(self, peer: Peer) -> None:
         if not peer.gone:
             peer.gone = True
             self._selector.unregister(peer.connection)
             peer.connection.close()
+            for entry in peer.waiting.values():
+                self._queue.cancel(entry)
+            peer.waiting.clear()
 
     def _run_batch(self) -> None:
-        """Take what waits, up to the largest batch that is done before the first of its deadlines.
-
-        What could not be answered in time is left out before the batch is formed, so that it takes
-        no time from what still can be. If that is everything, one is tried all the same: else a
-        pessimistic estimate would never be corrected.
-        """
-        now_s = self._clock.monotonic_s()
-        members: list[tuple[Peer, Ask]] = []
-        hopeless: tuple[Peer, Ask] | None = None
-        n_rows, due_s = 0, inf
-        while self._waiting:
-            peer, ask = self._waiting[0]
-            done_s = now_s + self._call_s(ask.n_rows)
-            if peer.gone or ask.deadline_s <= done_s:
-                self._waiting.popleft()
-                if not peer.gone and ask.deadline_s > now_s:
-                    hopeless = self._give_up(hopeless, (peer, ask))
-                else:
-                    self._give_up((peer, ask), None)
-                continue
-            total = n_rows + ask.n_rows
-            due_s = min(due_s, ask.deadline_s)
-            if members and (total > self._max_batch_rows or now_s + self._call_s(total) > due_s):
-                break
-            self._waiting.popleft()
-            members.append((peer, ask))
-            n_rows = total
-        if hopeless is not None and not members:
-            members.append(hopeless)
-        else:
-            self._give_up(hopeless, None)
-        if members:
+        """Run what the queue gives next, and tell at once whom it gives up."""
+        batch, late, shed = self._queue.take(self._clock.monotonic_s())
+        for peer, ask in late:
+            message = "There was not enough time left for the model."
+            self._answer(peer, Answer(ask.id, error="deadline_exceeded", message=message))
+        for peer, ask in shed:
+            message = "Newer or more critical requests were served instead."
+            self._answer(peer, Answer(ask.id, error="overloaded", message=message))
+        if batch:
             self._on_busy(True)
-            self._run(members)
+            self._run(batch)
             self._on_busy(False)
 
     def _call_s(self, n_rows: int) -> float:
         return self._duration.wait_s(n_rows - 1, max_batch_rows=self._max_batch_rows)
-
-    def _give_up(
-        self, late: tuple[Peer, Ask] | None, instead: tuple[Peer, Ask] | None
-    ) -> tuple[Peer, Ask] | None:
-        """Answer `late` that its time was over, and return the other."""
-        if late is not None and not late[0].gone:
-            message = "There was not enough time left for the model."
-            self._answer(late[0], Answer(late[1].id, error="deadline_exceeded", message=message))
-        return instead
 
     def _run(self, members: list[tuple[Peer, Ask]]) -> None:
         inputs = Batch.concat([unpack(ask.parts, ask.n_rows) for _, ask in members])
@@ -184,7 +170,7 @@ class Runner:
         self._receive(0.0)  # what came meanwhile waits too: callers are told the whole queue
         batch_rows = -(-inputs.n_rows // n_calls)
         self._duration.observe(batch_rows, took_s)
-        waiting_rows = sum(ask.n_rows for _, ask in self._waiting)
+        waiting_rows = self._queue.rows
         start = 0
         for peer, ask in members:
             part = outputs if len(members) == 1 else outputs.rows(start, start + ask.n_rows)
@@ -204,6 +190,7 @@ class Runner:
         )
 
     def _answer(self, peer: Peer, answer: Answer) -> None:
+        peer.waiting.pop(answer.id, None)
         if not peer.gone:
             self._send(peer, encode(answer))
 
