@@ -102,3 +102,45 @@ def student_quantile(probability: float, freedom: float) -> float:
     share = beta_quantile(2 * min(probability, 1 - probability), freedom / 2, 0.5)
     size = math.sqrt(freedom * (1 - share) / max(share, _TINY))
     return size if probability > 0.5 else -size
+
+
+def chi2_tail(statistic: float, freedom: float) -> float:
+    """Return P(X > `statistic`) of chi-square with `freedom` > 0 degrees of freedom.
+
+    Raises:
+        InvalidSetting: The degrees of freedom are not above 0.
+
+    Source: DLMF 8.7.1 (series) and 8.9.2 (continued fraction, by Lentz's method) of the incomplete
+    gamma functions; each is used where it converges.
+    """
+    if not freedom > 0:
+        raise InvalidSetting(f"Chi-square needs degrees of freedom above 0. Got {freedom}.")
+    a, x = freedom / 2, statistic / 2
+    if x <= 0:
+        return 1.0
+    if math.isinf(x):
+        return 0.0
+    log_front = a * math.log(x) - x - math.lgamma(a)
+    if x < a + 1:
+        term = total = 1 / a
+        for n in range(1, _MAX_TERMS):
+            term *= x / (a + n)
+            total += term
+            if term < total * 1e-16:
+                break
+        return max(0.0, 1 - total * math.exp(log_front))
+    lower = x + 1 - a
+    upper = 1 / _TINY
+    inverse = 1 / lower
+    value = inverse
+    for n in range(1, _MAX_TERMS):
+        factor = n * (a - n)
+        lower += 2
+        inverse = factor * inverse + lower
+        inverse = 1 / (inverse if abs(inverse) > _TINY else _TINY)
+        upper = lower + factor / upper
+        upper = upper if abs(upper) > _TINY else _TINY
+        value *= inverse * upper
+        if abs(inverse * upper - 1) < 1e-15:
+            break
+    return value * math.exp(log_front)
