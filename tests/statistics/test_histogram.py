@@ -53,7 +53,7 @@ def test_bins_hold_equal_shares_of_the_reference():
 
 
 def test_a_frequent_value_has_a_bin_of_its_own_and_strangers_lie_outside():
-    grid = number_grid(np.array([0.0] * 90 + [5.0] * 10), n_bins=10)
+    grid = number_grid(np.array([0.0] * 80 + [5.0] * 20), n_bins=10)
 
     assert grid.cuts[:2] == (0.0, 5.0)
     assert grid.count(np.array([-1.0, 0.0, 5.0, 5.1, np.nan, np.inf])).tolist() == [1, 1, 1, 2, 1]
