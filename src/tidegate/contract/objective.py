@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import msgspec
 
+from tidegate.core.error import InvalidSetting
+
 
 class Criticality(IntEnum):
     """How much a request matters when not all can be answered: the least is refused first."""
@@ -51,4 +53,27 @@ class Limits(msgspec.Struct, frozen=True):
     max_rows: int = 10_000
     max_body_bytes: int = 16 << 20
     max_waiting_rows: int = 512
+    criticality: str = "normal"
+    caller_rate_per_s: float | None = None
+    caller_burst: int = 20
+    caller_header: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            InvalidSetting: A value is out of its range; the message names it.
+        """
+        known = [one.name.lower() for one in Criticality]
+        if self.criticality not in known:
+            raise InvalidSetting(
+                f"Limits.criticality is {self.criticality!r}.", hint=f"Use one of: {', '.join(known)}."
+            )
+        if self.caller_rate_per_s is not None and not self.caller_rate_per_s > 0:
+            raise InvalidSetting(
+                f"Limits.caller_rate_per_s is {self.caller_rate_per_s}, expected a number above 0.",
+                hint="Leave it out for no bound.",
+            )
+        if self.caller_burst < 1:
+            raise InvalidSetting(f"Limits.caller_burst is {self.caller_burst}, expected at least 1.")
     pinning: bool = False

@@ -95,6 +95,8 @@ class Stream(msgspec.Struct, frozen=True):
         arm: Part of the route that chose the version: `stable`, `candidate`, a shadow's name ...
         share: Part of the traffic that the arm had, in [0, 1].
         kind: Prediction or shadow.
+        shadows: Versions that got copies of its requests.
+        tolerances: Of a shadow: output field and the difference to the answer that means nothing.
     """
 
     service: str
@@ -104,6 +106,8 @@ class Stream(msgspec.Struct, frozen=True):
     arm: str = "stable"
     share: float = 1.0
     kind: RecordKind = RecordKind.PREDICTION
+    shadows: tuple[int, ...] = ()
+    tolerances: tuple[tuple[str, float], ...] = ()
 
 
 NO_ID = bytes(16)

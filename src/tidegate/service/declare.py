@@ -14,7 +14,11 @@ from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
 from tidegate.evaluation.declaration import Evaluation
+from tidegate.gate.declaration import Gates
+from tidegate.feature.definition import merged_contract
+from tidegate.feature.view import FeatureView, Policy
 from tidegate.journal.record import JournalMode
+from tidegate.registry.card import Card
 from tidegate.training.trial import Trial
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
@@ -42,6 +46,7 @@ def Objectives(  # noqa: N802 - reads as the class it makes
     latency_p99_ms: float | None = None,
     availability: float | None = None,
     outcome_within: str | float | None = None,
+    tolerance: Mapping[str, float] | None = None,
 ) -> objective.Objectives:
     """Declare service levels.
 
@@ -49,6 +54,9 @@ def Objectives(  # noqa: N802 - reads as the class it makes
         latency_p99_ms: 99th percentile of service time, milliseconds, above 0.
         availability: Share of requests answered well, in (0, 1).
         outcome_within: Horizon of outcomes: seconds, or text such as `1d`.
+        tolerance: Numeric output field -> difference between two versions' answers that means nothing,
+            in the field's unit. A field that is not named has a twentieth of its range, or without a
+            range a twentieth of the larger value.
 
     Raises:
         InvalidSetting: A value is out of its range.
@@ -58,7 +66,11 @@ def Objectives(  # noqa: N802 - reads as the class it makes
     if availability is not None and not 0 < availability < 1:
         raise InvalidSetting(f"availability must lie between 0 and 1, got {availability}.")
     horizon_s = None if outcome_within is None else duration_s(outcome_within)
-    return objective.Objectives(latency_p99_ms, availability, horizon_s)
+    given = dict(tolerance or {})
+    for name, value in given.items():
+        if not value >= 0:
+            raise InvalidSetting(f"tolerance of {name!r} must be at least 0, got {value}.", field=name)
+    return objective.Objectives(latency_p99_ms, availability, horizon_s, given)
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,9 @@ class Service:
         journal: str = "available",
         limits: Limits | None = None,
         evaluation: Evaluation | None = None,
+        gates: Gates | None = None,
+        card: Card | None = None,
+        features: Sequence[FeatureView] = (),
     ) -> None:
         """Declare a service.
 
@@ -158,20 +173,29 @@ class Service:
             journal: `available`, `required` or `durable`; see the journal's documentation.
             limits: Bounds on requests.
             evaluation: How its answers are judged: costs, protected attributes, rules.
+            gates: What a version must show before it gets traffic.
+            card: The parts of the model card that only a person can write.
+            features: Views that are read by fields of the request; the model gets their features
+                after the request's fields, callers do not send them.
 
         Raises:
             InvalidSetting: A declaration contradicts itself; the message names it.
         """
         self.name = check_name("service", name)
-        self.contract: Contract = contract_of(input, output, key=key)
+        self.features = tuple(features)
+        self.request: Contract = contract_of(input, output, key=key)
+        self.contract: Contract = merged_contract(self.request, [view.plan for view in self.features])
         self.objectives = objectives or objective.Objectives()
         self.limits = limits or Limits()
         self.evaluation = None if evaluation is None else evaluation.checked(self.contract)
+        self.gates = None if gates is None else gates.checked()
+        self.card = card
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
         )
         self.journal = _journal_mode(name, journal)
         self._check_fallbacks()
+        self._check_features()
         self._trainer: Trainer | None = None
 
     def trainer(self, function: Trainer) -> Trainer:
@@ -206,6 +230,15 @@ class Service:
                 hint="return tg.Trained(model=model, sample=X)",
             )
         return trained
+
+    def _check_features(self) -> None:
+        for view in self.features:
+            if not self.fallback and Policy.FALLBACK in (view.missing, view.stale):
+                raise InvalidSetting(
+                    f"View {view.name!r} of service {self.name!r} falls back, and no fallback is declared.",
+                    hint="Declare one, as in fallback=tg.Constant({...}), or another policy.",
+                    view=view.name,
+                )
 
     def _check_fallbacks(self) -> None:
         for fallback in self.fallback:

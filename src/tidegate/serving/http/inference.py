@@ -18,6 +18,7 @@ from tidegate.serving.http.coding import MIN_COMPRESSED_BYTES, compress
 from tidegate.serving.http.error import protocol_error, retry_after
 from tidegate.serving.http.exchange import Exchange, HttpError, internal_error
 from tidegate.serving.http.native import MAX_CALLER_ID, MAX_TIMEOUT_MS, identify, timeout_s
+from tidegate.serving.http.pin import pinned_arm
 from tidegate.serving.http.signature import RequestedOutput, Signature
 from tidegate.serving.http.tensor import InputTensor, OutputTensor, TensorError
 
@@ -190,8 +191,9 @@ class InferHandler(ProtocolFace):
         keys = None
         if face.key_name:
             keys = [endpoint.hash_key(key) for key in inputs[face.key_name].tolist()]
-        if self._pinned is not None:
-            arm, bucket = self._pinned, -1.0
+        pinned = self._pinned or pinned_arm(exchange, endpoint)
+        if pinned is not None:
+            arm, bucket = pinned, -1.0
         else:
             arm, bucket = endpoint.pick(keys[0] if keys else request_id)
         limit_s = _timeout_s(exchange, request, face.deadline_s)

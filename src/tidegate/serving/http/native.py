@@ -20,6 +20,7 @@ from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
 from tidegate.serving.http.error import native_error, retry_after
 from tidegate.serving.http.exchange import Exchange, HttpError
+from tidegate.serving.http.pin import pinned_arm
 
 TIMEOUT_HEADER = b"tidegate-timeout-ms"
 REQUEST_ID_HEADER = b"x-request-id"
@@ -136,7 +137,8 @@ class PredictHandler(NativeFace):
         rows, single = face.decoder.decode(body)
         request_id = plane.new_id()
         keys = endpoint.keys_of(rows) if face.key_name else None
-        arm, bucket = endpoint.pick(keys[0] if keys else request_id)
+        pinned = pinned_arm(exchange, endpoint)
+        arm, bucket = (pinned, -1.0) if pinned else endpoint.pick(keys[0] if keys else request_id)
         clock = plane.clock
         now_s = clock.monotonic_s()
         call = Call(
