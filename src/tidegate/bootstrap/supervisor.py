@@ -62,6 +62,9 @@ _LOOK_S = 1.0
 _STOP_S = 20.0
 _ORPHANS_S = 20.0
 """How long the workers of a server that was killed may take to end: what they took is answered first."""
+_CONTROL_AFTER_S = 1.0
+"""The control plane starts once the workers serve, or at the latest then: its imports take a second of
+a core, which the first answer would wait for on a small machine."""
 _RUNNER_STOP_S = 1.0  # it has nothing left to do; the supervisor has
 
 
@@ -255,10 +258,11 @@ class Supervisor:
 
     def _tend(self) -> None:
         self._follower.poll()
+        self._tend_versions()  # trials first: workers wait for them
         for worker in self._workers:
             worker.tend()
-        self._tend_versions()
-        self._control.tend()
+        if self._is_ready or self._clock.monotonic_s() - self._began_s > _CONTROL_AFTER_S:
+            self._control.tend()
         if not self._is_ready:
             self._look_for_ready()
 
