@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         Invariant as Invariant,
         Monotone as Monotone,
     )
+    from tidegate.gate.declaration import Gates as Gates
+    from tidegate.registry.card import Card as Card
     from tidegate.service.declare import (
         Constant as Constant,
         Lookup as Lookup,
@@ -47,7 +49,9 @@ _HOMES = {
     "field": "contract.declare",
     "timestamp": "contract.declare",
     "vector": "contract.declare",
+    "Card": "registry.card",
     "Contract": "contract.schema",
+    "Gates": "gate.declaration",
     "Limits": "contract.objective",
     "compare": "contract.compare",
     "CostMatrix": "evaluation.cost",

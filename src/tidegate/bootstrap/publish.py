@@ -22,6 +22,8 @@ from tidegate.core.decision import Decision, Evidence
 from tidegate.core.digest import Digest, canonical_json
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.declaration import Evaluation
+from tidegate.feature.definition import ViewDefinition
+from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import new_key
@@ -31,6 +33,7 @@ from tidegate.predictor.binding import Binding
 from tidegate.predictor.lookup import LookupOptions, Table
 from tidegate.predictor.protocol import BuildContext, Spec, build
 from tidegate.predictor.rule import RuleOptions
+from tidegate.registry.card import Card
 from tidegate.registry.lineage import collect_lineage
 from tidegate.registry.version import Version
 from tidegate.service.declare import Constant, Fallback, Lookup, Rule
@@ -86,6 +89,9 @@ def publish(
     limits: Limits | None = None,
     journal: JournalMode = JournalMode.AVAILABLE,
     evaluation: Evaluation | None = None,
+    views: Sequence[ViewDefinition] = (),
+    gates: Gates | None = None,
+    card: Card | None = None,
     origin: Origin | None = None,
     key: str | None = None,
 ) -> Published:
@@ -105,6 +111,9 @@ def publish(
         limits: Bounds on requests.
         journal: What happens when the journal cannot be written.
         evaluation: How its answers are judged.
+        views: Where the features among the contract's inputs come from.
+        gates: What it must show before it gets traffic.
+        card: What a person says of it.
         origin: Where the model comes from.
         key: Idempotency key; a fresh one if None.
 
@@ -132,6 +141,9 @@ def publish(
         tensor_names=tensor_names,
         native_input=native_input,
         evaluation=evaluation,
+        views=tuple(views),
+        gates=gates,
+        card=card,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(

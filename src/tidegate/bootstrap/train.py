@@ -15,6 +15,9 @@ from tidegate.bootstrap.training_data import training_rows
 from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
+from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.declaration import Evaluation
+from tidegate.feature.definition import ViewDefinition, stored_form
 from tidegate.operation.mutation import new_key
 from tidegate.operation.run import record_run
 from tidegate.operation.train import Training, data_digest, train
@@ -22,7 +25,9 @@ from tidegate.predictor.protocol import BuildContext, Spec, build
 from tidegate.registry.version import Version
 from tidegate.service.declare import Service
 from tidegate.service.manifest import Manifest
+from tidegate.training.held_out import store_trial
 from tidegate.training.sample import N_SAMPLE_ROWS, Sample, store_columns
+from tidegate.training.trial import Trial
 
 
 def publish_service(
@@ -74,6 +79,9 @@ def publish_service(
         limits=service.limits,
         journal=service.journal,
         evaluation=service.evaluation,
+        views=_definitions(local, service),
+        gates=service.gates,
+        card=service.card,
         origin=Origin(
             source=folder,
             data_digest=data_digest(training.run),
@@ -96,6 +104,8 @@ def _record_run(local: Local, training: Training, version: Version, *, key: str)
     sample = answered_sample(manifest.predictor, context, training.trained.sample)
     if sample is not None:
         artifacts["sample"] = local.artifacts.put_bytes(sample.to_bytes())
+    if training.trained.trial is not None:
+        artifacts["held_out"] = _keep_trial(local, manifest, training.trained.trial)
     run = msgspec.structs.replace(
         training.run, artifacts=artifacts, total_s=local.clock.monotonic_s() - training.began_s
     )
@@ -108,6 +118,46 @@ def _record_run(local: Local, training: Training, version: Version, *, key: str)
         at_us=version.created_at_us,
         key=f"{key}/run",
         clock=local.clock,
+    )
+
+
+def _definitions(local: Local, service: Service) -> list[ViewDefinition]:
+    """Return a service's views as plain data.
+
+    Raises:
+        InvalidSetting: One means something else than in the latest version under the same name: the
+            events of both would be mixed in the store.
+    """
+    if not service.features:
+        return []
+    from tidegate.feature.expression import define  # brings the data frames, which other services do without
+
+    views = [define(view) for view in service.features]
+    with local.unit.read() as transaction:
+        latest = transaction.versions.latest(service.name)
+    before = () if latest is None else Manifest.from_json(local.artifacts.read_bytes(latest.manifest)).views
+    known = {view.name: stored_form(view) for view in before}
+    for view in views:
+        if known.get(view.name, stored_form(view)) != stored_form(view):
+            raise InvalidSetting(
+                f"View {view.name!r} of service {service.name!r} has changed, and its events in the online "
+                "store are still as before.",
+                hint="Give the changed view a new name, and materialise it.",
+                view=view.name,
+            )
+    return views
+
+
+def _keep_trial(local: Local, manifest: Manifest, trial: Trial) -> Digest:
+    """Keep the rows of a trial: what later versions are compared on, and this one is judged by."""
+    schema, evaluation = manifest.contract.input, manifest.evaluation or Evaluation()
+    return store_trial(
+        local.artifacts,
+        trial,
+        inputs=schema.names,
+        event_time=evaluation.event_time or None,
+        attributes=evaluation.attributes(manifest.contract),
+        hidden={field.name for field in schema.fields if field.sensitive},
     )
 
 

@@ -162,7 +162,7 @@ def find_slices(
     first[rng.permutation(len(loss))[: len(loss) // 2]] = True
     if loss[first].sum() == 0 or min(first.sum(), (~first).sum()) < 4:
         return ()
-    codes, conditions = _encoded({name: column[first] for name, column in columns.items()}, n_bins)
+    codes, conditions = encode({name: column[first] for name, column in columns.items()}, n_bins)
     found = search(
         codes,
         loss[first],
@@ -366,10 +366,17 @@ def _confirmed(
     )
 
 
-def _encoded(
+def encode(
     columns: Mapping[str, Column], n_bins: int
 ) -> tuple[dict[str, npt.NDArray[np.int64]], dict[str, list[Condition]]]:
-    """Return columns as codes, and what each code of a column means."""
+    """Return columns as codes for `search`, and what each code of a column means.
+
+    Numbers are cut at their quantiles, the 50 most frequent texts are taken as they are, and missing
+    values are a value of their own; a row that none of them fits has code -1.
+
+    Raises:
+        InvalidSetting: There are fewer than two ranges.
+    """
     if n_bins < 2:
         raise InvalidSetting(f"Numbers are cut into at least two ranges. Got {n_bins}.")
     codes, conditions = {}, {}

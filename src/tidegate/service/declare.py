@@ -14,9 +14,9 @@ from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
 from tidegate.evaluation.declaration import Evaluation
-from tidegate.gate.declaration import Gates
 from tidegate.feature.definition import merged_contract
 from tidegate.feature.view import FeatureView, Policy
+from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.registry.card import Card
 from tidegate.training.trial import Trial

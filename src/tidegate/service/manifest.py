@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +12,11 @@ from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.declaration import Evaluation
+from tidegate.feature.definition import ViewDefinition, request_contract
+from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.predictor.protocol import Spec
+from tidegate.registry.card import Card
 
 
 class FallbackSpec(msgspec.Struct, frozen=True):
@@ -58,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     Attributes:
         service: Name of the service.
-        contract: What goes in and comes out.
+        contract: What goes into the model and comes out: with features, more than callers send.
         predictor: The model.
         fallback: Who answers in its place, in order.
         objectives: Declared service levels.
@@ -68,6 +72,9 @@ class Manifest(msgspec.Struct, frozen=True):
         tensor_names: Contract field -> the model's own tensor name, where they differ.
         native_input: The model's own matrix, if it takes one.
         evaluation: How its answers are judged; None where nothing is declared.
+        gates: What it must show before it gets traffic; None: the defaults.
+        card: What a person says of it; None where nothing is written.
+        views: Where the features among the contract's inputs come from.
     """
 
     service: str
@@ -81,6 +88,19 @@ class Manifest(msgspec.Struct, frozen=True):
     tensor_names: dict[str, str] = {}
     native_input: NativeTensor | None = None
     evaluation: Evaluation | None = None
+    gates: Gates | None = None
+    card: Card | None = None
+    views: tuple[ViewDefinition, ...] = ()
+
+    @property
+    def request(self) -> Contract:
+        """What callers send, and are answered: the contract without the features of views."""
+        return request_contract(self.contract, [view.plan for view in self.views])
+
+    def request_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return rows of the contract, such as the check inputs, as callers send them."""
+        names = self.request.input.names
+        return [{name: row[name] for name in names if name in row} for row in rows]
 
     @property
     def digest(self) -> Digest:

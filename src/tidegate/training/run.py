@@ -60,7 +60,8 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         total_s: Duration from reading the data to the registered version, seconds.
         metrics: What the trainer measured; None stands for undefined (NaN).
         comparison: The model beside simple ones, on the rows of the trial; None without a trial.
-        artifacts: `manifest`, `model` and `sample`: digests in the artifact store.
+        artifacts: `manifest`, `model`, `sample`, and `held_out` (the trial, kept): digests in the artifact
+            store.
         who: Who ran it.
         started_at_us: When, microseconds UTC.
     """

@@ -22,6 +22,8 @@ class Trial:
             made by drawing whole groups.
         fit: Fits the candidate's kind of model on rows like `train` and returns a function from rows
             like `test` to answers like `predicted`. For feasibility; without it a linear model stands in.
+        refitted: The registered model was fitted once more, on `test` too. What `predicted` shows is
+            then the recipe, and the gates can only see that the registered model is no worse.
     """
 
     train: Any
@@ -30,3 +32,4 @@ class Trial:
     predicted: Any
     group: str | None = None
     fit: Fit | None = None
+    refitted: bool = False
