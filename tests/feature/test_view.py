@@ -95,7 +95,7 @@ def test_key_of_another_shape_is_refused(key):
 def test_policy_is_asked_by_state():
     plan = view(missing=Policy.REJECT, stale=Policy.FALLBACK).plan
 
-    assert [plan.policy(state) for state in State] == [None, Policy.FALLBACK, Policy.REJECT]
+    assert [plan.policy(state) for state in State] == [None, Policy.FALLBACK, Policy.REJECT, Policy.REJECT]
 
 
 def test_aggregates_reach_as_far_as_their_longest_window():

@@ -25,6 +25,7 @@ from tidegate.route.route import PARTS, STABLE, Arm, ServiceRoute
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint, Executor, LoadedVersion
+from tidegate.serving.feature import FeatureMerge
 from tidegate.serving.inline import InlineExecutor
 from tidegate.serving.metric import MetricPage
 
@@ -81,9 +82,18 @@ class Harness:
         mode: JournalMode = JournalMode.AVAILABLE,
         number: int = 1,
         safe_mode: bool = False,
+        features: FeatureMerge | None = None,
     ) -> LoadedVersion:
         executor = model if hasattr(model, "submit") else InlineExecutor(model, call_soon=self.loop.call_soon)
-        version = LoadedVersion("svc", number, CONTRACT, executor=executor, fallbacks=fallbacks, journal=mode)
+        version = LoadedVersion(
+            "svc",
+            number,
+            CONTRACT,
+            executor=executor,
+            fallbacks=fallbacks,
+            journal=mode,
+            features=features,
+        )
         route = ServiceRoute(
             "svc",
             generation=number,
@@ -95,7 +105,7 @@ class Harness:
         self.plane.endpoints["svc"] = Endpoint(route, {number: version}, secret=b"k")
         return version
 
-    async def ask(self, *requests: list[float], timeout_s: float = 10.0) -> list[Call]:
+    async def ask(self, *requests: list[float] | list[dict[str, Any]], timeout_s: float = 10.0) -> list[Call]:
         """Submit requests, all in one turn, and return their calls once all are answered."""
         answered: list[asyncio.Future[None]] = []
         calls = []
@@ -108,12 +118,13 @@ class Harness:
         await asyncio.wait_for(asyncio.gather(*answered), 20)
         return calls
 
-    def call(self, values: list[float], reply: Callable[[Call], Any], *, timeout_s: float = 10.0) -> Call:
+    def call(self, values: list[Any], reply: Callable[[Call], Any], *, timeout_s: float = 10.0) -> Call:
         endpoint = self.plane.endpoint("svc")
         version = endpoint.stable
         request_id = self.plane.new_id()
         arm, _ = endpoint.pick(request_id)
-        rows = [version.decoder.row_type(x=value) for value in values]
+        row_type = version.decoder.row_type
+        rows = [row_type(**value) if isinstance(value, dict) else row_type(x=value) for value in values]
         now_s = self.clock.monotonic_s()
         return Call(
             arm,

@@ -18,7 +18,7 @@ FILE_VARIABLE = "TIDEGATE_CONFIG"
 FILE = Path("tidegate.toml")
 """Read from the current folder if it is there; `TIDEGATE_CONFIG` names another."""
 
-SECRET = frozenset({"database_url"})
+SECRET = frozenset({"database_url", "online_store"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         home: Folder that holds everything this Tidegate knows.
         database_url: Metadata database, `postgresql://USER@HOST/DATABASE`; empty for the embedded
             SQLite in the home. May hold a password: give it by environment.
+        online_store: Online store of features, `redis://HOST`, `rediss://` or `unix://`; empty for the
+            embedded SQLite in the home. May hold a password: give it by environment.
         cell: Name of the set of servers that follow one route.
         host: Address of the data port. Loopback, since there are no tokens yet.
         port: Data port.
@@ -39,6 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     home: str = str(DEFAULT_HOME)
     database_url: str = ""
+    online_store: str = ""
     cell: str = "local"
     host: str = "127.0.0.1"
     port: int = 8080
@@ -48,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def server(self) -> ServerSettings:
-        """What the processes of a server are told; the database's URL goes by environment only."""
+        """What the processes of a server are told; the stores' URLs go by environment only."""
         return ServerSettings(
             home=str(Path(self.home).absolute()),
             cell=self.cell,

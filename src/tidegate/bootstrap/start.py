@@ -12,6 +12,7 @@ from typing import NoReturn
 import msgspec
 
 from tidegate.bootstrap.declared import infer_from_model, read_source, write_source
+from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.folder import load_services
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.process import command
@@ -141,6 +142,8 @@ def serve(local: Local) -> NoReturn:
     if local.settings.database_url:
         # It may hold a password, so it is not on the children's command lines, which everybody can read.
         os.environ["TIDEGATE_DATABASE_URL"] = local.settings.database_url
+    if local.settings.online_store:
+        os.environ[STORE_VARIABLE] = local.settings.online_store
     local.unit.close()
     sys.stdout.flush()
     line = command("supervisor", local.settings.server)

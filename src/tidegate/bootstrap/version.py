@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cached_property
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.feature import open_source
 from tidegate.bootstrap.process import WorkerSettings, socket_path
 from tidegate.bootstrap.stage import Stage
+from tidegate.core.clock import SystemClock
+from tidegate.contract.tolerance import tolerances
 from tidegate.core.digest import Digest
 from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
 from tidegate.service.manifest import Manifest
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.endpoint import Executor, LoadedVersion, Tensors
+from tidegate.serving.feature import FeatureExecutor, FeatureMerge, Source
 from tidegate.serving.inline import InlineExecutor
 from tidegate.serving.readiness import check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
@@ -28,6 +33,7 @@ class VersionLoader:
     def __init__(self, settings: WorkerSettings, loop: asyncio.AbstractEventLoop) -> None:
         self._settings = settings
         self._loop = loop
+        self._clock = SystemClock()
         self._artifacts = LocalArtifactStore(settings.server.place.artifacts)
 
     async def load(self, number: int, digest: str, stage: Stage, *, is_new: bool = True) -> LoadedVersion:
@@ -66,21 +72,28 @@ class VersionLoader:
             predictor = await self._loop.run_in_executor(None, self._build, manifest, manifest.predictor)
             executor = InlineExecutor(predictor, call_soon=self._loop.call_soon)
         fallbacks = [(one.name, self._build(manifest, one.spec)) for one in manifest.fallback]
-        native = manifest.native_input
+        request, features = manifest.request, None
+        if manifest.views:
+            features = FeatureMerge(request, [view.plan for view in manifest.views])
+            executor = FeatureExecutor(executor, features, self._features, clock=self._clock)
+        # a tensor of the model that callers send only a part of is none that they could be offered
+        native = None if manifest.views else manifest.native_input
         version = LoadedVersion(
             manifest.service,
             number,
-            manifest.contract,
+            request,
             executor=executor,
             fallbacks=fallbacks,
             limits=manifest.limits,
             journal=manifest.journal,
             tensors=Tensors(
-                names=manifest.tensor_names,
+                names=_offered(manifest),
                 matrix=native.name if native else "",
                 matrix_fields=native.fields if native else (),
                 platform=manifest.predictor.kind,
             ),
+            tolerances=tolerances(manifest.contract.output, manifest.objectives.tolerance),
+            features=features,
         )
         checks = manifest.check_inputs
         if checks is not None and executor.is_there:
@@ -91,6 +104,10 @@ class VersionLoader:
                 raise
         return version
 
+    @cached_property
+    def _features(self) -> Source:
+        return open_source(self._settings.server.place, self._loop, clock=self._clock)
+
     def _manifest(self, digest: str) -> Manifest:
         return Manifest.from_json(self._artifacts.read_bytes(Digest(digest)))
 
@@ -98,3 +115,9 @@ class VersionLoader:
         predictor = build(spec, BuildContext(manifest.contract, self._artifacts.open), BUILDERS)
         predictor.warm_up()
         return predictor
+
+
+def _offered(manifest: Manifest) -> dict[str, str]:
+    """Return the model's own names of the fields that callers send and get."""
+    known = {*manifest.request.input.names, *manifest.contract.output.names}
+    return {field: tensor for field, tensor in manifest.tensor_names.items() if field in known}

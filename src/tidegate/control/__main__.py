@@ -12,6 +12,7 @@ import time
 import uvicorn
 
 from tidegate.bootstrap.controller import Controller
+from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.overview import Overview, overview
 from tidegate.bootstrap.process import ServerSettings, told
@@ -64,7 +65,13 @@ def main() -> None:
     server = told(ServerSettings)
     # the URL may hold a password, so it is not on the command line, where every user can read it
     database_url = os.environ.get(DATABASE_VARIABLE, server.database_url)
-    local = Local(Settings(home=server.home, cell=server.cell, database_url=database_url), principal=SYSTEM)
+    settings = Settings(
+        home=server.home,
+        cell=server.cell,
+        database_url=database_url,
+        online_store=os.environ.get(STORE_VARIABLE, ""),
+    )
+    local = Local(settings, principal=SYSTEM)
     threading.Thread(target=_end_with_supervisor, args=(server,), daemon=True).start()
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it has ended; the controller still has to end after it

@@ -42,6 +42,11 @@ class Home:
         return self._folder() / "ledger.db"
 
     @property
+    def features(self) -> Path:
+        """The embedded online store of features."""
+        return self._folder() / "features.db"
+
+    @property
     def metrics(self) -> Path:
         return self._folder("metrics")
 

@@ -46,6 +46,15 @@ Kept = tuple[int, int, bytes, bytes]
 """An event as a bare tuple: hundreds are read for one trailing aggregate, and names cost time."""
 
 
+Moments = int | Sequence[int]
+"""Microseconds since 1970 UTC: one moment for all keys, or one a key."""
+
+
+def each(moments: Moments, count: int) -> Sequence[int]:
+    """Return a moment a key."""
+    return [moments] * count if isinstance(moments, int) else moments
+
+
 class OnlineStore(Protocol):
     """The port: a log of events by view and key.
 
@@ -59,11 +68,13 @@ class OnlineStore(Protocol):
         """Keep events, each with its key, and return how many were new. All are kept, or an error raised."""
         ...
 
-    def latest(self, view: str, keys: Sequence[bytes], *, at_us: int) -> list[Event | None]:
+    def latest(self, view: str, keys: Sequence[bytes], *, at_us: Moments) -> list[Event | None]:
         """Return for each key its last event with event and created time before `at_us`."""
         ...
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
+    def within(
+        self, view: str, keys: Sequence[bytes], *, since_us: Moments, at_us: Moments
+    ) -> list[list[Kept]]:
         """Return for each key its events from `since_us` on with event and created time before `at_us`."""
         ...
 
@@ -95,27 +106,36 @@ class FeatureRows(msgspec.Struct, frozen=True):
         return np.flatnonzero(np.isin(self.states, states))
 
 
-def read(plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: int) -> FeatureRows:
+def read(plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: Moments) -> FeatureRows:
     """Return what was known of each key strictly before `at_us`, as the offline join would.
 
     Args:
         plan: Of the view.
         store: Where its events are.
         keys: From `plan.key_of`; an empty one finds nothing.
-        at_us: The moment, microseconds since 1970 UTC.
+        at_us: The moment of all, or of each.
 
     Raises:
         OnlineStoreUnavailable: The store cannot be read.
     """
+    moments = each(at_us, len(keys))
     if plan.aggregates:
-        return _read_aggregates(plan, store, keys, at_us)
-    return _read_values(plan, store, keys, at_us)
+        return _read_aggregates(plan, store, keys, moments)
+    return _read_values(plan, store, keys, moments)
 
 
-def _read_values(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: int) -> FeatureRows:
+def unread(plan: Plan, count: int) -> FeatureRows:
+    """Return what stands in for features that were not read."""
+    rows = [[stand_in(field) for field in plan.features]] * count
+    return _gather(plan.features, rows, [State.UNREAD] * count, [-1] * count)
+
+
+def _read_values(
+    plan: Plan, store: OnlineStore, keys: Sequence[bytes], moments: Sequence[int]
+) -> FeatureRows:
     defaults = [stand_in(field) for field in plan.features]
     rows, states, ages = [], [], []
-    for event in store.latest(plan.name, keys, at_us=at_us):
+    for event, at_us in zip(store.latest(plan.name, keys, at_us=moments), moments, strict=True):
         if event is None:
             rows.append(defaults)
             states.append(State.MISSING)
@@ -133,12 +153,16 @@ def _read_values(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: i
     return _gather(plan.features, rows, states, ages)
 
 
-def _read_aggregates(plan: Plan, store: OnlineStore, keys: Sequence[bytes], at_us: int) -> FeatureRows:
+def _read_aggregates(
+    plan: Plan, store: OnlineStore, keys: Sequence[bytes], moments: Sequence[int]
+) -> FeatureRows:
     defaults = [stand_in(field) for field in plan.features]
     position = {item: index for index, item in enumerate(plan.stored)}
     places = [None if item.stored is None else position[item.stored] for item in plan.aggregates]
     rows, states, ages = [], [], []
-    for events in store.within(plan.name, keys, since_us=at_us - plan.ttl_us, at_us=at_us):
+    since_us = [at_us - plan.ttl_us for at_us in moments]
+    found = store.within(plan.name, keys, since_us=since_us, at_us=moments)
+    for events, at_us in zip(found, moments, strict=True):
         # The one created last counts of several with one time and identifier: they come in this
         # order, so the last one stays, in the place of the first: the times keep their order.
         current = {(event_us, event_id): payload for event_us, _, event_id, payload in events}

@@ -34,6 +34,7 @@ class State(IntEnum):
     FRESH = 0
     STALE = 1  # there is a value, older than the view's time to live
     MISSING = 2
+    UNREAD = 3  # the store could not be asked, or not in time
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -78,7 +79,7 @@ class Plan(msgspec.Struct, frozen=True):
         return _encode([_plain(self.name, *pair) for pair in zip(self.entity, values, strict=True)])
 
     def policy(self, state: State) -> Policy | None:
-        """Return what happens in a state; None where the value is fresh."""
+        """Return what happens in a state; None where the value is fresh. Unread is as good as missing."""
         if state is State.FRESH:
             return None
         return self.stale if state is State.STALE else self.missing

@@ -17,6 +17,32 @@ class Overloaded(TidegateError):
 
     code = "overloaded"
 
+    @classmethod
+    def after(cls, wait_s: float, service: str) -> Overloaded:
+        """Return the refusal of a request that may try again in `wait_s` seconds."""
+        return cls(
+            f"Service {service!r} is overloaded: a request like this could not be answered in time now.",
+            hint="Try again after the time in Retry-After.",
+            service=service,
+            retry_after_s=round(wait_s, 3),
+        )
+
+
+class RateLimited(TidegateError):
+    """The caller has sent more than its share."""
+
+    code = "rate_limited"
+
+    @classmethod
+    def after(cls, wait_s: float, service: str) -> RateLimited:
+        """Return the refusal of a request that may try again in `wait_s` seconds."""
+        return cls(
+            f"Service {service!r} takes a bounded rate of requests from each caller, and this one has had it.",
+            hint="Try again after the time in Retry-After.",
+            service=service,
+            retry_after_s=round(wait_s, 3),
+        )
+
 
 class DeadlineExceeded(TidegateError):
     """The request's time was over before there was an answer."""
@@ -51,12 +77,14 @@ class Call:
         "arrived_us",
         "bucket",
         "caller_id",
+        "criticality",
         "deadline_s",
         "error",
         "group",
         "inputs",
         "key_hashes",
         "n_rows",
+        "on_abandon",
         "origin",
         "reply",
         "request_id",
@@ -107,6 +135,8 @@ class Call:
         self.key_hashes: list[bytes] | None = None
         self.abandoned = False
         self.settled = False
+        self.criticality = 2  # Criticality.NORMAL, which takes longer to look up than to write
+        self.on_abandon: Callable[[], None] | None = None
         self.error: TidegateError | None = None
         self.group: Group
         self.start = 0
@@ -114,6 +144,8 @@ class Call:
     def abandon(self) -> None:
         """Say that nobody waits for the answer any more."""
         self.abandoned = True
+        if self.on_abandon is not None:
+            self.on_abandon()
 
     @property
     def outputs(self) -> Batch:
@@ -168,19 +200,25 @@ class Group:
     @classmethod
     def gather(cls, arm: Arm, calls: list[Call]) -> Group:
         """Put the rows of all `calls` one after another into one batch."""
+        inputs = cls._gathered(arm, calls)
+        features = arm.version.features
+        return cls(arm, calls, inputs if features is None else features.widen(inputs))
+
+    @staticmethod
+    def _gathered(arm: Arm, calls: list[Call]) -> Batch:
         gather = arm.version.decoder.gather
         if len(calls) == 1:
             alone = calls[0].inputs
-            return cls(arm, calls, alone if isinstance(alone, Batch) else gather(alone))
+            return alone if isinstance(alone, Batch) else gather(alone)
         rows: list[Any] = []
         for call in calls:
             if isinstance(call.inputs, Batch):
                 break
             rows += call.inputs
         else:
-            return cls(arm, calls, gather(rows))
+            return gather(rows)
         parts = [call.inputs if isinstance(call.inputs, Batch) else gather(call.inputs) for call in calls]
-        return cls(arm, calls, Batch.concat(parts))
+        return Batch.concat(parts)
 
     @property
     def answer_rows(self) -> list[Any]:

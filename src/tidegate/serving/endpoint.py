@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Any, Protocol
 
 import msgspec
@@ -17,18 +16,17 @@ from tidegate.contract.objective import Limits
 from tidegate.contract.schema import Contract
 from tidegate.contract.validate import Validator
 from tidegate.core.error import NotFound
-from tidegate.journal.record import JournalMode, Stream
+from tidegate.journal.record import JournalMode, RecordKind, Stream
 from tidegate.predictor.protocol import Predictor
-from tidegate.route.route import STABLE, ServiceRoute, compile_bucket, compile_choice
-from tidegate.serving.call import Group, NotReady, Overloaded
+from tidegate.route.route import PARTS, STABLE, ServiceRoute, compile_bucket, compile_choice
+from tidegate.serving.admission import Admission, Backlog
+from tidegate.serving.call import Call, Group, NotReady
+from tidegate.serving.feature import FeatureMerge
 
 PINNED = "pinned"
 """Arm of requests that name their version."""
-
-
-WAIT_SHARE = 0.6
-"""Part of a request's time that it may be expected to wait: the estimate is a mean, and the way in and
-out takes time as well."""
+SHADOW = "shadow"
+"""Arm of copies: it answers nobody."""
 
 
 class UnknownService(NotFound):
@@ -94,18 +92,22 @@ class LoadedVersion:
         limits: Limits | None = None,
         journal: JournalMode = JournalMode.AVAILABLE,
         tensors: Tensors | None = None,
+        tolerances: Mapping[str, float] | None = None,
+        features: FeatureMerge | None = None,
     ) -> None:
         """Compile the contract's decoder, encoder and checks.
 
         Args:
             service: Name of the service.
             number: The version's number.
-            contract: What it takes and gives.
+            contract: What callers send and are answered.
             executor: Where its model runs.
             fallbacks: Name and predictor of those who answer in its place, in order.
             limits: Bounds on requests.
             journal: Journal mode.
             tensors: The model's own names.
+            tolerances: Output field -> difference to another version's answer that means nothing.
+            features: What its model is given beside the request's fields; its executor reads them.
         """
         self.service = service
         self.number = number
@@ -119,9 +121,15 @@ class LoadedVersion:
         self.encoder = RowEncoder(contract.output)
         self.input_check = Validator(contract.input)
         self.output_check = Validator(contract.output)
-        self.layout = journal_layout(contract)
+        self.features = features
+        self.layout = journal_layout(contract) if features is None else features.layout
+        self.tolerances = tuple(sorted((tolerances or {}).items()))
         self.key_name = contract.key.name if contract.key is not None else ""
         self.deadline_s = self.limits.deadline_ms / 1000
+        # a model that runs in the loop has a queue only where a request is too large for one turn
+        self.backlog: Backlog | None = getattr(executor, "backlog", None)
+        self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
+        self.is_elsewhere = self.backlog is not None and not getattr(executor, "in_loop", False)
 
     def adopt(self, inputs: list[Any] | Batch, face: LoadedVersion) -> list[Any] | Batch:
         """Return the rows of a request to `face` as this version takes them.
@@ -149,24 +157,59 @@ class LoadedVersion:
 class Arm:
     """A part of the route and the version it leads to."""
 
-    __slots__ = ("name", "safe_mode", "service", "share", "stream", "version")
+    __slots__ = ("_bucket", "name", "safe_mode", "service", "shadows", "share", "stream", "version")
 
     def __init__(
-        self, name: str, version: LoadedVersion, *, share: float = 1.0, safe_mode: bool = False
+        self,
+        name: str,
+        version: LoadedVersion,
+        *,
+        share: float = 1.0,
+        safe_mode: bool = False,
+        shadows: Sequence[Arm] = (),
+        kind: RecordKind = RecordKind.PREDICTION,
+        bucket: Callable[[bytes], float] | None = None,
     ) -> None:
+        """Name a part of the route.
+
+        Args:
+            name: Of the arm.
+            version: Who answers.
+            share: Part of the keys, in [0, 1]; of a shadow, the part that is copied.
+            safe_mode: Whether the fallback chain answers in the version's place.
+            shadows: Who gets copies of its requests.
+            kind: What its records tell of.
+            bucket: Maps a key to its bucket.
+        """
         self.name = name
         self.service = version.service
         self.version = version
         self.share = share
         self.safe_mode = safe_mode  # the model is not asked, the fallback chain answers
+        # a version tells nothing by being compared with itself
+        self.shadows = tuple(shadow for shadow in shadows if shadow.version is not version)
+        self._bucket = bucket
         self.stream = Stream(
             service=version.service,
             version=version.number,
-            contract=version.contract.fingerprint,
+            contract=(version.features or version).contract.fingerprint,
             layout=version.layout,
             arm=name,
             share=share,
+            kind=kind,
+            shadows=tuple(shadow.version.number for shadow in self.shadows),
+            tolerances=version.tolerances if kind is RecordKind.SHADOW else (),
         )
+
+    def buckets_of(self, call: Call) -> list[float]:
+        """Return the bucket of each row's own key.
+
+        A request goes whole to the arm of its first row's key, since one version answers it. By their
+        own buckets the rows that were only carried along can be told from those that were drawn.
+        """
+        if call.n_rows == 1 or call.key_hashes is None or self._bucket is None:
+            return [call.bucket] * call.n_rows
+        return [self._bucket(key) for key in call.key_hashes]
 
 
 class Endpoint:
@@ -188,20 +231,30 @@ class Endpoint:
         allowed = set(route.versions) - {latch.version for latch in route.latched}
         self.pinnable = {number: version for number, version in versions.items() if number in allowed}
         self._secret = secret
+        self._safe_mode = route.safe_mode
         stable = route.arm(STABLE)
         self.arms: tuple[Arm, ...] = ()
+        self._shadows: tuple[Arm, ...] = ()
+        self._bucket = compile_bucket(route.salt)
         if stable is not None and stable.version in versions:
             loaded = [arm for arm in route.arms if arm.version in versions]
             # stable first: its contract is the face
             loaded.sort(key=lambda arm: arm.name != STABLE)
+            self._shadows = () if route.safe_mode else _shadows_of(route, versions)
             self.arms = tuple(
-                Arm(arm.name, versions[arm.version], share=arm.share, safe_mode=route.safe_mode)
+                Arm(
+                    arm.name,
+                    versions[arm.version],
+                    share=arm.share,
+                    safe_mode=route.safe_mode,
+                    shadows=self._shadows,
+                    bucket=self._bucket,
+                )
                 for arm in loaded
             )
         self._by_name = {arm.name: arm for arm in self.arms}
         self._pinned: dict[int, Arm] = {}
-        self._only = self.arms[0] if len(self.arms) == 1 else None
-        self._bucket = compile_bucket(route.salt)
+        self._only = self.arms[0] if len(self.arms) == 1 and not self._shadows else None
         self._choose = compile_choice(route) if len(self.arms) > 1 else None
 
     @property
@@ -219,30 +272,6 @@ class Endpoint:
             )
         return self.arms[0].version
 
-    def admit(self, timeout_s: float = inf) -> None:
-        """Refuse, on the headers alone, what could not be answered in time.
-
-        Args:
-            timeout_s: The time that the request may take, seconds.
-
-        Raises:
-            NotReady: No version is loaded.
-            Overloaded: As many rows wait as may, or the learned wait uses up the request's time.
-        """
-        version = self.stable
-        executor = version.executor
-        waiting = executor.waiting_rows
-        if waiting == 0:
-            return
-        wait_s = executor.wait_s
-        if waiting >= version.limits.max_waiting_rows or wait_s > WAIT_SHARE * timeout_s:
-            raise Overloaded(
-                f"Service {self.service!r} is overloaded: {waiting} rows wait.",
-                hint="Try again after the time in Retry-After.",
-                service=self.service,
-                retry_after_s=max(0.05, round(wait_s, 3)),
-            )
-
     def hash_key(self, key: object) -> bytes:
         """Return the keyed hash of an identifier, 16 bytes: what the journal knows it by."""
         text = key if isinstance(key, str) else str(key)
@@ -251,17 +280,18 @@ class Endpoint:
     def pick(self, identity: bytes) -> tuple[Arm, float]:
         """Return the arm that `identity` (a key's hash or a request id) sticks to, and its bucket.
 
-        With one arm the bucket is not computed, and is -1.
+        With one arm and no shadow the bucket is not computed, and is -1.
 
         Raises:
             NotReady: No version is loaded.
         """
         if self._only is not None:
             return self._only, -1.0
-        if self._choose is None:
+        if not self.arms:
             _ = self.stable  # says what is missing
-        assert self._choose is not None
         bucket = self._bucket(identity)
+        if self._choose is None:
+            return self.arms[0], bucket
         return self._by_name.get(self._choose(bucket).name, self.arms[0]), bucket
 
     def pin(self, number: int) -> Arm:
@@ -274,13 +304,15 @@ class Endpoint:
         """
         arm = self._pinned.get(number)
         if arm is None:
-            arm = self._pinned[number] = Arm(PINNED, self.pinnable[number], share=0.0)
+            arm = self._pinned[number] = Arm(
+                PINNED, self.pinnable[number], share=0.0, safe_mode=self._safe_mode
+            )
         return arm
 
     @property
     def every_arm(self) -> tuple[Arm, ...]:
-        """All arms that requests may have gone by, the pinned ones too."""
-        return (*self.arms, *self._pinned.values())
+        """All arms that requests may have gone by, the pinned ones and the shadows too."""
+        return (*self.arms, *self._pinned.values(), *self._shadows)
 
     def keys_of(self, rows: Any) -> list[bytes] | None:
         """Return the keyed hash of each decoded row's key; None without a key in the contract."""
@@ -288,3 +320,12 @@ class Endpoint:
         if not name:
             return None
         return [self.hash_key(getattr(row, name)) for row in rows]
+
+
+def _shadows_of(route: ServiceRoute, versions: Mapping[int, LoadedVersion]) -> tuple[Arm, ...]:
+    """Return the arms of the shadows that are loaded; the others get their copies once they are."""
+    return tuple(
+        Arm(SHADOW, versions[shadow.version], share=shadow.parts / PARTS, kind=RecordKind.SHADOW)
+        for shadow in route.shadows
+        if shadow.version in versions and shadow.parts
+    )

@@ -6,6 +6,7 @@ from tidegate.core.error import TidegateError
 from tidegate.journal.record import Flag
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.call import Call, Group, OutputViolation
+from tidegate.serving.feature import FeatureMissing
 from tidegate.serving.inline import predict_checked
 
 
@@ -51,7 +52,8 @@ def fall_back(part: Group, error: TidegateError) -> None:
     """
     version = part.arm.version
     part.outputs = None
-    for name, predictor in version.fallbacks:
+    is_final = isinstance(error, FeatureMissing) and error.is_final
+    for name, predictor in () if is_final else version.fallbacks:
         try:
             outputs = predict_checked(predictor, part.inputs)
         except PredictorError:

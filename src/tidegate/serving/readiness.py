@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.contract.decode import RowDecoder
 from tidegate.core.error import TidegateError
 from tidegate.serving.call import Group
 from tidegate.serving.endpoint import Arm, LoadedVersion
@@ -40,8 +41,11 @@ async def check_answers(
     Raises:
         CheckFailed: An answer differs, is against the contract, or did not come.
     """
-    decoded, _ = version.decoder.decode(msgspec.json.encode({"rows": list(rows)}))
-    group = Group(Arm("check", version), [], version.decoder.gather(decoded))
+    decoder = version.decoder
+    if version.features is not None:  # the rows come with features: what the store says may differ by now
+        decoder = RowDecoder(version.features.contract.input, max_rows=len(rows))
+    decoded, _ = decoder.decode(msgspec.json.encode({"rows": list(rows)}))
+    group = Group(Arm("check", version), [], decoder.gather(decoded))
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def finish(_: Group) -> None:

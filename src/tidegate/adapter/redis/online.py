@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tidegate.core.error import InvalidSetting, MissingExtra
-from tidegate.feature.online import Event, Kept, OnlineStoreUnavailable
+from tidegate.feature.online import Event, Kept, Moments, OnlineStoreUnavailable, each
 
 _HEAD = struct.Struct(">QQ")  # event and created time; big-endian sorts as it counts
 _END = b"\0"  # after the identifier, which has none: so that a shorter one sorts first
@@ -64,33 +64,39 @@ class RedisOnlineStore:
         with self._reported():
             return sum(pipeline.execute()) if by_key else 0
 
-    def latest(self, view: str, keys: Sequence[bytes], *, at_us: int) -> list[Event | None]:
+    def latest(self, view: str, keys: Sequence[bytes], *, at_us: Moments) -> list[Event | None]:
+        moments = each(at_us, len(keys))
         found: list[Event | None] = [None] * len(keys)
         open_rows, offset = list(range(len(keys))), 0
         while open_rows:
             pipeline = self._client.pipeline(transaction=False)
             for row in open_rows:
                 pipeline.zrevrangebyscore(
-                    self._name(view, keys[row]), f"({at_us}", "-inf", start=offset, num=_PAGE
+                    self._name(view, keys[row]), f"({moments[row]}", "-inf", start=offset, num=_PAGE
                 )
             with self._reported():
                 pages = pipeline.execute()
             further = []
             for row, page in zip(open_rows, pages, strict=True):
-                known = (event for event in map(_kept, page) if event[1] < at_us)
+                known = (event for event in map(_kept, page) if event[1] < moments[row])
                 found[row] = next(map(Event._make, known), None)
                 if found[row] is None and len(page) == _PAGE:
                     further.append(row)
             open_rows, offset = further, offset + _PAGE
         return found
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
-        pipeline = self._client.pipeline(transaction=False)
-        for key in keys:
-            pipeline.zrangebyscore(self._name(view, key), since_us, f"({at_us}")
+    def within(
+        self, view: str, keys: Sequence[bytes], *, since_us: Moments, at_us: Moments
+    ) -> list[list[Kept]]:
+        pipeline, moments = self._client.pipeline(transaction=False), each(at_us, len(keys))
+        for key, since, at in zip(keys, each(since_us, len(keys)), moments, strict=True):
+            pipeline.zrangebyscore(self._name(view, key), since, f"({at}")
         with self._reported():
             pages = pipeline.execute() if keys else []
-        return [[event for event in map(_kept, page) if event[1] < at_us] for page in pages]
+        return [
+            [event for event in map(_kept, page) if event[1] < at]
+            for page, at in zip(pages, moments, strict=True)
+        ]
 
     def forget(self, view: str, *, before_us: int) -> int:
         n_removed = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tidegate.feature.online import Event, Kept, OnlineStoreUnavailable
+from tidegate.feature.online import Event, Kept, Moments, OnlineStoreUnavailable, each
 
 _BUSY_S = 10.0
 
@@ -44,15 +44,17 @@ class SqliteOnlineStore:
 
     Args:
         path: The file; created if absent.
+        busy_s: How long a call waits for another process that writes, seconds. Readers do not wait
+            for writers, except for one that makes or recovers the file.
 
     Raises:
         OnlineStoreUnavailable: It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_s: float = _BUSY_S) -> None:
         self._path = path
         with self._reported():
-            self._connection = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+            self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None)
             # Readers go on while one writes. What a power cut takes is in the source, and put again.
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -70,16 +72,20 @@ class SqliteOnlineStore:
             self._connection.execute("COMMIT")
         return max(n_new, 0)
 
-    def latest(self, view: str, keys: Sequence[bytes], *, at_us: int) -> list[Event | None]:
+    def latest(self, view: str, keys: Sequence[bytes], *, at_us: Moments) -> list[Event | None]:
         execute = self._connection.execute
+        asked = zip(keys, each(at_us, len(keys)), strict=True)
         with self._reported():
-            found = [execute(_LATEST, (view, key, at_us, at_us)).fetchone() for key in keys]
+            found = [execute(_LATEST, (view, key, at, at)).fetchone() for key, at in asked]
         return [None if row is None else Event(*row) for row in found]
 
-    def within(self, view: str, keys: Sequence[bytes], *, since_us: int, at_us: int) -> list[list[Kept]]:
-        execute = self._connection.execute
+    def within(
+        self, view: str, keys: Sequence[bytes], *, since_us: Moments, at_us: Moments
+    ) -> list[list[Kept]]:
+        execute, count = self._connection.execute, len(keys)
+        asked = zip(keys, each(since_us, count), each(at_us, count), strict=True)
         with self._reported():
-            return [execute(_WITHIN, (view, key, since_us, at_us, at_us)).fetchall() for key in keys]
+            return [execute(_WITHIN, (view, key, since, at, at)).fetchall() for key, since, at in asked]
 
     def forget(self, view: str, *, before_us: int) -> int:
         with self._reported():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -30,6 +31,7 @@ STATUS: dict[str, int] = {
     "online_store_unavailable": 503,
     "conflict": 409,
     "overloaded": 503,
+    "rate_limited": 429,
     "not_ready": 503,
     "safe_mode": 503,
     "runner_unavailable": 503,
@@ -46,7 +48,7 @@ STATUS: dict[str, int] = {
 }
 """Status on the native face, by error code."""
 
-PROTOCOL_STATUS = {400, 404, 405, 413, 415, 431, 408, 500, 501, 503}
+PROTOCOL_STATUS = {400, 404, 405, 413, 415, 429, 431, 408, 500, 501, 503}
 """Statuses the Open Inference Protocol face keeps; see `protocol_status`."""
 
 _encode = msgspec.json.Encoder().encode
@@ -93,7 +95,8 @@ def protocol_error(error: TidegateError) -> tuple[int, bytes]:
 def retry_after(error: TidegateError) -> bytes:
     """Return the header line that says when to try again, or nothing."""
     retry_s = error.context.get("retry_after_s")
-    return b"retry-after: %d\r\n" % max(1, round(retry_s)) if isinstance(retry_s, int | float) else b""
+    # whole seconds, rounded up: who comes back a moment too early is refused once more
+    return b"retry-after: %d\r\n" % min(60, max(1, ceil(retry_s))) if isinstance(retry_s, int | float) else b""
 
 
 def _plain(value: object) -> object:
