@@ -244,11 +244,13 @@ class Slow:
 
     def __init__(self) -> None:
         self.go = threading.Event()
+        self.begun = threading.Event()
         self.asked: list[int] = []
         self.threads: set[int] = set()
 
     def latest(self, view: str, keys: Any, *, at_us: Any) -> list[Event | None]:
         self.asked.append(len(keys))
+        self.begun.set()
         self.threads.add(threading.get_ident())
         self.go.wait(10)
         return [Event(at - 1, at - 1, b"", encode([3.0])) for at in at_us]
@@ -264,8 +266,7 @@ async def test_shared_store_is_read_beside_the_loop_and_what_waits_goes_together
     source = SharedSource(Store(lambda: slow, clock=harness.clock), loop=harness.loop)  # type: ignore[arg-type, return-value]
     model = serve(harness, source, plan())
     first = asyncio.ensure_future(harness.ask([ONE]))
-    while not slow.asked:
-        await asyncio.sleep(0)
+    await harness.loop.run_in_executor(None, slow.begun.wait, 10)
     later = [asyncio.ensure_future(harness.ask([{"x": float(x), "tag": str(x)}])) for x in range(2, 6)]
     for _ in range(5):
         await asyncio.sleep(0)
