@@ -76,4 +76,5 @@ class Limits(msgspec.Struct, frozen=True):
             )
         if self.caller_burst < 1:
             raise InvalidSetting(f"Limits.caller_burst is {self.caller_burst}, expected at least 1.")
+
     pinning: bool = False

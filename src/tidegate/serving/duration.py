@@ -54,6 +54,25 @@ class DurationModel:
         full, rest = divmod(rows_ahead, max_batch_rows)
         return full * self.call_s(max_batch_rows) + self.call_s(rest + 1)
 
+    def rows_within(self, patience_s: float, *, max_batch_rows: int) -> int:
+        """Return how many rows may be ahead of one that is to be answered within `patience_s`.
+
+        It is the greatest number for which `wait_s` is no more than that; 0 if there is none.
+        """
+        full_s = self.call_s(max_batch_rows)
+        if full_s <= 0:
+            return 1 << 30  # nothing is known, so nothing is refused
+        full = int(patience_s // full_s)
+        low, high = -1, max_batch_rows - 1  # rows beyond the full batches: low fits, high + 1 does not
+        left_s = patience_s - full * full_s
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.call_s(middle + 1) <= left_s:
+                low = middle
+            else:
+                high = middle - 1
+        return max(0, full * max_batch_rows + low)
+
     def _base_s(self, n_rows: int) -> float:
         sizes, call_s = self._sizes, self._call_s
         if not sizes:

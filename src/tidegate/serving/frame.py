@@ -74,6 +74,8 @@ class Answer(msgspec.Struct, array_like=True, tag="answer"):
         waiting_rows: Rows left waiting in the runner after it.
         error: Code of the failure, or "".
         message: The failure in words.
+        standing: Whether the runner's queue stands: more comes than can be answered.
+        peers: How many workers are connected.
     """
 
     id: int
@@ -83,6 +85,8 @@ class Answer(msgspec.Struct, array_like=True, tag="answer"):
     waiting_rows: int = 0
     error: str = ""
     message: str = ""
+    standing: bool = False
+    peers: int = 1
 
 
 Message = Ask | Cancel | Answer

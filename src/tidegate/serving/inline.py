@@ -7,7 +7,9 @@ from time import perf_counter
 
 from tidegate.contract.batch import Batch
 from tidegate.predictor.protocol import Predictor, PredictorError
+from tidegate.serving.admission import Backlog
 from tidegate.serving.call import Group
+from tidegate.serving.duration import DurationModel
 
 _SLICE_ROWS = 512
 """Rows after which a large request lets the loop's other work in."""
@@ -15,6 +17,8 @@ _SLICE_ROWS = 512
 
 class InlineExecutor:
     """An executor without a queue."""
+
+    in_loop = True
 
     def __init__(self, predictor: Predictor, *, call_soon: Callable[[Callable[[], None]], object]) -> None:
         """Take a loaded predictor.
@@ -25,21 +29,24 @@ class InlineExecutor:
         """
         self._predictor = predictor
         self._call_soon = call_soon
-        self.waiting_rows = 0
-        self._row_s = 0.0
+        self.backlog = Backlog(DurationModel({}), max_batch_rows=_SLICE_ROWS)
 
     @property
     def is_there(self) -> bool:
         return True
 
     @property
+    def waiting_rows(self) -> int:
+        return self.backlog.own
+
+    @property
     def wait_s(self) -> float:
-        return self.waiting_rows * self._row_s
+        return self.backlog.wait_s
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Run at once; a group too large for one turn goes on in the next ones."""
         if group.n_rows > _SLICE_ROWS and group.arm.version.contract.batched:
-            self.waiting_rows += group.n_rows
+            self.backlog.own += group.n_rows
             self._call_soon(lambda: self._run_slice(group, done, [], 0))
             return
         started_s = perf_counter()
@@ -66,15 +73,16 @@ class InlineExecutor:
             group.error = error
         took_s = perf_counter() - started_s
         group.predict_us += took_s * 1e6
-        self._row_s += 0.2 * (took_s / (stop - start) - self._row_s)
-        self.waiting_rows -= stop - start
+        self.backlog.duration.observe(stop - start, took_s)
+        self.backlog.own -= stop - start
+        self.backlog.told(self.backlog.own)
         if group.error is None and stop < group.n_rows:
             self._call_soon(lambda: self._run_slice(group, done, parts, stop))
             return
         if group.error is None:
             group.outputs = Batch.concat(parts)
         else:
-            self.waiting_rows -= group.n_rows - stop
+            self.backlog.own -= group.n_rows - stop
         group.batch_rows = min(_SLICE_ROWS, group.n_rows)
         done(group)
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
+from tidegate.contract.objective import Criticality
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import Call, DeadlineExceeded, Group
+from tidegate.serving.admission import Backlog
+from tidegate.serving.call import Call, DeadlineExceeded, Group, Overloaded
 from tidegate.serving.duration import DurationModel
-from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
+from tidegate.serving.frame import Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
 
 _RECONNECT_S = 0.05
+_PIECES = 4
+"""Pieces of a batch in which rows are sent to a runner that is busy: whole ones would not fill the gaps."""
 
 
 class RunnerUnavailable(PredictorError):
@@ -46,7 +51,7 @@ class RemoteExecutor(asyncio.Protocol):
             duration: How long calls take; learns on. None if nothing is known yet.
             max_batch_rows: Rows of one call.
         """
-        self._duration = duration or DurationModel({})
+        self.backlog = Backlog(duration or DurationModel({}), max_batch_rows=max_batch_rows)
         self._max_batch_rows = max_batch_rows
         self._path = path
         self._loop = loop
@@ -55,8 +60,6 @@ class RemoteExecutor(asyncio.Protocol):
         self._frames = FrameBuffer()
         self._asked: dict[int, tuple[Group, Callable[[Group], None]]] = {}
         self._next_id = 0
-        self.waiting_rows = 0
-        self._elsewhere_rows = 0
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None  # a task that nobody holds may be collected
 
@@ -85,9 +88,12 @@ class RemoteExecutor(asyncio.Protocol):
         return self._transport is not None
 
     @property
+    def waiting_rows(self) -> int:
+        return self.backlog.own
+
+    @property
     def wait_s(self) -> float:
-        rows_ahead = self.waiting_rows + self._elsewhere_rows
-        return self._duration.wait_s(rows_ahead, max_batch_rows=self._max_batch_rows)
+        return self.backlog.wait_s
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Send the rows to the runner."""
@@ -95,21 +101,44 @@ class RemoteExecutor(asyncio.Protocol):
             group.error = self._unavailable()
             done(group)
             return
-        if group.n_rows > self._max_batch_rows and len(group.calls) > 1:
-            # in pieces of one batch at most, so that the first are answered while the last still wait
-            for calls in _pieces(group.calls, self._max_batch_rows):
-                self._send(group.part(calls), done)
-        else:
-            self._send(group, done)
+        calls = group.calls
+        if len(calls) > 1:
+            limit = self._max_batch_rows
+            if self.backlog.own:
+                limit = max(1, limit // _PIECES)
+            if group.n_rows > limit or len({call.criticality for call in calls}) > 1:
+                # in pieces, so that the first are answered while the last still wait
+                for piece in _pieces(calls, limit):
+                    self._send(group.part(piece), done)
+                return
+        self._send(group, done)
 
     def _send(self, group: Group, done: Callable[[Group], None]) -> None:
         assert self._transport is not None
         self._next_id += 1
-        self._asked[self._next_id] = (group, done)
-        self.waiting_rows += group.n_rows
+        ask_id = self._next_id
+        self._asked[ask_id] = (group, done)
+        self.backlog.own += group.n_rows
         # check inputs belong to no call: whoever tries them has a limit of its own
         deadline_s = max((call.deadline_s for call in group.calls), default=math.inf)
-        self._transport.write(encode(Ask(self._next_id, deadline_s, group.n_rows, pack(group.inputs))))
+        criticality = group.calls[0].criticality if group.calls else Criticality.CRITICAL
+        for call in group.calls:
+            call.on_abandon = partial(self._cancel, ask_id)
+        ask = Ask(ask_id, deadline_s, group.n_rows, pack(group.inputs), criticality)
+        self._transport.write(encode(ask))
+
+    def _cancel(self, ask_id: int) -> None:
+        """Take rows back for which nobody waits any more."""
+        asked = self._asked.get(ask_id)
+        if asked is None or not all(call.abandoned for call in asked[0].calls):
+            return
+        group, done = self._asked.pop(ask_id)
+        self.backlog.own -= group.n_rows
+        for call in group.calls:
+            call.settled = True
+        if self._transport is not None:
+            self._transport.write(encode(Cancel(ask_id)))
+        done(group)
 
     def close(self) -> None:
         self._closed = True
@@ -130,7 +159,7 @@ class RemoteExecutor(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         asked, self._asked = self._asked, {}
-        self.waiting_rows = 0
+        self.backlog.lose()
         for group, done in asked.values():
             group.error = self._unavailable()
             done(group)
@@ -140,18 +169,25 @@ class RemoteExecutor(asyncio.Protocol):
     # ---
 
     def _take(self, answer: Answer) -> None:
-        group, done = self._asked.pop(answer.id)
-        self.waiting_rows -= group.n_rows
-        if answer.error == "deadline_exceeded":
+        if answer.batch_rows:
+            self.backlog.duration.observe(answer.batch_rows, answer.predict_us / 1e6)
+        asked = self._asked.pop(answer.id, None)
+        if asked is None:  # cancelled while it ran
+            return
+        group, done = asked
+        self.backlog.own -= group.n_rows
+        if answer.batch_rows:
+            self.backlog.told(answer.waiting_rows, standing=answer.standing, peers=answer.peers)
+        if answer.error == DeadlineExceeded.code:
             group.error = DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
+        elif answer.error == Overloaded.code:
+            group.error = Overloaded(answer.message, hint="Try again after the time in Retry-After.")
         elif answer.error:
             group.error = PredictorError(answer.message, hint="The model is at fault, not the transport.")
         else:
             group.outputs = unpack(answer.parts, group.n_rows)
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
-            self._duration.observe(answer.batch_rows, answer.predict_us / 1e6)
-        self._elsewhere_rows = max(0, answer.waiting_rows - self.waiting_rows)
         done(group)
 
     async def _reconnect(self) -> None:
@@ -169,11 +205,11 @@ class RemoteExecutor(asyncio.Protocol):
 
 
 def _pieces(calls: list[Call], max_rows: int) -> Iterator[list[Call]]:
-    """Cut calls into runs of at most `max_rows` rows, or of one call that has more."""
+    """Cut calls into runs of one criticality and at most `max_rows` rows, or of one call that has more."""
     piece: list[Call] = []
     n_rows = 0
     for call in calls:
-        if piece and n_rows + call.n_rows > max_rows:
+        if piece and (n_rows + call.n_rows > max_rows or call.criticality != piece[0].criticality):
             yield piece
             piece, n_rows = [], 0
         piece.append(call)

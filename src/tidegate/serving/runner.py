@@ -171,11 +171,16 @@ class Runner:
         batch_rows = -(-inputs.n_rows // n_calls)
         self._duration.observe(batch_rows, took_s)
         waiting_rows = self._queue.rows
+        standing = self._queue.is_standing(self._clock.monotonic_s())
+        peers = len(self._selector.get_map()) - 1  # beside the listener
         start = 0
         for peer, ask in members:
             part = outputs if len(members) == 1 else outputs.rows(start, start + ask.n_rows)
             start += ask.n_rows
-            self._answer(peer, Answer(ask.id, pack(part), took_us, batch_rows, waiting_rows))
+            answer = Answer(
+                ask.id, pack(part), took_us, batch_rows, waiting_rows, standing=standing, peers=peers
+            )
+            self._answer(peer, answer)
 
     def _predict(self, inputs: Batch) -> Batch:
         limit = self._max_batch_rows

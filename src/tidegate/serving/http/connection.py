@@ -88,6 +88,12 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._write_paused = False
 
+    @property
+    def peer(self) -> str:
+        """The client's network address."""
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if name else ""
+
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -114,6 +120,11 @@ class Connection(asyncio.Protocol):
             end = data.find(b"\r\n\r\n") + 4
             head = self.site.heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
+                if head.door is not None and head.wish is not None:
+                    payload = head.door.turn_away(head.wish, self)
+                    if payload is not None:
+                        self._turn_away(head, payload)
+                        return
                 self._take(head, data[end:])
                 return
         rest = self._feed(data)
@@ -129,12 +140,23 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, head)
         self.touched_s = self.site.now_s
         self._owed.append(exchange)
-        try:
-            head.handler.admit(exchange)
-        except TidegateError as error:
-            head.handler.refuse(exchange, error)
-            return
+        if head.door is None:
+            try:
+                head.handler.admit(exchange)
+            except TidegateError as error:
+                head.handler.refuse(exchange, error)
+                return
         self._handle(exchange, body)
+
+    def _turn_away(self, head: Head, payload: bytes) -> None:
+        """Send a refusal that was ready: its body is not looked at, and the connection stays."""
+        self.touched_s = self.site.now_s
+        if not self._owed:
+            self._transport.write(payload)
+            return
+        self._exchange = exchange = Exchange(self, head)
+        exchange.payload = payload
+        self._owed.append(exchange)
 
     def _remember(self, raw: bytes, length: int) -> None:
         """Keep the head of a plain request that came alone and whole, if there is nothing special in it."""
@@ -150,7 +172,10 @@ class Connection(asyncio.Protocol):
         ):
             if len(heads) >= MAX_KNOWN_HEADS:
                 heads.clear()
-            heads[raw] = Head(exchange.target, exchange.method, headers, exchange.handler, length)
+            door = exchange.handler.door
+            heads[raw] = Head(
+                exchange.target, exchange.method, headers, exchange.handler, length, door, exchange.wish
+            )
 
     def _feed(self, data: bytes | memoryview) -> memoryview | None:
         """Parse bytes; return what follows a request that offers to upgrade, else None."""

@@ -51,6 +51,9 @@ STATUS: dict[str, int] = {
 PROTOCOL_STATUS = {400, 404, 405, 413, 415, 429, 431, 408, 500, 501, 503}
 """Statuses the Open Inference Protocol face keeps; see `protocol_status`."""
 
+MAX_RETRY_S = 60
+"""What Retry-After says at most: load that lasts longer than this is worth another look."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -95,8 +98,10 @@ def protocol_error(error: TidegateError) -> tuple[int, bytes]:
 def retry_after(error: TidegateError) -> bytes:
     """Return the header line that says when to try again, or nothing."""
     retry_s = error.context.get("retry_after_s")
+    if not isinstance(retry_s, int | float):
+        return b""
     # whole seconds, rounded up: who comes back a moment too early is refused once more
-    return b"retry-after: %d\r\n" % min(60, max(1, ceil(retry_s))) if isinstance(retry_s, int | float) else b""
+    return b"retry-after: %d\r\n" % min(MAX_RETRY_S, max(1, ceil(retry_s)))
 
 
 def _plain(value: object) -> object:

@@ -8,6 +8,7 @@ from tidegate.core.error import TidegateError
 
 if TYPE_CHECKING:
     from tidegate.serving.http.connection import Connection
+    from tidegate.serving.http.door import Door, Wish
 
 
 class HttpError(TidegateError):
@@ -49,6 +50,11 @@ class Handler(Protocol):
         """Bound of the body, also after decompression."""
         ...
 
+    @property
+    def door(self) -> Door | None:
+        """Who may turn requests away on their headers; None where all are let in."""
+        ...
+
     def admit(self, exchange: Exchange) -> None:
         """Look at the headers alone; raise to refuse before the body is read."""
         ...
@@ -75,6 +81,7 @@ class Exchange:
         "on_abandon",
         "payload",
         "target",
+        "wish",
     )
 
     def __init__(self, connection: Connection, head: Head | None = None) -> None:
@@ -84,12 +91,14 @@ class Exchange:
             self.method = b""
             self.headers: dict[bytes, bytes] = {}
             self.handler: Handler
+            self.wish: Wish | None = None
         else:
-            self.target, self.method, self.headers, self.handler = (
+            self.target, self.method, self.headers, self.handler, self.wish = (
                 head.target,
                 head.method,
                 head.headers,
                 head.handler,
+                head.wish,
             )
         self.keep_alive = True
         self.is_old = False  # HTTP/1.0, where staying open has to be said
@@ -128,6 +137,8 @@ class Head(NamedTuple):
         target, method, headers: What the parser made of it; not to be changed.
         handler: Who answers it.
         length: Bytes of the body that follows.
+        door: Who decides on the headers whether it is let in; None where everything is.
+        wish: What the headers say of how it wants to be treated, where there is a door.
     """
 
     target: bytes
@@ -135,3 +146,5 @@ class Head(NamedTuple):
     headers: dict[bytes, bytes]
     handler: Handler
     length: int
+    door: Door | None
+    wish: Wish | None

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from tidegate.contract.batch import Batch
+from tidegate.contract.objective import Criticality
 from tidegate.contract.violation import MalformedBody
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_uuid
@@ -15,9 +16,10 @@ from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion
 from tidegate.serving.http.coding import MIN_COMPRESSED_BYTES, compress
+from tidegate.serving.http.door import MAX_TIMEOUT_MS, Door, Wish, read_criticality
 from tidegate.serving.http.error import protocol_error, retry_after
 from tidegate.serving.http.exchange import Exchange, HttpError, internal_error
-from tidegate.serving.http.native import MAX_CALLER_ID, MAX_TIMEOUT_MS, identify, timeout_s
+from tidegate.serving.http.native import MAX_CALLER_ID, identify
 from tidegate.serving.http.pin import pinned_arm
 from tidegate.serving.http.signature import RequestedOutput, Signature
 from tidegate.serving.http.tensor import InputTensor, OutputTensor, TensorError
@@ -56,12 +58,15 @@ class RequestParameters(msgspec.Struct, frozen=True):
     Attributes:
         binary_data_output: Whether outputs are to be binary where they do not say themselves.
         timeout: Time the request may take, microseconds; 0 leaves it to the service.
-        priority: 1 is highest, 0 none. Checked and not used: requests are run as they arrive.
+        priority: 1 is highest and means `critical`, 2 `normal`, what is above `batch`; 0 leaves it to
+            the header or the service.
+        criticality: The same by name; goes before the priority.
     """
 
     binary_data_output: bool = False
     timeout: float | None = None
     priority: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    criticality: str | None = None
 
 
 class InferRequest(msgspec.Struct, frozen=True):
@@ -97,7 +102,6 @@ class InferAnswer(msgspec.Struct, omit_defaults=True):
     id: str = ""
 
 
-_NO_PARAMETERS = RequestParameters()
 _NOTHING_WANTED = WantedParameters()
 _RAW = InferRequest([], parameters=RequestParameters(binary_data_output=True))
 _decode = msgspec.json.Decoder(InferRequest).decode
@@ -110,6 +114,7 @@ class ProtocolFace:
         self.plane = plane
         self.service = service
         self.max_body_bytes = max_body_bytes
+        self.door: Door | None = None
 
     def admit(self, exchange: Exchange) -> None:
         """Take every request."""
@@ -157,17 +162,23 @@ class InferHandler(ProtocolFace):
             self._signature = signatures[version]
             limit = version.limits.max_body_bytes
         super().__init__(plane, endpoint.service, max_body_bytes=limit)
+        if version is not None:
+            self.door = Door(plane, version, shape=protocol_error)
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse what could not be answered in time."""
-        endpoint = self._endpoint
-        endpoint.admit(timeout_s(exchange, endpoint.stable.deadline_s))
+        door = self.door
+        if door is None:
+            _ = self._endpoint.stable  # says what is missing
+            return
+        exchange.wish = wish = door.wish(exchange)
+        door.check(wish, exchange.connection)
 
     def handle(self, exchange: Exchange, body: bytes) -> None:
         """Read the tensors, pick an arm and submit."""
         signature = self._signature
         if signature is None:
-            self._endpoint.admit()  # says what is missing
+            _ = self._endpoint.stable  # says what is missing
             return
         headers = exchange.headers
         if JSON_LENGTH_HEADER in headers:
@@ -196,7 +207,7 @@ class InferHandler(ProtocolFace):
             arm, bucket = pinned, -1.0
         else:
             arm, bucket = endpoint.pick(keys[0] if keys else request_id)
-        limit_s = _timeout_s(exchange, request, face.deadline_s)
+        wish = _wish(exchange, request)
         clock = plane.clock
         now_s = clock.monotonic_s()
         call = Call(
@@ -206,11 +217,12 @@ class InferHandler(ProtocolFace):
             request_id=request_id,
             arrived_us=clock.wall_us(),
             started_s=now_s,
-            deadline_s=now_s + limit_s,
+            deadline_s=now_s + wish.timeout_s,
             reply=reply,
         )
         call.key_hashes = keys
         call.bucket = bucket
+        call.criticality = wish.criticality
         if len(exchange.headers) > 3:
             identify(exchange, call)
         if request.id:
@@ -313,15 +325,23 @@ def _wanted(request: InferRequest, signature: Signature) -> Sequence[RequestedOu
     return tuple(found.values())
 
 
-def _timeout_s(exchange: Exchange, request: InferRequest, default_s: float) -> float:
-    """Return the time that a request may take, seconds: by its parameter, its header or the service."""
-    limit_s = timeout_s(exchange, default_s)
-    timeout_us = (request.parameters or _NO_PARAMETERS).timeout
-    if not timeout_us:
-        return limit_s
-    if not 0 < timeout_us <= MAX_TIMEOUT_MS * 1000:
-        raise MalformedBody(
-            f"The parameter 'timeout' is {timeout_us:g}.",
-            hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
-        )
-    return timeout_us / 1e6
+def _wish(exchange: Exchange, request: InferRequest) -> Wish:
+    """Return how a request wants to be treated: by its parameters, its headers or the service."""
+    wish = exchange.wish
+    assert wish is not None  # where there is a signature there is a door
+    parameters = request.parameters
+    if parameters is None:
+        return wish
+    if timeout_us := parameters.timeout:
+        if not 0 < timeout_us <= MAX_TIMEOUT_MS * 1000:
+            raise MalformedBody(
+                f"The parameter 'timeout' is {timeout_us:g}.",
+                hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
+            )
+        wish = wish._replace(timeout_s=timeout_us / 1e6)
+    if parameters.criticality is not None:
+        wish = wish._replace(criticality=read_criticality(parameters.criticality.encode()))
+    elif parameters.priority:
+        by_priority = (Criticality.CRITICAL, Criticality.NORMAL, Criticality.BATCH)
+        wish = wish._replace(criticality=int(by_priority[min(parameters.priority, 3) - 1]))
+    return wish

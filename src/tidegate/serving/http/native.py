@@ -18,14 +18,13 @@ from tidegate.journal.record import Outcome
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
+from tidegate.serving.http.door import Door
 from tidegate.serving.http.error import native_error, retry_after
-from tidegate.serving.http.exchange import Exchange, HttpError
+from tidegate.serving.http.exchange import Exchange
 from tidegate.serving.http.pin import pinned_arm
 
-TIMEOUT_HEADER = b"tidegate-timeout-ms"
 REQUEST_ID_HEADER = b"x-request-id"
 TRACE_HEADER = b"traceparent"
-MAX_TIMEOUT_MS = 3_600_000.0
 MAX_CALLER_ID = 128
 MAX_OUTCOMES = 10_000
 MAX_DEPTH = 64
@@ -64,27 +63,6 @@ class ManyAnswers(msgspec.Struct, omit_defaults=True):
 _encode = msgspec.json.Encoder().encode
 
 
-def timeout_s(exchange: Exchange, default_s: float) -> float:
-    """Return the time that a request may take, seconds.
-
-    Raises:
-        HttpError: The header is not a number of milliseconds above 0.
-    """
-    raw = exchange.headers.get(TIMEOUT_HEADER)
-    if raw is None:
-        return default_s
-    try:
-        timeout_ms = float(raw)
-    except ValueError:
-        timeout_ms = -1.0
-    if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
-        raise HttpError(
-            f"The header tidegate-timeout-ms is {raw[:40].decode(errors='replace')!r}.",
-            hint=f"Send milliseconds above 0, at most {MAX_TIMEOUT_MS:.0f}.",
-        )
-    return timeout_ms / 1000
-
-
 def identify(exchange: Exchange, call: Call) -> None:
     """Take the caller's own request id and trace from the headers, where they are given."""
     headers = exchange.headers
@@ -101,6 +79,7 @@ class NativeFace:
         self.plane = plane
         self.service = service
         self.max_body_bytes = 16 << 20
+        self.door: Door | None = None
 
     def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         """Answer with the native error body."""
@@ -123,17 +102,23 @@ class PredictHandler(NativeFace):
         self._face = self._endpoint.stable if self._endpoint.arms else None
         if self._face is not None:
             self.max_body_bytes = self._face.limits.max_body_bytes
+            self.door = Door(plane, self._face, shape=native_error)
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse what could not be answered in time."""
-        face = self._face or self._endpoint.stable
-        if face.executor.waiting_rows:
-            self._endpoint.admit(timeout_s(exchange, face.deadline_s))
+        door = self.door
+        if door is None:
+            _ = self._endpoint.stable  # says what is missing
+            return
+        exchange.wish = wish = door.wish(exchange)
+        door.check(wish, exchange.connection)
 
     def handle(self, exchange: Exchange, body: bytes) -> None:
         """Decode, pick an arm and submit."""
         plane, endpoint = self.plane, self._endpoint
         face = self._face or endpoint.stable
+        wish = exchange.wish
+        assert wish is not None  # where there is a face there is a door
         rows, single = face.decoder.decode(body)
         request_id = plane.new_id()
         keys = endpoint.keys_of(rows) if face.key_name else None
@@ -148,12 +133,13 @@ class PredictHandler(NativeFace):
             request_id=request_id,
             arrived_us=clock.wall_us(),
             started_s=now_s,
-            deadline_s=now_s + timeout_s(exchange, face.deadline_s),
+            deadline_s=now_s + wish.timeout_s,
             reply=_reply_one if single else _reply_many,
             origin=exchange,
         )
         call.key_hashes = keys
         call.bucket = bucket
+        call.criticality = wish.criticality
         if len(exchange.headers) > 3:
             identify(exchange, call)
         exchange.on_abandon = call.abandon
@@ -344,6 +330,7 @@ class DocumentHandler:
     """Answers GET with a JSON document that is made when it is asked for."""
 
     max_body_bytes = 1 << 16
+    door = None
 
     def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
         self._make = make

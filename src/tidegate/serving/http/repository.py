@@ -68,28 +68,31 @@ _decode_index = msgspec.json.Decoder(IndexRequest).decode
 
 
 def resources(plane: DataPlane, *, metrics: Path) -> Resources:
-    """Return path -> method -> handler of the protocol for all services that are routed now.
+    """Return path -> method -> handler of what the protocol has beside the services.
 
     Args:
         plane: The data plane.
         metrics: Folder of the workers' metric pages.
     """
     server = {"name": "tidegate", "version": SERVER_VERSION, "extensions": EXTENSIONS}
-    endpoints = plane.endpoints
-    every = [(name, number) for name, endpoint in endpoints.items() for number in sorted(endpoint.pinnable)]
-    found: Resources = {
+    return {
         b"/v2": _get(plane, lambda: (200, server)),
         b"/v2/health/live": _get(plane, lambda: (200, {"live": True})),
         b"/v2/health/ready": _get(plane, lambda: _readiness(plane)),
-        b"/v2/models/stats": _get(plane, lambda: (200, model_statistics(metrics, every))),
+        b"/v2/models/stats": _get(plane, lambda: (200, model_statistics(metrics, _every(plane)))),
         b"/v2/repository/index": {b"POST": _IndexHandler(plane)},
     }
-    for name, endpoint in endpoints.items():
-        found.update(_service(plane, name, endpoint, metrics))
-    return found
 
 
-def _service(plane: DataPlane, name: str, endpoint: Endpoint, metrics: Path) -> Resources:
+def _every(plane: DataPlane) -> list[Version]:
+    return [
+        (name, number) for name, endpoint in plane.endpoints.items() for number in sorted(endpoint.pinnable)
+    ]
+
+
+def service_resources(plane: DataPlane, name: str, *, metrics: Path) -> Resources:
+    """Return path -> method -> handler of one service."""
+    endpoint = plane.endpoints[name]
     stable = endpoint.stable if endpoint.arms else None
     named = {*endpoint.pinnable.values(), *([stable] if stable is not None else [])}
     signatures = {version: Signature(version) for version in named}
@@ -127,7 +130,7 @@ def _description(
     if version is None:
 
         def refuse() -> tuple[int, Any]:
-            endpoint.admit()  # says what is missing
+            _ = endpoint.stable  # says what is missing
             return 200, {}
 
         return {base: _get(plane, refuse, name), base + b"/config": _get(plane, refuse, name)}
@@ -176,8 +179,14 @@ def _statistics_of(metrics: Path, version: Version) -> Callable[[], tuple[int, A
 
 
 def _readiness(plane: DataPlane) -> tuple[int, Any]:
-    """Ready is a worker that has services and a stable version of each; not ready is 400."""
-    ready = bool(plane.endpoints) and all(endpoint.arms for endpoint in plane.endpoints.values())
+    """Ready is a worker that has services and a stable version of each; not ready is 400.
+
+    A service that is loaded on demand is ready without being loaded.
+    """
+    kept = plane.endpoints.items()
+    ready = bool(plane.endpoints or plane.on_demand) and all(
+        end.arms or name in plane.on_demand for name, end in kept
+    )
     return 200 if ready else 400, {"ready": ready}
 
 

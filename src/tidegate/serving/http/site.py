@@ -35,6 +35,8 @@ class Site:
         self.draining = False
         self.heads: dict[bytes, Head] = {}
         self._resources: Resources = {}
+        self.on_demand: Callable[[bytes, bytes], Handler | None] = lambda method, path: None
+        self.refusals: dict[tuple[object, str, bytes], bytes] = {}  # whole answers that bear the date
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._date = formatdate(time(), usegmt=True)
         self._on_defect = on_defect
@@ -51,7 +53,7 @@ class Site:
             path = _path(target)
             methods = self._resources.get(path)
             if methods is None:
-                return _Refusal(path, self._not_found(path))
+                return self.on_demand(method, path) or _Refusal(path, self._not_found(path))
         handler = methods.get(b"GET" if method == b"HEAD" else method)
         if handler is None:
             allowed = ", ".join(sorted(name.decode() for name in methods))
@@ -86,6 +88,7 @@ class Site:
             self.now_s = monotonic()
             self._date = formatdate(time(), usegmt=True)
             self._heads.clear()
+            self.refusals.clear()
             self._sweep()
             await asyncio.sleep(1.0)
 
@@ -161,6 +164,7 @@ class _Refusal:
     """Answers every request with one error, in the shape of the face that the path belongs to."""
 
     max_body_bytes = 1 << 20
+    door = None
 
     def __init__(self, path: bytes, error: TidegateError) -> None:
         self._error = error
