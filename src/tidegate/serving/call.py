@@ -37,7 +37,7 @@ class RateLimited(TidegateError):
     def after(cls, wait_s: float, service: str) -> RateLimited:
         """Return the refusal of a request that may try again in `wait_s` seconds."""
         return cls(
-            f"Service {service!r} takes a bounded rate of requests from each caller, and this one has had it.",
+            f"Service {service!r} takes so many requests from each caller and no more for now.",
             hint="Try again after the time in Retry-After.",
             service=service,
             retry_after_s=round(wait_s, 3),

@@ -14,14 +14,17 @@ from collections.abc import Callable, Sequence
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
 from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, encode_refusals
+from tidegate.journal.lane import JournalLane, Writing
 from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.call import Call, DeadlineExceeded, Group, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
 from tidegate.serving.guard import fall_back, inspect
+from tidegate.serving.hold import Held, Hold
 from tidegate.serving.meter import Meter
 from tidegate.serving.metric import MetricPage
+from tidegate.serving.shadow import ShadowLane
 
 _log = logging.getLogger("tidegate.serving")
 
@@ -52,8 +55,10 @@ class DataPlane:
         self.clock = clock
         self.new_id = new_id
         self.endpoints: dict[str, Endpoint] = {}
+        self.on_demand: frozenset[str] = frozenset()
         self._loop = loop
-        self._journal = journal
+        self._journal = JournalLane(journal, loop, clock=clock)
+        self.is_alone: Callable[[], bool] = lambda: False
         self._metrics = metrics
         self._arrived: list[Call] = []
         self._finished: list[Group] = []
@@ -62,10 +67,12 @@ class DataPlane:
         self._sweeper: asyncio.TimerHandle | None = None
         self._encoders: dict[Arm, TurnEncoder] = {}
         self._meters: dict[Arm, Meter] = {}
+        self._shadow = ShadowLane(loop, self._journal, clock=clock, metrics=metrics)
         self._refused: dict[tuple[str, str], int] = {}
         self._lost = False
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
         self._syncing: set[asyncio.Future[None]] = set()
+        self._hold = Hold(loop, self._journal, clock=clock, release=self._release)
 
     # --- the way in ---
 
@@ -79,7 +86,7 @@ class DataPlane:
         if endpoint is None:
             raise UnknownService(
                 f"There is no service {service!r} here.",
-                hint=f"Known: {', '.join(sorted(self.endpoints)) or 'none yet'}.",
+                hint=f"Known: {', '.join(sorted(self.endpoints)[:20]) or 'none yet'}.",
                 service=service,
             )
         return endpoint
@@ -89,6 +96,9 @@ class DataPlane:
         if not self._arrived:
             self._loop.call_soon(self._turn)
         self._arrived.append(call)
+        version = call.arm.version
+        if version.is_elsewhere:
+            version.backlog.pending += call.n_rows  # type: ignore[union-attr]  # it has one then
 
     def record_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Journal outcomes; when it returns they survive this process.
@@ -96,7 +106,8 @@ class DataPlane:
         Raises:
             JournalUnavailable: They do not. Nothing is acknowledged.
         """
-        self._journal.append([encode_outcomes(outcomes)])
+        if self._journal.append([encode_outcomes(outcomes)]) is not None:
+            raise JournalUnavailable("The disk of the journal stands.", hint="Send the outcomes again.")
 
     def record_event(self, event: Event) -> None:
         """Journal something that happened to the process or the route, as well as can be."""
@@ -128,7 +139,7 @@ class DataPlane:
     @property
     def busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self._arrived or self._finished or self._unfinished or self._syncing)
+        return bool(self._arrived or self._finished or self._unfinished or self._syncing or self._hold)
 
     # --- one turn ---
 
@@ -141,6 +152,9 @@ class DataPlane:
         else:
             for arm in arms:
                 self._start(arm, [call for call in calls if call.arm is arm])
+        for arm in arms:
+            if arm.version.is_elsewhere:
+                arm.version.backlog.pending = 0  # type: ignore[union-attr]  # likewise
         self._settling = False
         if self._finished:
             self._settle()
@@ -282,13 +296,36 @@ class DataPlane:
                 self._lost = True
                 self._unwritten(group, defect)
         try:
-            if frames:
-                self._journal.append(frames)
+            inline = len(frames) == 1 and self.is_alone()
+            writing = self._journal.append(frames, inline=inline) if frames else None
             self._lost = len(framed) < len(groups)
+            if writing is not None:  # the disk is slow: answers wait for it, the loop does not
+                held = self._hold.keep(framed, writing)
+                writing.then(lambda writing: self._settle_held(held, writing))
+                groups = [group for group in groups if group not in framed]
         except JournalUnavailable as error:
             self._lost = True
             for group in framed[error.written :]:
                 self._unwritten(group, error)
+        self._deliver(groups)
+
+    def _settle_held(self, held: Held, writing: Writing) -> None:
+        """Answer what has waited for a slow write until now."""
+        kept = self._hold.take(held)
+        if writing.error is not None:
+            self._lost = True
+            for group in kept[writing.error.written :]:
+                if group is not None:
+                    self._unwritten(group, writing.error)
+        self._deliver([group for group in kept if group is not None])
+
+    def _release(self, group: Group, error: JournalUnavailable) -> None:
+        """Answer what cannot wait for the disk any longer, as the journal mode says."""
+        self._lost = True
+        self._unwritten(group, error)
+        self._answer(group)
+
+    def _deliver(self, groups: list[Group]) -> None:
         durable = [group for group in groups if group.arm.version.journal is JournalMode.DURABLE]
         if durable:
             self._answer_after_sync(durable)
@@ -307,16 +344,21 @@ class DataPlane:
                     call.reply(call)
                 except Exception as defect:  # noqa: BLE001 - it must cost this answer, not the turn's others
                     self._fail([call], defect)
+        if group.arm.shadows:
+            self._shadow.offer(group)
         group.calls.clear()  # calls and group refer to each other; without this only the collector frees them
 
     def _answer_after_sync(self, groups: list[Group]) -> None:
         future = self._loop.run_in_executor(None, self._journal.sync)
         self._syncing.add(future)
+        held = self._hold.keep(groups)
 
         def answer(done: asyncio.Future[None]) -> None:
             self._syncing.discard(done)
             error = done.exception()
-            for group in groups:
+            for group in self._hold.take(held):
+                if group is None:
+                    continue
                 if error is not None:
                     self._fail_unwritten(group, error)
                 self._answer(group)
@@ -367,11 +409,21 @@ class DataPlane:
         if calls[0].key_hashes is not None:
             turn.key_hashes = [key for call in calls for key in call.key_hashes or ()]
         if calls[0].bucket >= 0.0:
-            turn.buckets = [call.bucket for call in calls for _ in range(call.n_rows)]
+            arm = group.arm
+            turn.buckets = (
+                [bucket for call in calls for bucket in arm.buckets_of(call)]
+                if several
+                else [call.bucket for call in calls]
+            )
         return turn
+
+    def close_journal(self) -> None:
+        """Write what waits and close the journal, unless its disk stands."""
+        self._journal.close()
 
     def forget(self, arms: Sequence[Arm]) -> None:
         """Drop what is kept for arms that no route leads to any more."""
         for arm in arms:
             self._encoders.pop(arm, None)
             self._meters.pop(arm, None)
+        self._shadow.forget(arms)
