@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tidegate.cli.held import held, refuse, release, why
+from tidegate.cli.label import label, labels
 from tidegate.cli.main import SAID_NO
 from tidegate.cli.option import FILE, F, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table, short
+from tidegate.cli.split import duplicates, leaks, split
 
 if TYPE_CHECKING:
     from tidegate.bootstrap.local import Local
@@ -21,9 +24,9 @@ if TYPE_CHECKING:
     from tidegate.data.validation import Validated
 
 
-@click.group(short_help="Check data; take, list, show and compare snapshots.")
+@click.group(short_help="Check, label and split data; take, list, show and compare snapshots.")
 def data() -> None:
-    """Check data; take, list, show and compare snapshots.
+    """Check, label and split data; take, list, show and compare snapshots.
 
     A snapshot never changes. Name it by its data set (the latest), as name@number, or by its digest.
     """
@@ -62,6 +65,13 @@ def _checking(command: F) -> F:
 @_checking
 @click.option("--parent", "parents", multiple=True, help="Snapshot that the rows were made from. Repeatable.")
 @click.option("--note", default="", help="How the rows were made, in words.")
+@click.option(
+    "--guard",
+    is_flag=True,
+    help="Hold the rows for a person if they are unlike the data set's earlier snapshots, or if there are "
+    "too few of them to tell.",
+)
+@click.option("--label", help="With --guard: column of classes whose shares are watched too.")
 @key_option
 @home_option
 @json_option
@@ -76,6 +86,8 @@ def snapshot(
     on_breach: str,
     parents: tuple[str, ...],
     note: str,
+    guard: bool,
+    label: str | None,
     key: str | None,
     home: Path | None,
     as_json: bool,
@@ -84,15 +96,19 @@ def snapshot(
 
     Reads CSV, Parquet, JSON lines (.jsonl, .ndjson) and Arrow files piece by piece. Rows that are the latest
     snapshot already get no new number. They are checked first, as by `tidegate data check`: of rejected data
-    nothing is stored (exit status 3), quarantined rows become the data set NAME.quarantine.
+    nothing is stored (exit status 3), quarantined rows become the data set NAME.quarantine. A held batch
+    (exit status 3 too) waits for `tidegate data release` or `tidegate data refuse`.
     """
-    from tidegate.operation.data import find_snapshot, take_checked
+    from tidegate.operation.data import find_snapshot
+    from tidegate.operation.held import take_guarded
     from tidegate.operation.mutation import new_key
 
     local = open_local(home)
     schema = _schema(local, contract)
     source = _source(file, database, query, schema)
-    taken = take_checked(
+    if label is not None and not guard:
+        raise click.UsageError("--label says what --guard watches.")
+    taken = take_guarded(
         local.unit,
         local.artifacts,
         _validated(local, source, schema, rule_file=rule_file, on_breach=on_breach),
@@ -103,11 +119,15 @@ def snapshot(
         parents=tuple(find_snapshot(local.unit, local.artifacts, parent)[0] for parent in parents),
         note=note,
         hidden=_sensitive(schema),
+        guard=guard,
+        label=label,
     )
     if as_json:
         print_json(taken)
     else:
         _print_findings(taken.report)
+        if taken.held is not None:
+            click.echo(f"Held as {short(taken.held.digest)}: {why(taken.held.report)}")
         for one in (taken.snapshot, taken.quarantine):
             if one is not None:
                 click.echo(f"Snapshot {one.label}: {one.n_rows:,} rows, {one.digest}.")
@@ -346,3 +366,7 @@ def _pair(old: str, new: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+for _command in (split, leaks, duplicates, labels, label, held, release, refuse):
+    data.add_command(_command)

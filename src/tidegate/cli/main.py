@@ -27,7 +27,7 @@ COMMANDS = {
     "journal": Lazy("journal", "journal", "Look into the journal, and export it."),
     "decisions": Lazy("decision", "decisions", "List what was decided, by whom and on which evidence."),
     "audit": Lazy("audit", "audit", "Check and read the audit log."),
-    "data": Lazy("data", "data", "Check data; take, list, show and compare snapshots."),
+    "data": Lazy("data", "data", "Check, label and split data; take, list, show and compare snapshots."),
     "contract": Lazy("contract", "contract", "Show, compare and write contracts."),
     "config": Lazy("config", "config", "Show the settings and where they come from."),
 }

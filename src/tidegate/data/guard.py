@@ -13,6 +13,8 @@ import polars as pl
 from tidegate.core.decision import Verdict
 from tidegate.core.error import InvalidSetting
 from tidegate.data.distribution import binned, population_stability_index, psi_by_chance
+from tidegate.data.snapshot import Snapshot, scan_snapshot
+from tidegate.data.store import FileStore
 from tidegate.data.summary import ColumnSummary, summarise
 from tidegate.statistics.special import student_quantile
 
@@ -124,15 +126,15 @@ def guard_batch(
     shared = [
         name
         for name in batch.columns
-        if name not in hidden and all(each.schema.get(name) == batch.schema[name] for each in known)
+        if name not in hidden and all(_family(each, name) == _family(batch, name) for each in known)
     ]
     not_judged = []
     for name in shared:
         if name == label and batch[name].n_unique() <= MAX_CLASSES:
             continue  # its shares are watched, more closely
-        columns = [each[name] for each in known]
+        columns = [_plain(each[name]) for each in known]
         whole = summarise(pl.concat(columns))
-        distance = _distance(whole, batch[name], level=level / len(shared))
+        distance = _distance(whole, _plain(batch[name]), level=level / len(shared))
         if distance is None:
             not_judged.append(name)
         else:
@@ -157,15 +159,40 @@ def _excess(departure: Departure) -> float:
 
 
 def _thinned(batch: pl.DataFrame) -> pl.DataFrame:
-    return batch if len(batch) <= MAX_ROWS else batch.gather_every(-(-len(batch) // MAX_ROWS))
+    return batch.gather_every(max(1, -(-len(batch) // MAX_ROWS)))
 
 
 def _changed_columns(batch: pl.DataFrame, last: pl.DataFrame) -> Iterator[Departure]:
     for name in dict.fromkeys([*last.columns, *batch.columns]):
-        before, after = last.schema.get(name), batch.schema.get(name)
-        if before != after:
-            message = f"{name!r} was {before or 'absent'}, is {after or 'absent'}."
+        if _family(last, name) != _family(batch, name):
+            before, after = (each.schema.get(name, "absent") for each in (last, batch))
+            message = f"{name!r} was {before}, is {after}."
             yield Departure(DepartureKind.COLUMNS, name, 0.0, 0.0, 0.0, message)
+
+
+def _family(table: pl.DataFrame, name: str) -> str:
+    """Return what kind of type a column has: of a CSV file, whole numbers are now integers, now floats."""
+    kind = table.schema.get(name)
+    if kind is None:
+        return ""
+    return "number" if kind.is_numeric() else "time" if kind.is_temporal() else str(kind)
+
+
+def _plain(column: pl.Series) -> pl.Series:
+    return column.cast(pl.Float64) if column.dtype.is_numeric() else column
+
+
+def read_history(store: FileStore, snapshots: Sequence[Snapshot]) -> list[pl.DataFrame]:
+    """Return the rows of earlier batches, of each so many as the guard looks at.
+
+    Raises:
+        NotFound: A file of a snapshot is gone.
+        Corrupt: A file is damaged.
+    """
+    return [
+        scan_snapshot(store, each).gather_every(max(1, -(-each.n_rows // MAX_ROWS))).collect()
+        for each in snapshots[-MAX_BATCHES:]
+    ]
 
 
 def _distance(reference: ColumnSummary, column: pl.Series, *, level: float) -> _Distance | None:

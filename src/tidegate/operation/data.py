@@ -88,25 +88,51 @@ def take_snapshot(
     digest = snapshot.digest
 
     def perform(transaction: Transaction) -> Effect[NamedSnapshot]:
-        latest = transaction.decisions.latest(name, kind=KIND)
-        before = None if latest is None else _named(latest)
-        if before is not None and before.digest == digest:
-            return Effect(before, before.label, {"digest": digest})
-        taken = NamedSnapshot(
+        taken = name_snapshot(
+            transaction,
+            snapshot,
             name=name,
-            number=1 if before is None else before.number + 1,
-            digest=digest,
-            content=snapshot.content,
-            n_rows=snapshot.n_rows,
             principal=principal,
             at_us=clock.wall_us(),
             note=note,
+            evidence=_evidence(report),
         )
-        transaction.decisions.append(_decision(taken, report))
         return Effect(taken, taken.label, {"digest": digest})
 
     intent = Intent(action=ACTION, principal=principal, key=key, request={"name": name, "digest": digest})
     return run(unit, intent, perform=perform, result=NamedSnapshot, clock=clock)
+
+
+def name_snapshot(
+    transaction: Transaction,
+    snapshot: Snapshot,
+    *,
+    name: str,
+    principal: Principal,
+    at_us: int,
+    note: str = "",
+    evidence: Sequence[Evidence] = (),
+) -> NamedSnapshot:
+    """Give stored rows the next number of the data set `name`, in a transaction that is under way.
+
+    Rows that are its latest snapshot already keep that number.
+    """
+    latest = transaction.decisions.latest(name, kind=KIND)
+    before = None if latest is None else _named(latest)
+    if before is not None and before.digest == snapshot.digest:
+        return before
+    taken = NamedSnapshot(
+        name=name,
+        number=1 if before is None else before.number + 1,
+        digest=snapshot.digest,
+        content=snapshot.content,
+        n_rows=snapshot.n_rows,
+        principal=principal,
+        at_us=at_us,
+        note=note,
+    )
+    transaction.decisions.append(_decision(taken, evidence))
+    return taken
 
 
 class CheckedSnapshot(msgspec.Struct, frozen=True):
@@ -223,7 +249,7 @@ class _StoredReferences:
         return snapshot
 
 
-def _decision(taken: NamedSnapshot, report: Report | None) -> Decision:
+def _decision(taken: NamedSnapshot, evidence: Sequence[Evidence]) -> Decision:
     observed = {
         "number": taken.number,
         "digest": taken.digest,
@@ -237,7 +263,7 @@ def _decision(taken: NamedSnapshot, report: Report | None) -> Decision:
         principal=taken.principal,
         at_us=taken.at_us,
         reason=taken.note,
-        evidence=[Evidence(rule="snapshot", verdict=Verdict.SAFE, observed=observed), *_evidence(report)],
+        evidence=[Evidence(rule="snapshot", verdict=Verdict.SAFE, observed=observed), *evidence],
     )
 
 
