@@ -16,9 +16,12 @@ import msgspec
 
 from tidegate.core.error import Conflict, NotFound, TidegateError
 from tidegate.core.identifier import format_prediction_id
+from tidegate.journal.pair import SCHEMA as PAIR_SCHEMA
+from tidegate.journal.pair import PairKey, PairTally, read_pairs
 from tidegate.journal.reader import Damage, End
 from tidegate.journal.record import RecordKind
 from tidegate.journal.tally import Tally, TallyKey
+from tidegate.journal.watch import SCHEMA as WATCH_SCHEMA
 
 _SCHEMA_VERSION = 1
 _BUSY_S = 30.0
@@ -240,6 +243,8 @@ class Ledger:
                     hint="Move it away: it is counted again from the journal.",
                     path=str(self.path),
                 )
+            for statement in (PAIR_SCHEMA + WATCH_SCHEMA).split(";"):
+                connection.execute(statement)
 
     def _read_commits(self) -> int:
         (number,) = self.connection.execute("SELECT value FROM meta WHERE name = 'commits'").fetchone()
@@ -348,6 +353,26 @@ class Ledger:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (*place, _tally_encoder.encode(total)),
             )
+
+    def pairs(
+        self,
+        service: str,
+        *,
+        version: int | None = None,
+        shadow: int | None = None,
+        since_minute: int | None = None,
+    ) -> list[tuple[PairKey, PairTally]]:
+        """Return the tallies of answers and what a shadow would have answered, by minute.
+
+        Args:
+            service: Name of the service.
+            version: Only where this version answered.
+            shadow: Only of this version's copies.
+            since_minute: Minutes since 1970 UTC, from this one on.
+        """
+        return read_pairs(
+            self.connection, service, version=version, shadow=shadow, since_minute=since_minute or 0
+        )
 
     def refusals(
         self, service: str | None = None, *, since_minute: int = 0

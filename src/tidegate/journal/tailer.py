@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,12 +22,15 @@ from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_outcomes, d
 from tidegate.journal.index import Block, PredictionIndex, blocks_of, declaration_of
 from tidegate.journal.ledger import Ledger, LedgerUnavailable
 from tidegate.journal.outcome import OutcomeBook
+from tidegate.journal.pair import Pairing, forget_old_keys
 from tidegate.journal.reader import Damage, End, Frame, SegmentEntry, SegmentReader, list_segments
-from tidegate.journal.record import Outcome
+from tidegate.journal.record import Outcome, RecordKind
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey, count_turns
+from tidegate.journal.watched import Counters
 
 _JOIN_LIMIT = 2000
 _MAX_OPEN = 256
+_REREAD_BLOCKS = 64  # 4 MiB: more than is written while a copy waits for its shadow
 _END_OF_TIME_US = 2**63 - 1
 _QUAD = struct.Struct("<Q")
 _SHORT = struct.Struct("<H")
@@ -112,6 +116,8 @@ class Tailer:
         self._settle_us = int(settle_s * 1e6)
         self._index = PredictionIndex(folder, ledger, key_window_s=key_window_s)
         self._book = OutcomeBook(ledger, self._index, give_up_s=give_up_s)
+        self._pairing = Pairing()
+        self._watched: Counters | None = None
         self._sources: dict[str, _Source] = {}
         self._finished: set[str] = set()
         self._unopened: list[SegmentEntry] = []
@@ -129,6 +135,9 @@ class Tailer:
         """
         progress = Progress()
         try:
+            if self._watched is None:
+                self._watched = Counters(self._ledger)
+            self._watched.refresh()
             while progress.read_bytes < max_bytes:
                 self._discover()
                 draught = self._draw()
@@ -160,6 +169,8 @@ class Tailer:
             source.reader.close()
         self._sources.clear()
         self._finished.clear()
+        self._pairing.reset()
+        self._watched = None
 
     def _discover(self) -> None:
         """Open what has come, oldest first, as many as may be open."""
@@ -186,6 +197,29 @@ class Tailer:
             )
             streams = {stream: self._index.codec_for(declaration) for stream, declaration in rows}
             self._sources[entry.name] = _Source(number, reader, streams)
+            if any(codec.stream.shadows for codec in streams.values()):
+                self._reread(entry, number, position, streams)
+
+    def _reread(
+        self, entry: SegmentEntry, number: int, position: int, streams: dict[int, StreamCodec]
+    ) -> None:
+        """Read the last counted answers again, whose shadows' records may still come."""
+        rows = self._ledger.connection.execute(
+            "SELECT start FROM block WHERE segment = ? AND start < ? ORDER BY start DESC LIMIT ?",
+            (number, position, _REREAD_BLOCKS),
+        ).fetchall()
+        groups: dict[int, list[Frame]] = {}
+        if not rows:
+            return
+        with SegmentReader(entry.path, position=rows[-1][0], chunk_bytes=position - rows[-1][0]) as reader:
+            for frame in reader.read():
+                body = frame.body
+                codec = streams.get(_stream_number(body)) if body[0] == TURN and body[1] == FORMAT else None
+                if frame.offset < position and codec is not None and codec.stream.shadows:
+                    groups.setdefault(_group_key(body), []).append(frame)
+        for frames in groups.values():
+            with suppress(*_UNREADABLE):
+                self._pairing.take(_decode_turns(streams[_stream_number(frames[0].body)], frames))
 
     def _register(self, entries: Sequence[SegmentEntry]) -> dict[str, tuple[int, int]]:
         """Return number and position of segments by name, and sort out those that are finished."""
@@ -265,11 +299,14 @@ class Tailer:
         tallies: dict[TallyKey, Tally] = {}
         blocks: list[tuple[int, list[Block]]] = []
         keyed: list[Turns] = []
+        watched: list[Turns] = []
         for source, groups in draught.groups.items():
             places = _Places()
             for turns, frames in self._decode(source, groups, draught):
                 count_turns(turns, tallies)
                 places.add(turns, frames)
+                self._pairing.take(turns)
+                watched.append(turns)
                 if turns.key_hashes is not None:
                     keyed.append(turns)
                 source.last_us = max(source.last_us, int(turns.arrived_us.max()))
@@ -281,6 +318,8 @@ class Tailer:
             (source.reader.position, source.reader.end.value, source.number) for source in draught.touched
         ]
         found_us = self._clock.wall_us()
+        if self._watched is not None:
+            self._watched.take(watched)
         with self._ledger.transaction():
             connection = self._ledger.connection
             connection.executemany("INSERT OR REPLACE INTO stream VALUES (?, ?, ?)", draught.streams)
@@ -290,6 +329,11 @@ class Tailer:
                 self._index.add_blocks(number, found)
             for turns in keyed:
                 self._index.add_keys(turns)
+            if self._watched is not None:
+                self._watched.keep()
+            if self._pairing.has_work:
+                self._pairing.settle(connection)
+                forget_old_keys(connection)
             self._book.take(draught.outcomes, try_us=found_us + self._settle_us)
             connection.executemany(
                 "INSERT OR IGNORE INTO damage VALUES (?, ?, ?, ?)",
@@ -398,6 +442,8 @@ def _decode_turns(codec: StreamCodec, frames: Sequence[Frame]) -> Turns:
         len(turns.key_hashes) != 16 * turns.n_rows or len(turns.event_us) != turns.n_rows
     ):
         raise Corrupt("A turn has another number of keys than of rows.")
+    if turns.stream.shadows or turns.stream.kind is RecordKind.SHADOW:
+        _ = turns.outputs, turns.inputs  # decoded here, since pairs are made of them
     return turns
 
 
