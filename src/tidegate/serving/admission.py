@@ -42,6 +42,7 @@ class Backlog:
     __slots__ = (
         "_allowed",
         "_elsewhere",
+        "_excess_s",
         "_max_batch_rows",
         "_others",
         "_own_then",
@@ -67,6 +68,7 @@ class Backlog:
         self._others = 0
         self._standing = False
         self._allowed: dict[tuple[float, int], int] = {}
+        self._excess_s: dict[tuple[float, int], float] = {}
 
     @property
     def rows_ahead(self) -> int:
@@ -93,12 +95,14 @@ class Backlog:
         self._others = max(0, peers - 1)
         self._standing = standing
         self._allowed.clear()  # calls may take longer or shorter now
+        self._excess_s.clear()
 
     def lose(self) -> None:
         """Forget everything: the process behind it is gone."""
         self.own = self._own_then = self._elsewhere = 0
         self._standing = False
         self._allowed.clear()
+        self._excess_s.clear()
 
     def allowed_rows(self, timeout_s: float, criticality: int) -> int:
         """Return how many rows may be ahead of a request, at most.
@@ -118,8 +122,19 @@ class Backlog:
         return found
 
     def excess_s(self, timeout_s: float, criticality: int) -> float:
-        """Return after which time a request like this would be let in, if nothing else came."""
-        return max(0.0, self.wait_s - self._patience_s(timeout_s, criticality))
+        """Return after which time a request like this would be let in, if nothing else came.
+
+        It stays what it was for the first one since the model last told anything: a few milliseconds
+        more make no difference to whoever comes back after a second.
+        """
+        key = (timeout_s, criticality)
+        found = self._excess_s.get(key)
+        if found is None:
+            if len(self._excess_s) >= _MAX_KNOWN:
+                self._excess_s.clear()
+            found = max(0.001, self.wait_s - self._patience_s(timeout_s, criticality))
+            self._excess_s[key] = found
+        return found
 
     def _patience_s(self, timeout_s: float, criticality: int) -> float:
         patience_s = PATIENCE[criticality] * timeout_s
@@ -156,4 +171,4 @@ class Admission:
             and backlog.own + backlog.pending < self._bounds[criticality]
         ):
             return 0.0
-        return max(0.001, backlog.excess_s(timeout_s, criticality))
+        return backlog.excess_s(timeout_s, criticality)

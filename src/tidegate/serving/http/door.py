@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from tidegate.contract.objective import Criticality
@@ -16,6 +17,7 @@ from tidegate.serving.http.exchange import Exchange, HttpError
 
 if TYPE_CHECKING:
     from tidegate.serving.http.connection import Connection
+    from tidegate.serving.http.site import Site
 
 TIMEOUT_HEADER = b"tidegate-timeout-ms"
 CRITICALITY_HEADER = b"tidegate-criticality"
@@ -23,6 +25,9 @@ MAX_TIMEOUT_MS = 3_600_000.0
 MAX_CALLER = 128
 
 _CRITICALITY = {one.name.lower().encode(): int(one) for one in Criticality}
+
+
+_Reason = type[Overloaded] | type[RateLimited]
 
 
 class Wish(NamedTuple):
@@ -127,42 +132,43 @@ class Door:
             Overloaded: It could not be answered in time.
             RateLimited: Its caller has had its share.
         """
-        error = self._refusal(wish, connection)
+        error, wait_s = self._look(wish, connection)
         if error is not None:
-            raise error
+            raise error.after(wait_s, self._service)
 
     def turn_away(self, wish: Wish, connection: Connection) -> bytes | None:
         """Return the whole refusal of a request, ready to be sent; None to let it in."""
         backlog = self._backlog
         if self._buckets is None and (backlog is None or not (backlog.own or backlog.pending)):
             return None
-        error = self._refusal(wish, connection)
+        error, wait_s = self._look(wish, connection)
         if error is None:
             return None
         self._plane.count_refusal(self._service, error.code)
-        return self._ready(error, connection)
+        # the bytes are the same for all who are refused within a second and told the same
+        key = (self, error, ceil(wait_s))
+        payload = connection.site.refusals.get(key)
+        if payload is None:
+            payload = self._write(error.after(wait_s, self._service), connection.site)
+            connection.site.refusals[key] = payload
+        return payload
 
-    def _refusal(self, wish: Wish, connection: Connection) -> TidegateError | None:
+    def _look(
+        self, wish: Wish, connection: Connection
+    ) -> tuple[type[Overloaded | RateLimited] | None, float]:
+        """Return what keeps a request out, if anything does, and for how long."""
         if self._buckets is not None:
             caller = wish.caller or connection.peer
             wait_s = self._buckets.take(caller, self._plane.clock.monotonic_s())
             if wait_s:
-                return RateLimited.after(wait_s, self._service)
+                return RateLimited, wait_s
         if self._admission is not None:
             wait_s = self._admission.wait_s(wish.timeout_s, wish.criticality)
             if wait_s:
-                return Overloaded.after(wait_s, self._service)
-        return None
+                return Overloaded, wait_s
+        return None, 0.0
 
-    def _ready(self, error: TidegateError, connection: Connection) -> bytes:
-        """Return the bytes of a refusal; they are the same for all within a second."""
-        site = connection.site
-        line = retry_after(error)
-        key = (self, error.code, line)
-        payload = site.refusals.get(key)
-        if payload is None:
-            status, body = self._shape(error)
-            head = site.head(status, b"application/json")
-            payload = b"%b%d\r\n%b\r\n%b" % (head, len(body), line, body)
-            site.refusals[key] = payload
-        return payload
+    def _write(self, error: TidegateError, site: Site) -> bytes:
+        status, body = self._shape(error)
+        head = site.head(status, b"application/json")
+        return b"%b%d\r\n%b\r\n%b" % (head, len(body), retry_after(error), body)

@@ -36,7 +36,7 @@ class Site:
         self.heads: dict[bytes, Head] = {}
         self._resources: Resources = {}
         self.on_demand: Callable[[bytes, bytes], Handler | None] = lambda method, path: None
-        self.refusals: dict[tuple[object, str, bytes], bytes] = {}  # whole answers that bear the date
+        self.refusals: dict[tuple[object, object, int], bytes] = {}  # whole answers that bear the date
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._date = formatdate(time(), usegmt=True)
         self._on_defect = on_defect
@@ -92,12 +92,19 @@ class Site:
             self._sweep()
             await asyncio.sleep(1.0)
 
-    def drain(self) -> None:
-        """Answer what is under way and close every connection after it."""
-        self.draining = True
-        self.heads.clear()
+    def drain(self, patience_s: float = 0.0) -> None:
+        """Answer what is under way and close every connection after it.
+
+        Args:
+            patience_s: How long a connection may have been quiet before it is closed without a request
+                whose answer could say so.
+        """
+        if not self.draining:
+            self.draining = True
+            self.heads.clear()
         for connection in list(self.connections):
-            connection.close_when_idle()
+            if patience_s == 0.0 or monotonic() - connection.touched_s > patience_s:
+                connection.close_when_idle()
 
     def _sweep(self) -> None:
         limits = {
