@@ -243,7 +243,7 @@ class Ledger:
                     hint="Move it away: it is counted again from the journal.",
                     path=str(self.path),
                 )
-            for statement in (PAIR_SCHEMA + WATCH_SCHEMA).split(";"):
+            for statement in f"{PAIR_SCHEMA};{WATCH_SCHEMA}".split(";"):
                 connection.execute(statement)
 
     def _read_commits(self) -> int:

@@ -1,0 +1,157 @@
+"""Where the counts of running releases are kept: in the ledger, in the transaction that moves positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from tidegate.journal.decode import Turns
+from tidegate.journal.firsts import ENTRY
+from tidegate.journal.ledger import Ledger
+from tidegate.journal.reader import End
+from tidegate.journal.watch import (
+    COUNTS,
+    EVENTS,
+    Counter,
+    EventTally,
+    KeyTally,
+    ReleaseTallies,
+    Watch,
+    rows_of,
+)
+
+_ADD_TALLY = """
+INSERT INTO watch_tally VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    fresh_candidate = fresh_candidate + excluded.fresh_candidate,
+    fresh_stable = fresh_stable + excluded.fresh_stable,
+    back_candidate = back_candidate + excluded.back_candidate,
+    back_stable = back_stable + excluded.back_stable,
+    back_trials = back_trials + excluded.back_trials
+"""
+_ADD_COUNT = (
+    "INSERT INTO watch_count VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count"
+)
+_MAX_PIECES = 64
+"""Pieces of a key set before they are put together; fewer where they are large beside the whole."""
+
+
+def watch(ledger: Ledger, wanted: Watch) -> None:
+    """Have the tailer count for a release from its next look on; nothing where it does already.
+
+    For the one process that writes the ledger.
+    """
+    with ledger.transaction():
+        ledger.connection.execute(
+            "INSERT OR IGNORE INTO watch VALUES (?, ?, '[]')", (wanted.release, msgspec.json.encode(wanted))
+        )
+
+
+def unwatch(ledger: Ledger, release: str) -> None:
+    """Stop counting for a release, and drop its keys; its tallies stay."""
+    with ledger.transaction():
+        ledger.connection.execute("DELETE FROM watch WHERE release = ?", (release,))
+        ledger.connection.execute("DELETE FROM watch_key WHERE release = ?", (release,))
+
+
+def watches(ledger: Ledger) -> list[Watch]:
+    """Return what is counted, by release."""
+    rows = ledger.connection.execute("SELECT body FROM watch ORDER BY release")
+    return [msgspec.json.decode(body, type=Watch) for (body,) in rows]
+
+
+def tallies(ledger: Ledger, release: str) -> ReleaseTallies:
+    """Return what was counted for a release, with the cut of the journal that it stands for."""
+    connection = ledger.connection
+    connection.execute("BEGIN")  # one state of the ledger for the counts and for the cut
+    try:
+        rows = connection.execute(
+            "SELECT event, share, low, high, expose, fresh_candidate, fresh_stable,"
+            " back_candidate, back_stable, back_trials FROM watch_tally WHERE release = ?"
+            " ORDER BY event, share, low, high, expose",
+            (release,),
+        ).fetchall()
+        counts = dict(
+            connection.execute("SELECT name, count FROM watch_count WHERE release = ?", (release,)).fetchall()
+        )
+        cut = dict(
+            connection.execute(
+                "SELECT name, position FROM segment WHERE end = ?", (End.GROWING.value,)
+            ).fetchall()
+        )
+    finally:
+        connection.execute("ROLLBACK")
+    events: dict[str, list[EventTally]] = {name: [] for name in EVENTS}
+    keys = []
+    for name, *values in rows:
+        if name:
+            events[name].append(EventTally(*values))
+        else:
+            keys.append(KeyTally(values[0], values[4], values[5]))
+    return ReleaseTallies(events, keys, **{name: counts.get(name, 0) for name in COUNTS}, cut=cut)
+
+
+class Counters:
+    """The counters of everything that is watched; what they hold follows the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Take up what the ledger has."""
+        self._ledger = ledger
+        self._counters: dict[str, Counter] = {}
+        self._pieces: dict[str, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look which releases are watched now."""
+        wanted = {each.release: each for each in watches(self._ledger)}
+        for release in self._counters.keys() - wanted.keys():
+            del self._counters[release]
+        for release, each in wanted.items():
+            if release not in self._counters:
+                self._counters[release] = self._load(each)
+
+    def _load(self, wanted: Watch) -> Counter:
+        connection = self._ledger.connection
+        pieces = connection.execute(
+            "SELECT body FROM watch_key WHERE release = ? ORDER BY id", (wanted.release,)
+        ).fetchall()
+        (shares,) = connection.execute(
+            "SELECT shares FROM watch WHERE release = ?", (wanted.release,)
+        ).fetchone()
+        self._pieces[wanted.release] = len(pieces)
+        changes = [np.frombuffer(body, ENTRY) for (body,) in pieces]
+        return Counter(wanted, changes=changes, shares=msgspec.json.decode(shares, type=list[float]))
+
+    def take(self, turns: Sequence[Turns]) -> None:
+        """Count the turns of one batch of the journal."""
+        for counter in self._counters.values():
+            found = [rows for each in turns if (rows := rows_of(each, counter.watch)) is not None]
+            if found:
+                counter.take(found)
+
+    def keep(self) -> None:
+        """Write what was counted; within the transaction that moves the positions."""
+        connection = self._ledger.connection
+        for release, counter in self._counters.items():
+            found = counter.drain()
+            if not found.counts:
+                continue
+            connection.executemany(_ADD_TALLY, [(release, *key, *row) for key, row in found.tallies.items()])
+            connection.executemany(_ADD_COUNT, [(release, *count) for count in found.counts.items()])
+            connection.execute(
+                "UPDATE watch SET shares = ? WHERE release = ?",
+                (msgspec.json.encode(found.shares).decode(), release),
+            )
+            self._keep_keys(release, counter, [change.tobytes() for change in found.changes if len(change)])
+
+    def _keep_keys(self, release: str, counter: Counter, pieces: list[bytes]) -> None:
+        connection = self._ledger.connection
+        self._pieces[release] += len(pieces)
+        if self._pieces[release] > _MAX_PIECES + len(counter.keys) // 1000:
+            connection.execute("DELETE FROM watch_key WHERE release = ?", (release,))
+            pieces = [counter.keys.entries.tobytes()]
+            self._pieces[release] = 1
+        connection.executemany(
+            "INSERT INTO watch_key (release, body) VALUES (?, ?)", [(release, piece) for piece in pieces]
+        )
