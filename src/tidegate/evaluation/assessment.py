@@ -14,6 +14,7 @@ from tidegate.evaluation.cost import CostMatrix, value
 from tidegate.evaluation.estimate import Column, Estimate, Floats, numbers
 from tidegate.evaluation.fairness import fairness
 from tidegate.evaluation.importance import Loss, importance, squared_error
+from tidegate.evaluation.recalibration import recalibration_gain
 from tidegate.evaluation.regression import regression
 from tidegate.evaluation.report import Report, Span, Task
 from tidegate.evaluation.robustness import Invariant, Monotone, Predict, check_rule, robustness
@@ -32,6 +33,7 @@ class Subject(msgspec.Struct, frozen=True):
         rules: Rules that the model must keep.
         matrix: What decisions bring in money.
         span: When the rows are from.
+        cluster: Which rows belong together, integers from 0; None: rows are independent. Of numbers only.
     """
 
     outcomes: Column
@@ -42,6 +44,7 @@ class Subject(msgspec.Struct, frozen=True):
     rules: Sequence[Monotone | Invariant] = ()
     matrix: CostMatrix | None = None
     span: Span | None = None
+    cluster: npt.NDArray[np.int64] | None = None
 
 
 def assess_binary(
@@ -67,7 +70,7 @@ def assess_binary(
     if threshold is None:
         threshold = 0.5 if worth is None else worth.threshold
     figures = binary(subject.outcomes, predicted, rng=rng, threshold=threshold, level=level)
-    report = _common(
+    report = common_report(
         subject,
         ("binary", figures),
         losses=squared_error(np.asarray(subject.outcomes), predicted),
@@ -84,6 +87,7 @@ def assess_binary(
     return msgspec.structs.replace(
         report,
         calibration=calibration(subject.outcomes, predicted, rng=rng, level=level),
+        recalibration=recalibration_gain(subject.outcomes, predicted, rng=rng, level=level),
         value=worth,
         fairness=tuple(
             fairness(subject.outcomes, predicted >= threshold, column, attribute=name, level=level)
@@ -115,8 +119,9 @@ def assess_regression(
     """
     observed = numbers(subject.outcomes, name="Outcomes")
     predicted = numbers(subject.predictions, name="Predictions", n_rows=len(observed))
+    cluster = subject.cluster if cluster is None else cluster
     figures = regression(observed, predicted, rng=rng, level=level, cluster=cluster)
-    report = _common(
+    report = common_report(
         subject,
         ("regression", figures),
         losses=np.abs(predicted - observed),
@@ -130,7 +135,7 @@ def assess_regression(
     return msgspec.structs.replace(report, notes=(*report.notes, *notes))
 
 
-def _common(
+def common_report(
     subject: Subject,
     found: tuple[Task, tuple[Estimate, ...]],
     *,
@@ -140,6 +145,17 @@ def _common(
     rng: np.random.Generator,
     level: float,
 ) -> Report:
+    """Return what is measured the same way whatever is predicted: slices, robustness, rules, importance.
+
+    Args:
+        subject: The model and the rows.
+        found: The task, and its figures.
+        losses: Loss of each row, >= 0, for slices.
+        loss: The same of other predictions, for importance.
+        threshold: Where a decision turns; None: there is no decision.
+        rng: Source of randomness.
+        level: Confidence of intervals, in (0, 1).
+    """
     task, figures = found
     report = Report(task=task, n_rows=len(losses), figures=figures, span=subject.span)
     notes = [] if subject.span else ["Age of the rows: they carry no time."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from html import escape
 from typing import Literal
 
 import msgspec
@@ -14,11 +15,16 @@ from tidegate.evaluation.estimate import Estimate
 from tidegate.evaluation.fairness import Fairness
 from tidegate.evaluation.importance import Importance
 from tidegate.evaluation.metric import NotMeasurable
+from tidegate.evaluation.recalibration import RecalibrationGain
 from tidegate.evaluation.robustness import Perturbed, RuleFinding
 from tidegate.evaluation.slice import SliceFinding
 
 Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
 _US_PER_DAY = 86_400_000_000
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
+    "pre{overflow-x:auto;background:#f5f5f5;padding:.8rem}"
+)
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -48,7 +54,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         n_rows: Rows it was measured on.
         figures: Figures over all rows.
         span: When the rows are from; None where they carry no time.
-        calibration: Predicted against observed rates.
+        calibration: Predicted against observed rates; of several classes, of the likeliest one.
+        recalibration: What recalibrating would save; None where it was not looked at, or too few rows.
         slices: Where it is worse, confirmed or not.
         fairness: One for each protected attribute.
         value: What it is worth in money.
@@ -63,6 +70,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     figures: tuple[Estimate, ...]
     span: Span | None = None
     calibration: Calibration | None = None
+    recalibration: RecalibrationGain | None = None
     slices: tuple[SliceFinding, ...] = ()
     fairness: tuple[Fairness, ...] = ()
     value: Value | None = None
@@ -90,6 +98,29 @@ def render(report: Report) -> str:
     return "\n".join(_lines(report)) + "\n"
 
 
+def render_html(report: Report, *, title: str) -> str:
+    """Return the report as one HTML page, without script or foreign files."""
+    parts = [
+        "<!doctype html>",
+        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+        f"<style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+    ]
+    first, *lines = _lines(report)
+    parts.append(f"<p>{escape(first)}</p>")
+    held: list[str] = []
+    for line in [*lines, ""]:
+        if line.startswith("  "):
+            held.append(escape(line[2:]))
+            continue
+        if held:
+            parts.append("<pre>" + "\n".join(held) + "</pre>")
+            held = []
+        if line:
+            parts.append(f"<h2>{escape(line)}</h2>")
+    return "\n".join([*parts, "</body></html>"]) + "\n"
+
+
 def _lines(report: Report) -> Iterator[str]:
     yield f"{report.task}, {report.n_rows:,} rows" + _when(report.span)
     yield from _section("Figures", (_figure(each) for each in report.figures))
@@ -106,6 +137,9 @@ def _lines(report: Report) -> Iterator[str]:
                 ),
             ],
         )
+    if report.recalibration is not None:
+        saved = report.recalibration
+        yield from _section("Recalibration", [f"{_figure(saved.gain)}  by {saved.method}, cross-fitted"])
     yield from _section("Slices", (_slice(each) for each in report.slices))
     for audit in report.fairness:
         yield from _section(
