@@ -14,6 +14,7 @@ from tidegate.core.error import Conflict, InvalidSetting, NotFound, TidegateErro
 from tidegate.release.move import Latched, NothingToRollBack
 from tidegate.release.readiness import Cell, Patience
 from tidegate.release.rollback import switch_back
+from tidegate.release.safe_mode import set_safe_mode
 from tidegate.release.switch import first_deployment, switch
 from tidegate.route.route import CANDIDATE, Shadow, resize
 from tidegate.route.store import RouteStore
@@ -118,13 +119,13 @@ def test_rollback_of_a_canary_gives_stable_everything_back():
     assert 3 not in fleet.route.versions
 
 
-def test_rollback_stops_shadowing_the_version_it_takes_away():
+def test_rollback_stops_shadowing_by_the_version_it_takes_away_and_the_one_that_answers():
     fleet = serving(1, 2)
     fleet.store.change(SERVICE, lambda old: msgspec.structs.replace(old, shadows=(Shadow(2), Shadow(1))))
 
     back(fleet)
 
-    assert fleet.route.shadows == (Shadow(1),)
+    assert fleet.route.shadows == ()
 
 
 def test_rollback_during_a_switch_wins():
@@ -352,3 +353,44 @@ def test_no_interleaving_of_switches_and_rollbacks_gives_traffic_to_a_latched_ve
     committed = [version for verb, version, code in log if (verb, code) == ("switch", "committed")]
     if not ever_latched and committed and len(log) == len(plan):
         assert fleet.route.stable in committed
+
+
+def shadowing(fleet: Fleet, *versions: int) -> None:
+    def start(old):
+        known = {**old.manifests, **{version: manifest(version) for version in versions}}
+        return msgspec.structs.replace(old, manifests=known, shadows=tuple(map(Shadow, versions)))
+
+    fleet.store.change(SERVICE, start)
+    fleet.turn()
+
+
+def test_rollback_of_a_version_that_is_tried_as_a_shadow_leaves_stable_alone():
+    fleet = serving(1, 2)
+    shadowing(fleet, 3)
+
+    decision = back(fleet)
+
+    assert (decision.outcome, decision.version) == ("committed", 2)
+    assert (fleet.route.stable, fleet.route.shadows, latched(fleet)) == (2, (), {3})
+
+
+def test_rollback_goes_back_to_the_version_that_shadows_the_new_one():
+    fleet = serving(1, 2)
+    shadowing(fleet, 1)
+
+    decision = back(fleet)
+
+    assert (decision.outcome, decision.version) == ("committed", 1)
+    assert (fleet.route.stable, fleet.route.shadows, latched(fleet)) == (1, (), {2})
+
+
+def test_rollback_in_safe_mode_takes_the_candidate_away_and_leaves_safe_mode_on():
+    fleet = serving(1, fallback=("rates",))
+    canary(fleet, 2, 0.2)
+    set_safe_mode(fleet.cell, SERVICE, on=True, principal=ANA)
+
+    decision = back(fleet)
+
+    route = fleet.route
+    assert (decision.outcome, decision.version) == ("committed", 1)
+    assert (route.stable, len(route.arms), route.safe_mode, latched(fleet)) == (1, 1, True, {2})

@@ -1,14 +1,16 @@
-"""One home, opened on this machine: the stores, and what commands and notebooks do with them."""
+"""One home, opened on this machine: the stores, and what commands and notebooks do with them.
+
+What a store needs is imported when it is opened: a rollback moves traffic before it has any use for a
+database, and must not wait for the half second that importing one takes.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from tidegate.adapter.files.artifact import LocalArtifactStore
-from tidegate.adapter.sql.unit import SqlUnitOfWork, open_database
 from tidegate.bootstrap.setting import Settings
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
@@ -17,7 +19,10 @@ from tidegate.core.principal import Principal, local_principal
 from tidegate.release.readiness import Cell
 from tidegate.route.status import StatusBoard
 from tidegate.route.store import RouteStore
-from tidegate.service.manifest import Manifest
+
+if TYPE_CHECKING:
+    from tidegate.adapter.files.artifact import LocalArtifactStore
+    from tidegate.adapter.sql.unit import SqlUnitOfWork
 
 
 class Local:
@@ -52,10 +57,15 @@ class Local:
     @cached_property
     def unit(self) -> SqlUnitOfWork:
         """The metadata database."""
+        from tidegate.adapter.sql.unit import open_database
+
         return open_database(self.settings.database_url or self.home.database_url)
 
     @cached_property
     def artifacts(self) -> LocalArtifactStore:
+        """Files by their content."""
+        from tidegate.adapter.files.artifact import LocalArtifactStore
+
         return LocalArtifactStore(self.home.artifacts)
 
     @cached_property
@@ -70,5 +80,7 @@ class Local:
 
     def fallback_of(self, manifest: Digest) -> tuple[str, ...]:
         """Return the names of a version's fallback chain, from its manifest."""
+        from tidegate.service.manifest import Manifest
+
         found = Manifest.from_json(self.artifacts.read_bytes(manifest))
         return tuple(fallback.name for fallback in found.fallback)

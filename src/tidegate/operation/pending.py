@@ -232,7 +232,7 @@ def keep(unit: UnitOfWork, pending: PendingMoves | None, move: Move, *, clock: C
 
 def is_remembered(kind: str) -> bool:
     """Tell whether a move of that kind is known locally under its key after it is kept."""
-    return kind in {"rollback", "switch-back"}
+    return kind in {"rollback", "switch-back", "safe-mode-on", "safe-mode-off"}
 
 
 def _interrupted(move: Move, routes: RouteStore, *, clock: Clock) -> Decision:

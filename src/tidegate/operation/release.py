@@ -26,7 +26,16 @@ from tidegate.operation.version import show_version
 from tidegate.registry.store import StoredDecision
 from tidegate.release.readiness import DEFAULT_PATIENCE, Cell, Patience
 from tidegate.release.rollback import switch_back
-from tidegate.release.step import CLEAR_LATCH, FIRST_DEPLOYMENT, ROLLBACK, SWITCH, SWITCH_BACK
+from tidegate.release.safe_mode import set_safe_mode
+from tidegate.release.step import (
+    CLEAR_LATCH,
+    FIRST_DEPLOYMENT,
+    ROLLBACK,
+    SAFE_MODE_OFF,
+    SAFE_MODE_ON,
+    SWITCH,
+    SWITCH_BACK,
+)
 from tidegate.release.switch import clear_latch, first_deployment, switch
 from tidegate.route.status import process_start
 from tidegate.route.store import RouteStorageError
@@ -206,6 +215,52 @@ def roll_back(
 
     def act() -> Decision:
         return switch_back(cell, service, principal=principal, to=to, latch=latch, reason=reason)
+
+    return making.make(open_unit, act)
+
+
+def change_safe_mode(
+    open_unit: Callable[[], UnitOfWork],
+    cell: Cell,
+    service: str,
+    *,
+    on: bool,
+    principal: Principal,
+    clock: Clock,
+    reason: str = "",
+    key: str | None = None,
+) -> Moved:
+    """Send every request to the fallback chain, or let the versions answer again.
+
+    Works with the database down, as a rollback does.
+
+    Args:
+        open_unit: Opens the metadata database, once traffic has moved.
+        cell: Where.
+        service: Name of the service.
+        on: Whether the fallback chain is to answer.
+        principal: Who wants it.
+        clock: Says when.
+        reason: In the principal's words.
+        key: Idempotency key of the decision; a fresh one if None.
+
+    Raises:
+        TidegateError: As `release.safe_mode.set_safe_mode`.
+    """
+    making = _Making(
+        cell=cell,
+        service=service,
+        kind=SAFE_MODE_ON if on else SAFE_MODE_OFF,
+        principal=principal,
+        key=_usable(key),
+        clock=clock,
+    )
+    done = making.remembered()
+    if done is not None:
+        return done
+
+    def act() -> Decision:
+        return set_safe_mode(cell, service, on=on, principal=principal, reason=reason)
 
     return making.make(open_unit, act)
 

@@ -143,7 +143,7 @@ def prepare(
         route,
         standby=(*route.standby, version) if added else route.standby,
         manifests=_with_manifest(route, version, manifest),
-        preparing=Preparation(version, by.name, until_us, added),
+        preparing=Preparation(version, by.name, until_us, added, now_us),
     )
 
 
@@ -190,21 +190,36 @@ def commit(route: ServiceRoute, *, version: int, fallback: tuple[str, ...] | Non
 def newest(route: ServiceRoute, *, now_us: int) -> frozenset[int]:
     """Return the versions that a rollback takes away: what moved last.
 
-    A release in progress, else a switch in progress, else the stable version.
+    A release in progress, else a switch in progress, else versions that are only tried as shadows, else
+    the stable version. A shadow that has served before is no release: it is the way back, watching.
     """
     candidates = {arm.version for arm in route.arms if arm.name != STABLE and arm.parts}
     if candidates:
         return frozenset(candidates)
     if route.preparing is not None and is_preparing(route, now_us=now_us):
         return frozenset({route.preparing.version})
+    tried = _tried(route)
+    if tried:
+        return frozenset(tried)
     return frozenset({route.stable} if route.stable is not None else ())
 
 
+def _tried(route: ServiceRoute) -> set[int]:
+    """Return the shadows that have never served."""
+    return {shadow.version for shadow in route.shadows} - {*route.history, route.stable}
+
+
 def still_there(route: ServiceRoute, away: Collection[int]) -> bool:
-    """Tell whether one of those versions has traffic or is being prepared."""
+    """Tell whether one of those versions has traffic, gets copies, or is being prepared."""
     if route.preparing is not None and route.preparing.version in away:
         return True
-    return not route.safe_mode and any(arm.parts and arm.version in away for arm in route.arms)
+    if any(version in away for version in _tried(route)):
+        return True
+    # in safe mode a version has no traffic, but it would have as soon as that ends, unless it is latched
+    return any(
+        arm.parts and arm.version in away and not (route.safe_mode and route.latch_of(arm.version))
+        for arm in route.arms
+    )
 
 
 def way_back(route: ServiceRoute, *, away: Collection[int]) -> int | None:
@@ -251,10 +266,10 @@ def retreat(
     route = replace(
         route,
         arms=_everything(to),
-        shadows=tuple(shadow for shadow in route.shadows if shadow.version not in away),
+        shadows=tuple(shadow for shadow in route.shadows if shadow.version not in {*away, to}),
         standby=(),
         history=tuple(history[-_HISTORY:]),
-        safe_mode=False,
+        safe_mode=route.safe_mode and to == route.stable,  # whoever switched it on for stable still wants it
         preparing=None,
     )
     following = way_back(route, away={to})
@@ -292,6 +307,35 @@ def fall_back(
         )
     route = _latch(cancel(route), away, by=by, reason=reason, now_us=now_us)
     return replace(route, safe_mode=True)
+
+
+def enter_safe_mode(route: ServiceRoute) -> ServiceRoute:
+    """Send every request to the fallback chain; gives up a switch that is under way.
+
+    Raises:
+        InvalidSetting: The service has no fallback.
+    """
+    if not route.fallback:
+        raise InvalidSetting(
+            f"Service {route.service!r} has no fallback, so there is nobody who could answer in safe mode.",
+            hint="Declare one with tg.Service(fallback=...) and deploy that version.",
+            service=route.service,
+        )
+    return replace(cancel(route), safe_mode=True)
+
+
+def leave_safe_mode(route: ServiceRoute) -> ServiceRoute:
+    """Let the route's versions answer again; nothing where they do.
+
+    Raises:
+        Latched: One of them was rolled back.
+    """
+    if not route.safe_mode:
+        return route
+    for arm in route.arms:
+        if arm.parts:
+            check_unlatched(route, arm.version)
+    return replace(route, safe_mode=False)
 
 
 def clear_latch(route: ServiceRoute, *, version: int) -> ServiceRoute:

@@ -17,6 +17,8 @@ SWITCH = "switch"
 SWITCH_BACK = "switch-back"
 ROLLBACK = "rollback"
 CLEAR_LATCH = "clear-latch"
+SAFE_MODE_ON = "safe-mode-on"
+SAFE_MODE_OFF = "safe-mode-off"
 
 
 class Outcome(StrEnum):

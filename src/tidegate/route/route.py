@@ -16,6 +16,8 @@ from tidegate.core.error import InvalidSetting
 PARTS = 1_000_000
 """Shares are whole millionths: end points are exact, so that arms neither overlap nor leave a gap."""
 
+ALWAYS = "always"
+ON_DEMAND = "on-demand"
 STABLE = "stable"
 CANDIDATE = "candidate"
 
@@ -82,12 +84,14 @@ class Preparation(msgspec.Struct, frozen=True):
         by: Name of the principal who switches.
         until_us: Microseconds UTC after which whoever prepared it has given up or died.
         added: Whether this preparation put the version on standby, so that giving up takes it off.
+        since_us: When it began, microseconds UTC: what failed before is tried once more.
     """
 
     version: int
     by: str
     until_us: int
     added: bool
+    since_us: int = 0
 
 
 class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -106,6 +110,8 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
         manifests: Version -> digest of its manifest, for every version named here.
         history: Earlier stable versions, oldest first, without the present one.
         preparing: The switch that is in its first phase, if one is.
+        placement: `always` keeps its versions loaded, `on-demand` loads them when they are asked for;
+            "" leaves it to each server.
     """
 
     service: str
@@ -120,6 +126,7 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
     manifests: dict[int, Digest] = {}
     history: tuple[int, ...] = ()
     preparing: Preparation | None = None
+    placement: str = ""
 
     def arm(self, name: str) -> Arm | None:
         """Return the arm of that name, or None."""
