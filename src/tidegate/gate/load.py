@@ -10,18 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from tidegate.core.decision import Evidence, Verdict
-from tidegate.gate.answer import Floats
 from tidegate.gate.declaration import Gates
 from tidegate.gate.probe import Burst, CheckedInputs, Probe
 from tidegate.gate.record import in_bytes
 from tidegate.gate.verdict import against_margin, found, not_asked
 from tidegate.statistics.interval import Interval
 
-BURST_REQUESTS = 150
+BURST_REQUESTS = 200
 """Requests before the other server's turn: a fraction of a second, so that what else the machine does
 meets both."""
 
-LOOKS = (16, 32, 64, 128)
+LOOKS = (24, 48, 96, 192)
 """After how many bursts of each the evidence is judged. Looking four times spends the level in four parts."""
 
 _WARM_BURSTS = 2
@@ -49,7 +48,7 @@ class Speed(NamedTuple):
     """Two servers' times and their ratios, with intervals.
 
     Attributes:
-        p99_us: The candidate's and the champion's 99th percentile.
+        p99_us: The candidate's and the champion's 99th percentile: of each burst, the median over bursts.
         p99_ratio: The first over the second.
         p99_interval: Its interval.
         model_us: The candidate's and the champion's own time a request; None where unknown.
@@ -198,11 +197,17 @@ def speeds(
     """Compare two servers' bursts, which were sent in turn.
 
     A disturbance from outside lasts longer than a burst and meets neighbours of both, so pairs of
-    bursts are drawn, not requests.
+    bursts are drawn, not requests; and the percentile is taken of each burst, of which the middle one
+    counts: what a version does to one request in a hundred is in every burst, what a neighbour on the
+    machine does now and then is not. Of the pairs only the quieter half is used: those in which client
+    and servers waited least for a processor.
     """
-    one, two = (np.array([burst.latency_us for burst in side]) for side in (candidate, champion))
+    candidate, champion = _quieter(candidate, champion)
+    one, two = (
+        np.array([np.quantile(burst.latency_us, 0.99) for burst in side]) for side in (candidate, champion)
+    )
     n = len(one)
-    p99 = (float(np.quantile(one, 0.99)), float(np.quantile(two, 0.99)))
+    p99 = (float(np.median(one)), float(np.median(two)))
     own, other = (
         np.array([math.nan if b.model_us is None else b.model_us for b in side])
         for side in (candidate, champion)
@@ -211,7 +216,7 @@ def speeds(
     ratios, model_ratios = np.empty(_N_REPLICATES), np.empty(_N_REPLICATES)
     for replicate in range(_N_REPLICATES):
         drawn = rng.integers(0, n, n)
-        ratios[replicate] = _p99(one[drawn]) / _p99(two[drawn])
+        ratios[replicate] = np.median(one[drawn]) / np.median(two[drawn])
         if knows_model:
             model_ratios[replicate] = np.median(own[drawn]) / np.median(other[drawn])
     tail = (1 - level) / 2
@@ -235,6 +240,21 @@ def judge(speed: Speed, gates: Gates) -> Verdict:
     return max(verdict, own, key=(Verdict.SAFE, Verdict.UNDECIDED, Verdict.REGRESSED).index)
 
 
+def _quieter(
+    candidate: Sequence[Burst], champion: Sequence[Burst]
+) -> tuple[Sequence[Burst], Sequence[Burst]]:
+    """Return the half of the pairs in which both waited least; all where nobody knows."""
+    waited = [
+        None if a.waited_us is None or b.waited_us is None else a.waited_us + b.waited_us
+        for a, b in zip(candidate, champion, strict=True)
+    ]
+    known = [wait for wait in waited if wait is not None]
+    if len(known) < len(waited):
+        return candidate, champion
+    chosen = sorted(np.argsort(np.array(known), kind="stable")[: (len(known) + 1) // 2].tolist())
+    return [candidate[place] for place in chosen], [champion[place] for place in chosen]
+
+
 def _decided(candidate: list[Burst], champion: list[Burst], gates: Gates, rng: np.random.Generator) -> bool:
     if any(burst.n_failed for burst in candidate):
         return True
@@ -247,15 +267,9 @@ def _look_level(gates: Gates) -> float:
     return 1 - (1 - gates.level) / len(LOOKS)
 
 
-def _p99(bursts: Floats) -> float:
-    flat = bursts.ravel()
-    place = int(0.99 * (len(flat) - 1))
-    return float(np.partition(flat, place)[place])
-
-
 def _alone(gate: str, bursts: Sequence[Burst], objective_ms: float | None) -> Evidence:
     """Judge a version without a champion: by the declared objective, if there is one."""
-    p99_ms = float(np.quantile(np.array([burst.latency_us for burst in bursts]), 0.99)) / 1000
+    p99_ms = float(np.median([np.quantile(burst.latency_us, 0.99) for burst in bursts])) / 1000
     n_requests = sum(len(burst.latency_us) for burst in bursts)
     observed = {"p99_us": [p99_ms * 1000], "n_requests": n_requests}
     if objective_ms is None:

@@ -25,11 +25,14 @@ class Burst(msgspec.Struct, frozen=True):
         model_us: Mean time that the model itself took for a request, microseconds; None where the server
             does not say.
         n_failed: Requests that were not answered with a prediction of the model's own.
+        waited_us: How long client and server were ready to run and had no processor, microseconds: what
+            else the machine did. None where the system does not say.
     """
 
     latency_us: list[float]
     model_us: float | None = None
     n_failed: int = 0
+    waited_us: float | None = None
 
 
 class CheckedInputs(msgspec.Struct, frozen=True):

@@ -26,10 +26,21 @@ def found(
         rule=gate,
         verdict=verdict,
         reason=reason,
-        parameters=dict(parameters or {}),
-        observed=dict(observed or {}),
+        parameters=_plain(parameters or {}),
+        observed=_plain(observed or {}),
         statistic=statistic,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return plain data that JSON can keep: a figure that is not finite is None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def not_asked(gate: str, reason: str) -> Evidence:
