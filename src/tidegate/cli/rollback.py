@@ -12,10 +12,11 @@ from tidegate.cli.screen import print_json
 
 @click.command(
     short_help="Undo what moved last.",
-    epilog='\b\nExamples:\n  tidegate rollback flight-delay --reason "errors since 14:02"\n'
+    epilog="\b\nExamples:\n  tidegate rollback\n"
+    '  tidegate rollback flight-delay --reason "errors since 14:02"\n'
     "  tidegate rollback flight-delay --to 3",
 )
-@click.argument("service")
+@click.argument("service", required=False)
 @click.option("--to", type=int, help="Version to go back to; the latest good one unless given.")
 @click.option("--reason", default="", help="Why, in your words; kept with the decision.")
 @click.option(
@@ -25,7 +26,7 @@ from tidegate.cli.screen import print_json
 @home_option
 @json_option
 def rollback(
-    service: str,
+    service: str | None,
     *,
     to: int | None,
     reason: str,
@@ -36,12 +37,18 @@ def rollback(
 ) -> None:
     """Give all traffic of SERVICE back to the version before, or to the fallback if there is none.
 
+    What moved last is undone: a release or a switch that is under way, a version that is only tried as a
+    shadow, or else the stable version. SERVICE may be left out where only one is on the move, or only
+    one is served.
+
     Needs only local files: it works with the database, the network and the controller down. What is
     taken away is latched, so that nothing automatic brings it back.
     """
+    from tidegate.operation.meant import service_to_roll_back
     from tidegate.operation.release import roll_back
 
     local = open_local(home, must_exist=True)
+    service = service or service_to_roll_back(local.routes.read(), now_us=local.clock.wall_us())
     moved = roll_back(
         lambda: local.unit,
         local.cell,

@@ -1,0 +1,50 @@
+"""Which service a command means that names none: in an emergency nobody should have to look it up."""
+
+from __future__ import annotations
+
+from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.release.move import newest
+from tidegate.route.route import Route, ServiceRoute
+
+
+def service_to_roll_back(route: Route, *, now_us: int) -> str:
+    """Return the one service of which something is on the move, or else the only service.
+
+    Args:
+        route: The route in force.
+        now_us: The time, microseconds UTC.
+
+    Raises:
+        NotFound: Nothing is served.
+        InvalidSetting: Several could be meant.
+    """
+    served = _served(route)
+    moving = [each.service for each in served if newest(each, now_us=now_us) - {each.stable}]
+    if len(moving) == 1:
+        return moving[0]
+    return _only([each.service for each in served], moving or None)
+
+
+def only_service(route: Route) -> str:
+    """Return the only service.
+
+    Raises:
+        NotFound: Nothing is served.
+        InvalidSetting: There are several.
+    """
+    return _only([each.service for each in _served(route)], None)
+
+
+def _served(route: Route) -> list[ServiceRoute]:
+    return [each for each in route.services.values() if each.arms]
+
+
+def _only(served: list[str], moving: list[str] | None) -> str:
+    if not served:
+        raise NotFound("No service is served here.", hint="Its first version is deployed by `tidegate up`.")
+    if len(served) == 1:
+        return served[0]
+    what = "are on the move" if moving else "are served"
+    raise InvalidSetting(
+        f"Several services {what}: {', '.join(sorted(moving or served))}.", hint="Name the one you mean."
+    )

@@ -1,0 +1,178 @@
+"""Getting out of trouble by commands: rollback, safe mode, latches; no server and no name needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tidegate.core.digest import digest_bytes
+from tidegate.core.home import Home
+from tidegate.release import move
+from tidegate.route.route import CANDIDATE, Shadow, resize
+from tidegate.route.store import RouteStore
+
+DIGEST = digest_bytes(b"manifest")
+
+
+@pytest.fixture
+def store(tmp_path):
+    home = Home(tmp_path / ".tidegate")
+    home.root.mkdir()
+    return RouteStore(home.route("local"))
+
+
+def deploy(store, service, *versions, fallback=("rates",)):
+    """Make those versions stable one after the other, as if workers had followed."""
+
+    def change(old):
+        route = move.deploy_first(
+            old, service, version=versions[0], manifest=DIGEST, salt="s", fallback=fallback
+        )
+        for version in versions[1:]:
+            route = msgspec.structs.replace(route, manifests={**route.manifests, version: DIGEST})
+            route = move.commit(route, version=version)
+        return route
+
+    store.change(service, change)
+
+
+def route_of(store, service):
+    return store.read().services[service]
+
+
+def canary(store, service, version):
+    def change(old):
+        known = msgspec.structs.replace(old, manifests={**old.manifests, version: DIGEST})
+        return resize(known, CANDIDATE, share=0.1, version=version)
+
+    store.change(service, change)
+
+
+def test_rollback_without_a_name_takes_the_only_service(tidegate, store):
+    deploy(store, "flights", 1, 2)
+
+    said = tidegate("rollback")
+
+    assert (said.code, said.err) == (0, "")
+    assert said.out == "Version 1 of flights has all the traffic again.\n"
+    assert route_of(store, "flights").stable == 1
+
+
+def test_rollback_without_a_name_takes_the_one_that_is_on_the_move(tidegate, store):
+    for service in ("churn", "flights", "fraud"):
+        deploy(store, service, 1, 2)
+    canary(store, "fraud", 3)
+
+    said = tidegate("rollback")
+
+    assert "Version 2 of fraud" in said.out
+    assert [route_of(store, each).stable for each in ("churn", "flights", "fraud")] == [2, 2, 2]
+    assert [latch.version for latch in route_of(store, "fraud").latched] == [3]
+
+
+@pytest.mark.parametrize(
+    ("on_the_move", "words"),
+    [
+        ((), "Several services are served: churn, flights, fraud."),
+        (("churn", "fraud"), "Several services are on the move: churn, fraud."),
+    ],
+)
+def test_rollback_without_a_name_is_refused_where_several_could_be_meant(tidegate, store, on_the_move, words):
+    for service in ("churn", "flights", "fraud"):
+        deploy(store, service, 1, 2)
+    for service in on_the_move:
+        canary(store, service, 3)
+
+    said = tidegate("rollback")
+
+    assert said.code == 1
+    assert words in said.err
+
+
+def test_rollback_with_nothing_to_roll_back_to_is_refused_in_words(tidegate, store):
+    deploy(store, "flights", 1, fallback=())
+
+    said = tidegate("rollback")
+
+    assert said.code == 1
+    assert "No earlier version of service 'flights' can take over, and it has no fallback." in said.err
+
+
+def test_rollback_of_a_shadow_leaves_stable(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    store.change(
+        "flights",
+        lambda old: msgspec.structs.replace(
+            old, shadows=(Shadow(3),), manifests={**old.manifests, 3: DIGEST}
+        ),
+    )
+
+    said = tidegate("rollback", "--json")
+
+    assert json.loads(said.out)["decision"]["version"] == 2
+    assert route_of(store, "flights").shadows == ()
+
+
+def test_rollback_works_without_a_database(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    Path(".tidegate/metadata.db").write_bytes(b"this is no database" * 100)
+
+    said = tidegate("rollback", "flights")
+
+    assert said.code == 0
+    assert "waits in a file" in said.err
+    assert route_of(store, "flights").stable == 1
+
+
+def test_safe_mode_is_switched_on_and_off(tidegate, store):
+    deploy(store, "flights", 1)
+
+    on = tidegate("safe-mode", "on", "--reason", "storm")
+    during = route_of(store, "flights").safe_mode
+    again = tidegate("safe-mode", "on")
+    off = tidegate("safe-mode", "off", "flights", "--json")
+
+    assert on.out == "flights is in safe mode: its fallback answers every request.\n"
+    assert during
+    assert again.out == "flights is already in safe mode: its fallback answers every request.\n"
+    assert [each["decision"]["kind"] for each in json.loads(off.out)] == ["safe-mode-off"]
+    assert not route_of(store, "flights").safe_mode
+    decided = json.loads(tidegate("decisions", "--json").out)
+    assert [each["decision"]["kind"] for each in decided] == ["safe-mode-on", "safe-mode-on", "safe-mode-off"]
+
+
+def test_safe_mode_of_all_leaves_out_those_without_a_fallback(tidegate, store):
+    deploy(store, "flights", 1)
+    deploy(store, "fraud", 1)
+    deploy(store, "churn", 1, fallback=())
+
+    said = tidegate("safe-mode", "on", "--all", "--key", "k")
+
+    assert said.code == 0
+    assert [route_of(store, each).safe_mode for each in ("flights", "fraud", "churn")] == [True, True, False]
+
+
+def test_safe_mode_without_a_fallback_is_refused_in_words(tidegate, store):
+    deploy(store, "churn", 1, fallback=())
+
+    said = tidegate("safe-mode", "on")
+
+    assert said.code == 1
+    assert "there is nobody who could answer in safe mode" in said.err
+
+
+def test_a_latch_is_listed_and_cleared(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    tidegate("rollback", "--reason", "late by an hour")
+
+    listed = tidegate("latch", "list")
+    cleared = tidegate("latch", "clear", "flights", 2)
+    again = tidegate("latch", "clear", "flights", 2)
+
+    assert "late by an hour" in listed.out
+    assert cleared.out == "Version 2 of flights may be switched or released to again.\n"
+    assert (again.code, again.out) == (3, "Version 2 of flights was not latched.\n")
+    assert tidegate("latch", "list").out == "No version is latched.\n"
