@@ -25,6 +25,12 @@ before may take to send its body, and any answer that is still owed."""
 BUSY_SINCE = "tidegate_runner_busy_since_ms"
 """Gauge of a runner: when the present call of the model began, monotonic milliseconds; 0 between calls."""
 
+LEAVE = signal.SIGUSR1
+"""Asks a worker to leave: its successor accepts on the same socket already."""
+
+RESTART = signal.SIGHUP
+"""Asks the supervisor to replace the workers one by one."""
+
 SEEN_AT = "tidegate_worker_seen_ms"
 """Gauge of a worker: when its loop last came round, monotonic milliseconds."""
 
@@ -75,12 +81,14 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         slot: Its number, from 0.
         incarnation: How many processes had this slot before it.
         sockets: Folder of the runners' sockets.
+        listener: File descriptor of the socket that it accepts from, bound already.
     """
 
     server: ServerSettings
     slot: int
     incarnation: int
     sockets: str
+    listener: int
 
 
 class RunnerSettings(msgspec.Struct, frozen=True):

@@ -13,30 +13,27 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
+from tidegate.bootstrap.child import Child
+from tidegate.bootstrap.fleet import Fleet
+from tidegate.bootstrap.keeper import VersionKeeper
 from tidegate.bootstrap.process import (
-    BUSY_SINCE,
-    RETIRE_S,
+    RESTART,
     SEEN_AT,
-    RunnerSettings,
     ServerSettings,
-    TrialSettings,
-    WorkerSettings,
     command,
-    runner_page,
     told,
     worker_page,
 )
-from tidegate.bootstrap.stage import Stage, forget_failures, read_stage, stage_path, write_stage
+from tidegate.bootstrap.stage import forget_failures
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.error import TidegateError
 from tidegate.core.home import Home
@@ -48,24 +45,17 @@ from tidegate.serving.metric import read_page
 _log = logging.getLogger("tidegate.supervisor")
 
 _TICK_S = 0.05
-_FIRST_BACKOFF_S = 0.05
-_MAX_BACKOFF_S = 30.0
-_STEADY_S = 10.0
-"""A process that lived this long starts anew without backoff when it dies."""
-_TRIAL_LIMIT_S = 600.0
-_HANG_S = 30.0
-"""A single call of a model that takes longer than any caller waits: its runner is replaced."""
 _STUCK_S = 20.0
 """A worker whose loop did not come round for so long answers nobody: it is replaced. Longer than a disk
 stalls that recovers."""
 _LOOK_S = 1.0
 _STOP_S = 20.0
+_TOLD = 20  # services that are named at the start
 _ORPHANS_S = 20.0
 """How long the workers of a server that was killed may take to end: what they took is answered first."""
 _CONTROL_AFTER_S = 1.0
 """The control plane starts once the workers serve, or at the latest then: its imports take a second of
 a core, which the first answer would wait for on a small machine."""
-_RUNNER_STOP_S = 1.0  # it has nothing left to do; the supervisor has
 
 
 class ServerRunning(TidegateError):
@@ -79,71 +69,6 @@ class ServerRecord(msgspec.Struct, frozen=True):
 
     pid: int
     settings: ServerSettings
-
-
-class Child:
-    """A process that is started again when it dies."""
-
-    def __init__(self, name: str, make_command: Callable[[int], list[str]], clock: Clock) -> None:
-        """Name a process.
-
-        Args:
-            name: For the log.
-            make_command: Gives the command line, told how often it was started before.
-            clock: Time.
-        """
-        self.name = name
-        self._make_command = make_command
-        self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
-        self.started_s = 0.0  # monotonic
-        self._start_at_s = 0.0
-        self._backoff_s = _FIRST_BACKOFF_S
-        self.n_started = 0
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
-
-    def tend(self) -> None:
-        """Start it if it is time to; notice that it died."""
-        now_s = self._clock.monotonic_s()
-        if self._process is not None:
-            code = self._process.poll()
-            if code is None:
-                return
-            lived_s = now_s - self.started_s
-            self._backoff_s = (
-                _FIRST_BACKOFF_S if lived_s > _STEADY_S else min(2 * self._backoff_s, _MAX_BACKOFF_S)
-            )
-            _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, describe_exit(code))
-            self._process = None
-            self._start_at_s = now_s + self._backoff_s
-        if now_s >= self._start_at_s:
-            self._process = subprocess.Popen(self._make_command(self.n_started), stdin=subprocess.DEVNULL)
-            self.started_s = now_s
-            self.n_started += 1
-
-    def signal(self, signum: int) -> None:
-        """Send a signal, if it lives."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signum)
-
-    def stop(self, within_s: float) -> None:
-        """Wait until it ended after a signal; kill it if it does not."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(max(0.0, within_s))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
-
-
-def describe_exit(code: int) -> str:
-    """Return in words how a process ended, from its return code."""
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
 
 
 class Supervisor:
@@ -172,18 +97,13 @@ class Supervisor:
         self._home: Home = settings.place
         self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
-        self._runners: dict[str, Child] = {}
         self._look_at_s = 0.0
         self._suspects: set[str] = set()
-        self._unnamed_since_s: dict[str, float] = {}
-        self._stages: dict[str, Stage] = {}
-        self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._versions = VersionKeeper(settings, sockets=self._sockets, clock=self._clock)
         self._lock: IO[str] | None = None
         self._stopping = False
-        self._workers = [
-            Child(f"worker-{slot}", self._worker_command(slot), self._clock)
-            for slot in range(settings.n_workers)
-        ]
+        self._fleet = Fleet(settings, sockets=self._sockets, clock=self._clock, tell=tell)
+        self._restart_asked = False
         self._control = Child("control", lambda _: command("tidegate.control", settings), self._clock)
 
     def run(self) -> None:
@@ -200,7 +120,7 @@ class Supervisor:
         wake_in, wake_out = os.pipe()
         os.set_blocking(wake_out, False)
         signal.set_wakeup_fd(wake_out, warn_on_full_buffer=False)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, RESTART):
             signal.signal(signum, self._on_signal)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only to wake the loop
         try:
@@ -211,10 +131,10 @@ class Supervisor:
         finally:
             self._stop()
 
-    def _worker_command(self, slot: int) -> Callable[[int], list[str]]:
-        return lambda n: command("worker", WorkerSettings(self._settings, slot, n, self._sockets))
-
     def _on_signal(self, signum: int, frame: object) -> None:
+        if signum == RESTART:
+            self._restart_asked = True
+            return
         if self._stopping:
             os._exit(1)  # asked twice: whoever asks does not want to wait
         self._stopping = True
@@ -258,9 +178,15 @@ class Supervisor:
 
     def _tend(self) -> None:
         self._follower.poll()
-        self._tend_versions()  # trials first: workers wait for them
-        for worker in self._workers:
-            worker.tend()
+        self._versions.tend(self._follower.route)  # trials first: workers wait for them
+        if self._clock.monotonic_s() >= self._look_at_s:
+            self._look_at_s = self._clock.monotonic_s() + _LOOK_S
+            self._check_hangs()
+        if self._restart_asked:
+            self._restart_asked = False
+            self._fleet.restart()
+            self._control.signal(signal.SIGTERM)
+        self._fleet.tend(self._follower.route)
         if self._is_ready or self._clock.monotonic_s() - self._began_s > _CONTROL_AFTER_S:
             self._control.tend()
         if not self._is_ready:
@@ -277,88 +203,17 @@ class Supervisor:
                     if line not in self._told:
                         self._told.add(line)
                         self._tell(line)
-        if len(live) == self._settings.n_workers and all(
-            worker.of(name).generation == route.generation
-            for worker in live
-            for name, route in services.items()
-        ):
+        if self._fleet.is_ready(self._follower.route):
             self._is_ready = True
             took_s = self._clock.monotonic_s() - self._began_s
-            served = ", ".join(f"{name} version {route.stable}" for name, route in services.items())
+            told = list(services.items())[:_TOLD]
+            served = ", ".join(f"{name} version {route.stable}" for name, route in told)
+            if len(services) > _TOLD:
+                served += f" and {len(services) - _TOLD} more"
             self._tell(f"Ready after {took_s:.1f} s: {served or 'no service yet'}. Ctrl-C stops.")
 
-    def _tend_versions(self) -> None:
-        named: dict[str, tuple[str, int]] = {
-            digest: (service, number)
-            for service, route in self._follower.route.services.items()
-            for number, digest in route.manifests.items()
-            if number in route.versions
-        }
-        self._tend_trials(named)
-        for digest, (service, number) in named.items():
-            stage = self._stages.get(digest) or read_stage(self._home, digest)
-            if stage is None:
-                if digest not in self._trials:
-                    self._start_trial(digest)
-                continue
-            self._stages[digest] = stage
-            if stage.runner and not stage.error and digest not in self._runners:
-                self._runners[digest] = self._runner(digest, service, number)
-        for digest in self._stages.keys() - named.keys():
-            if self._stages.pop(digest).error:
-                stage_path(self._home, digest).unlink(missing_ok=True)  # asked for again, it is tried again
-        self._retire_runners(named)
-        look = self._clock.monotonic_s() >= self._look_at_s
-        if look:
-            self._look_at_s = self._clock.monotonic_s() + _LOOK_S
-            self._check_hangs()
-        for runner in self._runners.values():
-            runner.tend()
-
-    def _runner(self, digest: str, service: str, number: int) -> Child:
-        line = command("runner", RunnerSettings(self._settings, digest, number, self._sockets))
-        return Child(f"runner of {service} version {number}", lambda _: line, self._clock)
-
-    def _retire_runners(self, named: Collection[str]) -> None:
-        """End runners that no route has named for a while: their last answers are out by then."""
-        now_s = self._clock.monotonic_s()
-        for digest in list(self._runners):
-            if digest in named:
-                self._unnamed_since_s.pop(digest, None)
-            elif now_s - self._unnamed_since_s.setdefault(digest, now_s) > RETIRE_S:
-                del self._unnamed_since_s[digest]
-                runner = self._runners.pop(digest)
-                runner.signal(signal.SIGTERM)
-                runner.stop(_RUNNER_STOP_S)
-
-    def _start_trial(self, digest: str) -> None:
-        line = command("trial", TrialSettings(self._settings, digest))
-        process = subprocess.Popen(line, stdin=subprocess.DEVNULL)
-        self._trials[digest] = (process, self._clock.monotonic_s())
-
-    def _tend_trials(self, named: Mapping[str, tuple[str, int]]) -> None:
-        """Notice trials that ended, and end those that take too long or that no route asks for any more."""
-        for digest, (process, began_s) in list(self._trials.items()):
-            code = process.poll()
-            if code is None:
-                if digest in named and self._clock.monotonic_s() - began_s < _TRIAL_LIMIT_S:
-                    continue
-                process.kill()
-                code = process.wait()
-            del self._trials[digest]
-            stage = read_stage(self._home, digest)
-            if stage is None and digest in named:
-                service, number = named[digest]
-                who, how = f"{service} version {number}", describe_exit(code)
-                stage = Stage(error=f"The trial of {who} on this machine ended {how}.")
-                write_stage(self._home, digest, stage)
-            if stage is not None:
-                self._stages[digest] = stage
-
     def _check_hangs(self) -> None:
-        for digest, runner in self._runners.items():
-            self._check_hang(runner, runner_page(self._settings, digest), BUSY_SINCE, _HANG_S)
-        for slot, worker in enumerate(self._workers):
+        for slot, worker in self._fleet.workers.items():
             self._check_hang(worker, worker_page(self._settings, slot), SEEN_AT, _STUCK_S)
 
     def _check_hang(self, child: Child, page: Path, gauge: str, limit_s: float) -> None:
@@ -382,13 +237,13 @@ class Supervisor:
 
     def _stop(self) -> None:
         give_up_s = self._clock.monotonic_s() + _STOP_S
-        for group in (self._workers, [*self._runners.values(), self._control]):
-            for child in group:
-                child.signal(signal.SIGTERM)
-            for child in group:
-                child.stop(give_up_s - self._clock.monotonic_s())
-        for process, _ in self._trials.values():
-            process.kill()
+        self._fleet.stop(give_up_s)
+        others = [*self._versions.children, self._control]
+        for child in others:
+            child.signal(signal.SIGTERM)
+        for child in others:
+            child.stop(give_up_s - self._clock.monotonic_s())
+        self._versions.stop_trials()
         (self._home.run / "server.json").unlink(missing_ok=True)
         self._release()
 

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import uvloop
 
-from tidegate.bootstrap.process import RETIRE_S, SEEN_AT, WorkerSettings, told, worker_page
+from tidegate.bootstrap.process import LEAVE, RETIRE_S, SEEN_AT, WorkerSettings, told, worker_page
 from tidegate.bootstrap.stage import read_stage
 from tidegate.bootstrap.version import VersionLoader
 from tidegate.core.clock import SystemClock
@@ -37,6 +37,9 @@ _log = logging.getLogger("tidegate.worker")
 
 _BACKLOG = 4096
 _DRAIN_S = 15.0
+_LEAVE_IDLE_S = 3.0
+"""How long a worker that is replaced waits for the next request of a quiet connection, to close it with
+the answer: one that is closed while its client begins to send costs that client a request."""
 
 
 class Worker:
@@ -72,10 +75,12 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._stopping = asyncio.Event()
         self._due_at_s = 0.0
+        self._patience_s = 0.0
+        self._has_ended = False
 
     async def run(self) -> None:
         """Serve until SIGTERM, then finish what is under way."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in (signal.SIGTERM, signal.SIGINT, LEAVE):
             self._loop.add_signal_handler(signum, self._on_signal, signum)
         house = self._loop.create_task(self._site.keep_house())
         self._event("worker.started", pid=os.getpid(), incarnation=self._settings.incarnation)
@@ -89,6 +94,7 @@ class Worker:
         self._follow()
         await self._stopping.wait()
         await self._drain()
+        self._has_ended = True
         house.cancel()
         for version in self._loaded.values():
             version.close()
@@ -98,17 +104,13 @@ class Worker:
 
     def _on_signal(self, signum: int) -> None:
         # Ctrl-C reaches every process of the terminal's group; the supervisor says when to stop.
-        if signum == signal.SIGTERM:
+        if signum == LEAVE:
+            self._patience_s = _LEAVE_IDLE_S
+        if signum in (signal.SIGTERM, LEAVE):
             self._stopping.set()
 
     async def _listen(self) -> None:
-        server = self._settings.server
-        family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # each worker has a queue of its own: a shared one gives one worker most connections
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((server.host, server.port))
+        listener = socket.socket(fileno=self._settings.listener)
         listener.setblocking(False)
         self._server = await self._loop.create_server(
             lambda: Connection(self._site), sock=listener, backlog=_BACKLOG
@@ -119,7 +121,7 @@ class Worker:
 
         A plain callback: as a task that sleeps this would cost as much as a thousand requests a second.
         """
-        if self._stopping.is_set():
+        if self._has_ended:
             return
         self._loop.call_later(POLL_INTERVAL_S, self._follow)
         route = self._follower.poll()
@@ -241,11 +243,11 @@ class Worker:
     async def _drain(self) -> None:
         assert self._server is not None
         self._server.close()
-        self._site.drain()
+        self._site.drain(self._patience_s)
         self._write_status()
         give_up_s = self._clock.monotonic_s() + _DRAIN_S
         while (self._site.connections or self._plane.busy) and self._clock.monotonic_s() < give_up_s:
-            self._site.drain()
+            self._site.drain(self._patience_s)
             await asyncio.sleep(0.01)
         self._plane.journal_refusals()
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "versions": Lazy("version", "versions", "List the registered versions."),
     "status": Lazy("status", "status", "Show who answers requests, and whether the workers follow."),
     "restart": Lazy("restart", "restart", "Replace the workers one by one, without refusing anybody."),
+    "restart": Lazy("restart", "restart", "Replace the workers one by one, without refusing anybody."),
     "switch": Lazy("switch", "switch", "Move all traffic of a service to another version."),
     "rollback": Lazy("rollback", "rollback", "Undo what moved last."),
     "safe-mode": Lazy(

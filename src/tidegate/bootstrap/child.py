@@ -1,0 +1,114 @@
+"""A process of ours that is started again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+from tidegate.core.clock import Clock
+
+_log = logging.getLogger("tidegate.supervisor")
+
+_FIRST_BACKOFF_S = 0.05
+_MAX_BACKOFF_S = 30.0
+_STEADY_S = 10.0
+"""A process that lived this long starts anew without backoff when it dies."""
+
+
+class Child:
+    """A process that is started again when it dies."""
+
+    def __init__(
+        self,
+        name: str,
+        make_command: Callable[[int], list[str]],
+        clock: Clock,
+        *,
+        keep: Callable[[], Sequence[int]] = tuple,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Name a process.
+
+        Args:
+            name: For the log.
+            make_command: Gives the command line, told how often it was started before.
+            clock: Time.
+            keep: Gives the file descriptors that it inherits, before the command line is asked for.
+            environment: Its environment variables; this process's if None.
+        """
+        self.name = name
+        self._make_command = make_command
+        self._keep = keep
+        self._environment = environment
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self.started_s = 0.0  # monotonic
+        self._start_at_s = 0.0
+        self._backoff_s = _FIRST_BACKOFF_S
+        self.n_started = 0
+        self.n_deaths = 0  # in a row, none of them after a steady life
+        self.last_exit = ""
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def waits_s(self) -> float:
+        """How long it stays away yet; 0 if it runs or is due."""
+        return 0.0 if self._process is not None else max(0.0, self._start_at_s - self._clock.monotonic_s())
+
+    def tend(self) -> None:
+        """Start it if it is time to; notice that it died."""
+        now_s = self._clock.monotonic_s()
+        if self._process is not None:
+            code = self._process.poll()
+            if code is None:
+                return
+            lived_s = now_s - self.started_s
+            self.n_deaths = 1 if lived_s > _STEADY_S else self.n_deaths + 1
+            self.last_exit = describe_exit(code)
+            self._backoff_s = (
+                _FIRST_BACKOFF_S if lived_s > _STEADY_S else min(2 * self._backoff_s, _MAX_BACKOFF_S)
+            )
+            _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, self.last_exit)
+            self._process = None
+            self._start_at_s = now_s + self._backoff_s
+        if now_s >= self._start_at_s:
+            kept = self._keep()
+            self._process = subprocess.Popen(
+                self._make_command(self.n_started),
+                stdin=subprocess.DEVNULL,
+                pass_fds=kept,
+                env=self._environment,
+            )
+            self.started_s = now_s
+            self.n_started += 1
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and does not run any more."""
+        return self._process is not None and self._process.poll() is not None
+
+    def signal(self, signum: int) -> None:
+        """Send a signal, if it lives."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signum)
+
+    def stop(self, within_s: float) -> None:
+        """Wait until it ended after a signal; kill it if it does not."""
+        if self._process is None:
+            return
+        try:
+            self._process.wait(max(0.0, within_s))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def describe_exit(code: int) -> str:
+    """Return in words how a process ended, from its return code."""
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
