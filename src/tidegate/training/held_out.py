@@ -14,7 +14,7 @@ from tidegate.contract.batch import Column
 from tidegate.contract.infer import columns_of
 from tidegate.core.digest import Digest, canonical_json
 from tidegate.core.error import Corrupt
-from tidegate.data.leak import find_leaks
+from tidegate.data.leak import AUC_LIMIT, find_leaks
 from tidegate.data.snapshot import read_snapshot, scan_snapshot, write_snapshot
 from tidegate.data.source import Source, frame_source
 from tidegate.data.store import FileStore
@@ -173,8 +173,14 @@ def seen_before(
     return found
 
 
-def leaks_of(store: FileStore, held_out: HeldOut, features: Sequence[str]) -> list[dict[str, Any]]:
-    """Return features that know the answer, as plain data; see `data.leak`."""
+def leaks_of(
+    store: FileStore, held_out: HeldOut, features: Sequence[str], *, auc_limit: float = AUC_LIMIT
+) -> list[dict[str, Any]]:
+    """Return features that know the answer, as plain data; see `data.leak`.
+
+    Raises:
+        InvalidSetting: The target has a single value.
+    """
     frame = pl.concat([_frame(store, held_out.train), _frame(store, held_out.test)], how="diagonal_relaxed")
     if len(frame) > _LEAK_ROWS:
         frame = frame.sample(_LEAK_ROWS, seed=0)
@@ -183,6 +189,7 @@ def leaks_of(store: FileStore, held_out: HeldOut, features: Sequence[str]) -> li
         held_out.target,
         features=[name for name in features if name in frame.columns and name != held_out.target],
         asked_at=held_out.event_time,
+        auc_limit=auc_limit,
     )
     plain: list[dict[str, Any]] = msgspec.to_builtins(found)
     return plain

@@ -1,0 +1,151 @@
+"""A version put through its gates on this machine: its files asked, its server started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import msgspec
+import numpy as np
+
+from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.probe import ServerProbe, TrialServer
+from tidegate.bootstrap.trial import plain_row
+from tidegate.contract.batch import Column
+from tidegate.contract.encode import RowEncoder
+from tidegate.contract.validate import Validator
+from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.gate.answer import Floats
+from tidegate.gate.probe import Probe, Side
+from tidegate.operation.card import written_card
+from tidegate.operation.examination import examine
+from tidegate.operation.gate import GateState, record_gates
+from tidegate.operation.mutation import new_key
+from tidegate.operation.subject import Subject, read_subject
+from tidegate.operation.version import show_version
+from tidegate.predictor.protocol import BuildContext, build
+
+_LOAD_ROWS = 500
+"""Different rows that a server is loaded with: enough that no cache of a processor holds the answers."""
+
+
+def champion_of(local: Local, service: str) -> int | None:
+    """Return the version that answers a service's requests now; None where nothing was deployed."""
+    route = local.routes.read().services.get(service)
+    return None if route is None else route.stable
+
+
+def gate_version(
+    local: Local,
+    service: str,
+    number: int | None = None,
+    *,
+    key: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> GateState:
+    """Put a version through its gates beside the champion, and keep what they found.
+
+    Args:
+        local: The home.
+        service: Name of the service.
+        number: Number of the version; the latest if None.
+        key: Idempotency key; a fresh one if None.
+        tell: Told what is being done.
+
+    Raises:
+        NotFound: There is no such version.
+        TidegateError: The registry or the artifacts cannot be read.
+    """
+    candidate = subject_of(local, service, number)
+    champion_number = champion_of(local, service)
+    champion = None
+    if champion_number is not None and champion_number != candidate.version.number:
+        champion = subject_of(local, service, champion_number)
+    evidence = examine(
+        local.unit,
+        local.artifacts,
+        candidate,
+        champion,
+        ask=lambda subject, columns: answers_of(local, subject, columns),
+        open_probe=lambda one, other, rows: _probe(local, one, other, rows),
+        now_us=local.clock.wall_us(),
+        tell=tell,
+    )
+    return record_gates(
+        local.unit,
+        service=service,
+        version=candidate.version.number,
+        evidence=evidence,
+        principal=local.principal,
+        key=key or new_key(),
+        clock=local.clock,
+    )
+
+
+def subject_of(local: Local, service: str, number: int | None = None) -> Subject:
+    """Return a version as the gates see it; the latest if `number` is None.
+
+    Raises:
+        NotFound: There is none.
+        Corrupt: Something stored of it is damaged.
+    """
+    version = show_version(local.unit, service, number=number)
+    return read_subject(
+        local.unit, local.artifacts, version, written_card(local.unit, local.artifacts, version)
+    )
+
+
+def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) -> Floats:
+    """Return the judged output of a version's registered files, asked as a worker asks them.
+
+    Raises:
+        ContractViolation: The rows are not as the version's contract wants them.
+        TidegateError: The files cannot be loaded, or fail.
+    """
+    contract = subject.manifest.contract
+    batch = Validator(contract.input).coerce(
+        {name: column for name, column in columns.items() if name in contract.input.by_name}
+    )
+    output = subject.evaluation.judged(contract)
+    context = BuildContext(contract, local.artifacts.open)
+    predictor = build(subject.manifest.predictor, context, BUILDERS)
+    try:
+        answered = predictor.predict(batch)[output.name]
+    finally:
+        predictor.close()
+    if answered.ndim != 1:
+        raise InvalidSetting(f"The output {output.name!r} is no single number a row.", field=output.name)
+    return np.asarray(answered, dtype=np.float64)
+
+
+@contextmanager
+def _probe(
+    local: Local, candidate: Subject, champion: Subject | None, rows: Mapping[str, Column] | None
+) -> Iterator[Probe]:
+    servers: dict[Side, TrialServer] = {"candidate": _server(local, candidate, rows)}
+    if champion is not None:
+        servers["champion"] = _server(local, champion, rows)
+    with ServerProbe(servers) as probe:
+        yield probe
+
+
+def _server(local: Local, subject: Subject, rows: Mapping[str, Column] | None) -> TrialServer:
+    return TrialServer(local, subject.version, subject.manifest, _bodies(subject, rows))
+
+
+def _bodies(subject: Subject, rows: Mapping[str, Column] | None) -> list[bytes]:
+    """Return requests with real rows as callers send them; without rows, the check inputs."""
+    manifest = subject.manifest
+    if rows is not None:
+        schema = manifest.request.input
+        given = {name: column[:_LOAD_ROWS] for name, column in rows.items() if name in schema.by_name}
+        try:
+            batch = Validator(schema).coerce(given)
+        except TidegateError:
+            pass  # rows of another contract: its own check inputs will do
+        else:
+            return [msgspec.json.encode(row) for row in RowEncoder(schema).rows(batch)]
+    if manifest.check_inputs is not None:
+        return [msgspec.json.encode(row) for row in manifest.request_rows(manifest.check_inputs.rows)]
+    return [msgspec.json.encode(plain_row(manifest.request))]

@@ -1,0 +1,289 @@
+"""Gather what the gates look at: rows, answers, records and a running server, and ask each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+import numpy as np
+
+from tidegate.contract.batch import Column
+from tidegate.core.decision import Evidence, Verdict
+from tidegate.core.digest import Digest
+from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.gate import load, part, quality, record
+from tidegate.gate.answer import Answers, Floats
+from tidegate.gate.calibration import calibration
+from tidegate.gate.declaration import NAMES
+from tidegate.gate.probe import Probe, ProbeFailed
+from tidegate.gate.verdict import found, not_asked
+from tidegate.operation.gate import COMPARED
+from tidegate.operation.mutation import UnitOfWork
+from tidegate.operation.subject import Rows, Subject, as_floats, is_binary, no_trial, unseen_rows
+from tidegate.operation.version import list_decisions
+from tidegate.registry.artifact import ArtifactStore
+from tidegate.training.held_out import leaks_of, read_answers, read_rows
+
+SEED = 0
+"""Of every bootstrap here: the same evidence gives the same verdict, and a replay the same figures."""
+
+Ask = Callable[[Subject, Mapping[str, Column]], Floats]
+"""Asks a version's registered files about rows, and gives the judged output, shape (n_rows,)."""
+
+OpenProbe = Callable[[Subject, Subject | None, Mapping[str, Column] | None], AbstractContextManager[Probe]]
+"""Starts servers of a candidate and a champion, to be loaded with rows."""
+
+Tell = Callable[[str], None]
+"""Told what is being done, for a person who waits."""
+
+
+def examine(
+    unit: UnitOfWork,
+    artifacts: ArtifactStore,
+    candidate: Subject,
+    champion: Subject | None,
+    *,
+    ask: Ask,
+    open_probe: OpenProbe,
+    now_us: int,
+    tell: Tell = lambda _: None,
+) -> list[Evidence]:
+    """Ask every gate about a candidate, and return what each found, in their order.
+
+    Args:
+        unit: The metadata database.
+        artifacts: The artifact store.
+        candidate: The version that wants traffic.
+        champion: The version that has it; None where none has.
+        ask: Asks registered files.
+        open_probe: Starts servers.
+        now_us: Now, microseconds UTC.
+        tell: Told what is being done.
+    """
+    return list(
+        _Examination(unit, artifacts, candidate, champion, ask=ask, now_us=now_us).run(open_probe, tell)
+    )
+
+
+class _Examination:
+    def __init__(
+        self,
+        unit: UnitOfWork,
+        artifacts: ArtifactStore,
+        candidate: Subject,
+        champion: Subject | None,
+        *,
+        ask: Ask,
+        now_us: int,
+    ) -> None:
+        self._unit = unit
+        self._artifacts = artifacts
+        self._candidate = candidate
+        self._champion = champion
+        self._gates = candidate.gates
+        self._ask = ask
+        self._now_us = now_us
+
+    def run(self, open_probe: OpenProbe, tell: Tell) -> Iterator[Evidence]:
+        tell("Asking both versions about rows that neither was fitted on ...")
+        rows, why_not = unseen_rows(self._artifacts, self._candidate, self._champion)
+        found_ = {each.rule: each for each in self._of_answers(rows, why_not)}
+        found_ |= {each.rule: each for each in self._of_records()}
+        if not {"latency", "memory", "check-inputs"} <= self._gates.left_out.keys():
+            tell("Starting servers, and loading them in turn ...")
+            found_ |= {each.rule: each for each in self._of_servers(open_probe, rows)}
+        yield self._compared(rows)
+        for gate in NAMES:
+            if gate in self._gates.left_out:
+                yield not_asked(gate, f"left out by the service: {self._gates.left_out[gate]}")
+            else:
+                yield found_[gate]
+
+    def _compared(self, rows: Rows | None) -> Evidence:
+        champion = self._champion
+        observed = {
+            "champion": None if champion is None else champion.version.number,
+            "held_out": None if rows is None or rows.whose.held_out is None else rows.whose.held_out.test,
+            "n_rows": 0 if rows is None else len(rows.outcomes),
+            "seed": SEED,
+        }
+        beside = "no champion" if champion is None else champion.version.label
+        return found(
+            COMPARED,
+            Verdict.SAFE,
+            f"beside {beside}" + (f"; {rows.note}" if rows and rows.note else ""),
+            observed=observed,
+        )
+
+    def _of_answers(self, rows: Rows | None, why_not: str) -> Iterator[Evidence]:
+        gates, candidate = self._gates, self._candidate
+        yield self._rehearsal()
+        yield quality.baselines(None if candidate.run is None else candidate.run.comparison)
+        answers = None
+        why_no_champion = why_not
+        if rows is not None:
+            answers, why_not, why_no_champion = self._answers(rows)
+        attributes = candidate.evaluation.attributes(candidate.manifest.contract)
+        why = why_not or why_no_champion
+        yield quality.champion(answers, gates, rng=_rng(), why_not=why)
+        yield part.slices(answers, gates, rng=_rng(), why_not=why)
+        yield part.groups(
+            answers, attributes, gates, rng=_rng(), threshold=_threshold(candidate), why_not=why
+        )
+        yield calibration(answers, gates, rng=_rng(), why_not=why)
+
+    def _rehearsal(self) -> Evidence:
+        candidate, held_out = self._candidate, self._candidate.held_out
+        refitted, margin = False, self._gates.quality_margin
+        tried = registered = outcomes = None
+        why_not = no_trial(candidate)
+        if held_out is not None:
+            columns = read_rows(self._artifacts, held_out.test)
+            refitted = held_out.refitted
+            tried, outcomes = read_answers(self._artifacts, held_out), as_floats(columns[held_out.target])
+            try:
+                registered = self._ask(candidate, columns)
+            except TidegateError as error:
+                words = f"the registered model cannot answer the held-out rows: {error.message}"
+                return found("rehearsal", Verdict.REGRESSED, words)
+        return quality.rehearsal(
+            tried,
+            registered,
+            outcomes,
+            is_binary=is_binary(candidate),
+            refitted=refitted,
+            margin=margin,
+            why_not=why_not,
+        )
+
+    def _answers(self, rows: Rows) -> tuple[Answers | None, str, str]:
+        """Return both versions' answers; why the candidate's cannot be had, why the champion's cannot."""
+        candidate, champion = self._candidate, self._champion
+        held_out = candidate.held_out
+        assert held_out is not None
+        why_no_champion = ""
+        theirs = None
+        try:
+            if rows.whose is candidate and held_out.refitted:  # the registered files have seen these rows
+                own = read_answers(self._artifacts, held_out)[rows.kept]
+            else:
+                own = self._ask(candidate, rows.columns)
+        except TidegateError as error:
+            return None, f"the candidate cannot answer the held-out rows: {error.message}", ""
+        if champion is not None:
+            try:
+                theirs = self._champion_answers(champion, rows)
+            except TidegateError as error:
+                why_no_champion = f"the champion cannot answer the held-out rows: {error.message}"
+        names = [
+            *candidate.manifest.contract.input.names,
+            *candidate.evaluation.attributes(candidate.manifest.contract),
+        ]
+        answers = Answers(
+            columns={name: rows.columns[name] for name in dict.fromkeys(names) if name in rows.columns},
+            outcomes=rows.outcomes,
+            candidate=own,
+            champion=theirs,
+            is_binary=is_binary(candidate) and bool(np.isin(rows.outcomes, (0.0, 1.0)).all()),
+            cluster=rows.cluster,
+            unit=rows.unit,
+        )
+        return answers, "", why_no_champion
+
+    def _champion_answers(self, champion: Subject, rows: Rows) -> Floats:
+        if rows.whose is champion and champion.held_out is not None and champion.held_out.refitted:
+            return read_answers(self._artifacts, champion.held_out)[rows.kept]
+        return self._ask(champion, rows.columns)
+
+    def _of_records(self) -> Iterator[Evidence]:
+        candidate, champion, gates = self._candidate, self._champion, self._gates
+        schema = candidate.manifest.contract.input
+        yield record.contract(
+            candidate.manifest.request, None if champion is None else champion.manifest.request
+        )
+        suspects, why_not = None, no_trial(candidate)
+        if candidate.held_out is not None:
+            try:
+                suspects = leaks_of(
+                    self._artifacts, candidate.held_out, schema.names, auc_limit=gates.leak_auc
+                )
+            except InvalidSetting as error:
+                why_not = error.message
+        yield record.leaks(suspects, gates, why_not=why_not)
+        own, theirs = (self._fitted_rows(subject) for subject in (candidate, champion))
+        yield record.units(own, theirs, gates)
+        yield record.parity(self._parity(), candidate.manifest.predictor.kind)
+        yield record.size(self._size(candidate), None if champion is None else self._size(champion), gates)
+        yield record.data_age(
+            self._newest(candidate),
+            None if champion is None else self._newest(champion),
+            gates,
+            now_us=self._now_us,
+        )
+        yield record.card(candidate.card.missing)
+
+    def _fitted_rows(self, subject: Subject | None) -> dict[str, Column] | None:
+        if subject is None or subject.held_out is None:
+            return None
+        names = subject.manifest.contract.input.names
+        rows = read_rows(self._artifacts, subject.held_out.train)
+        return {name: rows[name] for name in names if name in rows}
+
+    def _parity(self) -> Evidence | None:
+        version = self._candidate.version
+        for stored in list_decisions(self._unit, version.service, kind="parity", version=version.number):
+            for evidence in stored.decision.evidence:
+                return evidence
+        return None
+
+    def _size(self, subject: Subject) -> int:
+        return sum(_bytes(self._artifacts, digest) for digest in subject.manifest.artifacts)
+
+    def _newest(self, subject: Subject) -> int | None:
+        """Return the time of the newest row that is kept of a version, microseconds UTC."""
+        held_out = subject.held_out
+        if held_out is None or held_out.event_time is None:
+            return None
+        times = read_rows(self._artifacts, held_out.test)[held_out.event_time]
+        if times.dtype.kind == "M":
+            return int(times[~np.isnat(times)].astype("M8[us]").astype(np.int64).max())
+        return int(times.max()) if times.dtype.kind in "iu" else None
+
+    def _of_servers(self, open_probe: OpenProbe, rows: Rows | None) -> Iterator[Evidence]:
+        candidate, champion, gates = self._candidate, self._champion, self._gates
+        measured, checked, failed, why_not = None, None, "", ""
+        try:
+            with open_probe(candidate, champion, None if rows is None else rows.columns) as probe:
+                checked = probe.check()
+                measured = load.measure(probe, gates, rng=_rng())
+        except ProbeFailed as error:
+            why_not = error.message
+            failed = why_not if f"version {candidate.version.number} " in why_not else ""
+        yield load.check_inputs(checked, why_not=why_not, failed=failed if checked is None else "")
+        yield load.latency(
+            measured,
+            gates,
+            rng=_rng(),
+            objective_ms=candidate.manifest.objectives.latency_p99_ms,
+            why_not=why_not,
+        )
+        yield load.memory(measured, gates, why_not=why_not)
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)
+
+
+def _threshold(subject: Subject) -> float:
+    """Return from which probability on one acts, as the service declares it."""
+    declared = subject.evaluation
+    if declared.threshold is not None:
+        return declared.threshold
+    return 0.5 if declared.costs is None else declared.costs.threshold()
+
+
+def _bytes(artifacts: ArtifactStore, digest: Digest) -> int:
+    path = artifacts.open(digest)
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
