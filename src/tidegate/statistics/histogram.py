@@ -45,7 +45,10 @@ class NumberGrid(msgspec.Struct, frozen=True, tag="number"):
     def names(self) -> tuple[str, ...]:
         """What each bin holds, in words."""
         pairs = zip(self.cuts[:-1], self.cuts[1:], strict=True)
-        inner = (f"{low:.4g} to {high:.4g}" for low, high in pairs)
+        inner = (
+            f"{low:.4g}" if high <= np.nextafter(low, np.inf) else f"{low:.4g} to {high:.4g}"
+            for low, high in pairs
+        )
         return (f"below {self.cuts[0]:.4g}", *inner, f"above {self.cuts[-1]:.4g}", "missing")
 
     def codes(self, values: Column) -> npt.NDArray[np.intp]:

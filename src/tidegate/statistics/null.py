@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 N_DRAWS = 2000
 _SCALE_AT = 0.9
+_LEAST_TAIL = 0.25
 _CHUNK = 256
 
 
@@ -48,10 +49,21 @@ class DriftNull(msgspec.Struct, frozen=True):
         """Return how often a window of the reference lies at least so far away.
 
         The window itself counts as one of the draws: where it is exchangeable with them,
-        P(p <= a) <= a for every a.
+        P(p <= a) <= a for every a that the number of draws resolves. Beyond the farthest draw the
+        tail is taken as Pareto's with Hill's index, never lighter than a fourth power.
         """
         n_above = len(self.maxima) - int(np.searchsorted(self.maxima, statistic, side="left"))
-        return (1 + n_above) / (1 + len(self.maxima))
+        by_rank = (1 + n_above) / (1 + len(self.maxima))
+        greatest = self.maxima[-1]
+        if n_above or greatest <= 0:
+            return by_rank
+        return float(by_rank * (statistic / greatest) ** (-1 / self._tail_index()))
+
+    def _tail_index(self) -> float:
+        """Hill's estimate from the highest tenth of the draws (Annals of Statistics 3(5), 1975)."""
+        highest = np.asarray(self.maxima[-max(10, len(self.maxima) // 10) :])
+        highest = highest[highest > 0]
+        return max(_LEAST_TAIL, float(np.log(highest / highest[0]).mean()))
 
     def field_p_value(self, name: str, value: float) -> float:
         """Return the p-value of one field within the test of all of them."""

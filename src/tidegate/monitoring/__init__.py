@@ -1,0 +1,1 @@
+"""From what was predicted to what deserves attention: profiles, drift, quality, risk, signals."""

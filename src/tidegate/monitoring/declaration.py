@@ -1,0 +1,73 @@
+"""What a service asks of its monitors: declared with it, kept with each of its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tidegate.contract.schema import Contract
+from tidegate.core.error import InvalidSetting
+from tidegate.statistics.budget import AlarmBudget
+
+SHARES = {
+    "input": 0.3,
+    "output": 0.15,
+    "label": 0.1,
+    "estimate": 0.1,
+    "risk": 0.2,
+    "slice": 0.1,
+    "service": 0.05,
+}
+"""Who may spend the budget of false alarms. Inputs have most, for there are many of them."""
+
+
+class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How closely a service is watched.
+
+    Attributes:
+        false_alarms_per_month: What all monitors together may raise in 30 days without cause, in
+            expectation. One: a person who is called more often than that for nothing stops looking.
+        tolerance: How much higher than in the reference the mean loss may be, in parts of it. A tenth:
+            less than that is seldom worth a retraining.
+        max_loss: The mean loss that is still accepted; None: that of the reference and `tolerance`.
+        min_effect: Least PSI, beyond what days differ by anyway, at which a moved field is worth a
+            word. 0.02 is a twentieth of the rows in another bin.
+        slices: Input fields by whose values quality and traffic are shown apart.
+        owner: Who is told.
+        reference_days: How many of the first days in the journal are the reference, unless a period
+            is named.
+    """
+
+    false_alarms_per_month: float = 1.0
+    tolerance: float = 0.1
+    max_loss: float | None = None
+    min_effect: float = 0.02
+    slices: Sequence[str] = ()
+    owner: str = ""
+    reference_days: int = 28
+
+    @property
+    def budget(self) -> AlarmBudget:
+        """The budget of false alarms and who may spend it."""
+        return AlarmBudget(self.false_alarms_per_month, SHARES)
+
+    def checked(self, contract: Contract) -> Monitoring:
+        """Return the declaration, as it fits a contract.
+
+        Raises:
+            InvalidSetting: A figure lies outside its range, or a slice is no input field.
+        """
+        self.budget.checked()
+        for name in self.slices:
+            if name not in contract.input.by_name:
+                raise InvalidSetting(
+                    f"Monitoring slices by {name!r}, which is no input field.",
+                    hint=f"Input fields: {', '.join(contract.input.names)}.",
+                    field=name,
+                )
+        if self.tolerance < 0 or self.min_effect < 0 or (self.max_loss is not None and self.max_loss <= 0):
+            raise InvalidSetting("Monitoring: tolerance and min_effect are at least 0, max_loss above 0.")
+        if self.reference_days < 2:
+            raise InvalidSetting(f"A reference has at least two days. Got {self.reference_days}.")
+        return msgspec.structs.replace(self, slices=tuple(self.slices))

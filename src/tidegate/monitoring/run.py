@@ -1,0 +1,393 @@
+"""A period looked at as a whole: the watch day by day, then month by month and field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date, timedelta
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.evaluation.calibration import ReliabilityBin, calibration
+from tidegate.evaluation.slice import SliceFinding, find_slices
+from tidegate.monitoring.domain import Design, ErrorModel, TwoSample, density_ratio, two_sample
+from tidegate.monitoring.estimate import CalibratedEstimator, Estimated, fused, realised_figures
+from tidegate.monitoring.pattern import PatternReport, patterns
+from tidegate.monitoring.profile import profile_of
+from tidegate.monitoring.shift import FieldShift
+from tidegate.monitoring.signal import Signal, SignalBook
+from tidegate.monitoring.subject import LABEL, History, Subject, day_numbers
+from tidegate.monitoring.watch import DayView, Spending, Watch, matured_by
+
+Floats = npt.NDArray[np.float64]
+_MONTH_DAYS = 30
+_WEEK_DAYS = 7
+_MANY = 6
+_MOST_ROWS = 50_000
+
+Estimate = Callable[[pl.DataFrame], tuple[tuple[Estimated, ...], dict[str, float]]]
+
+
+class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One month of the period: what was estimated without labels beside what came true.
+
+    Attributes:
+        name: `2013-10`.
+        first, last: Its days.
+        n_rows, n_labelled: Records, and those with a label by now.
+        estimated: Figures without labels, CBPE or PAPE or DLE.
+        constant: The reference's figures: what one would say who did not look at all.
+        realised: Figures from the labels.
+        fused: Mean loss from estimates of all rows and labels of those that have one, with its interval.
+        value: Money per prediction.
+    """
+
+    name: str
+    first: date
+    last: date
+    n_rows: int
+    n_labelled: int
+    estimated: tuple[Estimated, ...] = ()
+    constant: dict[str, float] = {}
+    realised: dict[str, float] = {}
+    fused: tuple[float, float, float] | None = None
+    value: float | None = None
+
+
+class Result(msgspec.Struct, omit_defaults=True):
+    """What the monitors make of a period; plain data.
+
+    Attributes:
+        service, owner, task, judged, loss: What is watched, and which loss is meant.
+        first, last: The period.
+        reference_first, reference_last, reference_rows: What it is compared with.
+        days: Day by day.
+        stretches: Month by month.
+        fields: Each field over the whole period, the costliest first.
+        signals: All that began in the period.
+        spending: Monitor -> budget of false alarms, and what is spent.
+        budget: False alarms a month, all monitors together.
+        reference_loss, accepted_loss: Mean loss of the reference; the risk that is still accepted.
+        calibration: Predicted beside observed, by bins of the prediction.
+        slices: Parts of the data on which the model does worse, confirmed on other rows.
+        two_sample: Whether the period can be told from the reference at all.
+        patterns: Combinations of inputs that the reference hardly has.
+        currency: Of values; empty without costs.
+        notes: What could not be done, and why.
+    """
+
+    service: str
+    owner: str
+    task: str
+    judged: str
+    loss: str
+    first: date
+    last: date
+    reference_first: date
+    reference_last: date
+    reference_rows: int
+    days: list[DayView]
+    stretches: list[Stretch]
+    fields: list[FieldShift]
+    signals: list[Signal]
+    spending: dict[str, Spending]
+    budget: float
+    reference_loss: float | None = None
+    accepted_loss: float | None = None
+    calibration: tuple[ReliabilityBin, ...] = ()
+    slices: tuple[SliceFinding, ...] = ()
+    two_sample: TwoSample | None = None
+    patterns: PatternReport | None = None
+    currency: str = ""
+    notes: list[str] = []
+
+    @property
+    def n_rows(self) -> int:
+        """Records of the period."""
+        return sum(day.n_rows for day in self.days)
+
+    @property
+    def coverage(self) -> float | None:
+        """Share of the matured records that have a label."""
+        matured = sum(day.n_matured for day in self.days)
+        return sum(day.n_labelled for day in self.days) / matured if matured else None
+
+
+_LOSSES = {
+    "binary": "Brier score, (outcome - probability)²",
+    "regression": "absolute error, in parts of the error that 1% of the reference exceeds",
+    "multiclass": "share of wrong answers",
+    "none": "",
+}
+
+
+def run(
+    history: History,
+    subject: Subject,
+    *,
+    over: tuple[date, date],
+    reference: tuple[date, date] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Let the monitors look at a period as if it came day by day.
+
+    Args:
+        history: Where records come from.
+        subject: What is watched.
+        over: First and last day.
+        reference: First and last day of what it is compared with; None: as many of the first days of
+            the history as the service's monitoring declares, all before the period.
+        seed: Of all randomness: the same history gives the same result.
+
+    Raises:
+        InvalidSetting: There is no reference before the period, or no record in it.
+    """
+    rng = np.random.default_rng(seed)
+    span = reference or _first_days(history, subject, before=over[0])
+    basis = history.records(*span)
+    table = history.records(*over)
+    if not table.height:
+        raise InvalidSetting(
+            f"Service {subject.service!r} has no records from {over[0]} to {over[1]}.",
+            hint="`tidegate journal count` shows what there is.",
+        )
+    watch = Watch(subject, matured_by(basis, over[0]), rng=rng)
+    book = SignalBook(subject.service, owner=subject.monitoring.owner)
+    days: list[DayView] = []
+    day_of = day_numbers(table)
+    for on in _days(*over):
+        rows = _on(table, day_of, on)
+        matured_on = on - timedelta(days=subject.horizon_days)
+        cohort = _on(table, day_of, matured_on)
+        if matured_on < over[0] and matured_on > span[1]:
+            cohort = history.records(matured_on, matured_on)
+        view, findings = watch.step(on, rows, matured_by(cohort, on))
+        book.update(on, findings)
+        days.append(view)
+    closing = _Closing(subject, watch, basis, matured_by(table, over[1]), rng)
+    return closing.result(over, days, book.signals)
+
+
+def _first_days(history: History, subject: Subject, *, before: date) -> tuple[date, date]:
+    days = [day for day in history.days() if day < before][: subject.monitoring.reference_days]
+    if len(days) < 2:
+        raise InvalidSetting(
+            f"There are no two days with records of {subject.service!r} before {before}.",
+            hint="Name a reference: --reference FIRST..LAST, or begin the period later.",
+        )
+    return days[0], days[-1]
+
+
+def _days(first: date, last: date) -> list[date]:
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def _on(table: pl.DataFrame, days: npt.NDArray[np.int64], on: date) -> pl.DataFrame:
+    number = (on - date(1970, 1, 1)).days
+    low, high = np.searchsorted(days, number, "left"), np.searchsorted(days, number, "right")
+    return table.slice(int(low), int(high - low))
+
+
+class _Closing:
+    """What is measured once, at the end of the period."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        watch: Watch,
+        basis: pl.DataFrame,
+        table: pl.DataFrame,
+        rng: np.random.Generator,
+    ) -> None:
+        self._subject = subject
+        self._watch = watch
+        self._basis = basis
+        self._table = table
+        self._rng = rng
+        self._losses = subject.losses(table, scale=watch.scale)
+        self.notes = list(watch.notes)
+
+    def result(self, over: tuple[date, date], days: list[DayView], signals: list[Signal]) -> Result:
+        subject, watch = self._subject, self._watch
+        epoch = date(1970, 1, 1)
+        return Result(
+            service=subject.service,
+            owner=subject.monitoring.owner,
+            task=subject.task,
+            judged=subject.judged.split(".", 1)[-1],
+            loss=_LOSSES[subject.task],
+            first=over[0],
+            last=over[1],
+            reference_first=epoch + timedelta(days=watch.first_day),
+            reference_last=epoch + timedelta(days=watch.last_day),
+            reference_rows=watch.n_rows,
+            days=days,
+            stretches=self._stretches(over),
+            fields=self._fields(),
+            signals=signals,
+            spending=watch.spending,
+            budget=subject.monitoring.false_alarms_per_month,
+            reference_loss=watch.reference_loss,
+            accepted_loss=watch.detector.threshold if watch.detector else None,
+            calibration=self._calibration(),
+            slices=self._slices(),
+            two_sample=self._two_sample(),
+            patterns=patterns(
+                self._basis,
+                self._table,
+                subject.inputs,
+                losses=pl.Series(self._losses),
+            ),
+            currency=subject.costs.currency if subject.costs else "",
+            notes=self.notes,
+        )
+
+    def _fields(self) -> list[FieldShift]:
+        found = []
+        n_days = max(1, len(np.unique(day_numbers(self._table))))
+        for kind in ("input", "output"):
+            monitor = self._watch.shifts.get(kind)
+            if monitor is None:
+                continue
+            profile = profile_of(self._table, monitor.grids)
+            found += [
+                monitor.describe(name, np.array(counts), n_days) for name, counts in profile.counts.items()
+            ]
+        return sorted(found, key=lambda each: (-abs(each.effect or 0.0), -each.excess))
+
+    def _stretches(self, over: tuple[date, date]) -> list[Stretch]:
+        estimate = self._estimator()
+        found = []
+        months = self._table["arrived_at"].dt.strftime("%Y-%m")
+        for name in months.unique().sort().to_list():
+            mine = (months == name).to_numpy()
+            rows = self._table.filter(pl.Series(mine))
+            losses = self._losses[mine]
+            first, last = rows["arrived_at"].min(), rows["arrived_at"].max()
+            estimated, constant = estimate(rows)
+            found.append(
+                Stretch(
+                    name=name,
+                    first=first.date(),  # type: ignore[union-attr]  # a column of times
+                    last=last.date(),  # type: ignore[union-attr]
+                    n_rows=rows.height,
+                    n_labelled=int(np.isfinite(losses).sum()),
+                    estimated=estimated,
+                    constant=constant,
+                    realised=self._realised(rows, losses),
+                    fused=self._fused(rows, losses),
+                    value=self._watch.value_of(rows.filter(pl.Series(np.isfinite(losses)))),
+                )
+            )
+        return found
+
+    def _realised(self, rows: pl.DataFrame, losses: Floats) -> dict[str, float]:
+        known = np.isfinite(losses)
+        if not known.any():
+            return {}
+        if self._subject.task == "binary":
+            labelled = rows.filter(pl.Series(known))
+            return realised_figures(
+                labelled[self._subject.judged].cast(pl.Float64).to_numpy(),
+                labelled[LABEL].cast(pl.Float64).to_numpy(),
+                threshold=self._subject.threshold,
+            )
+        name = "mae" if self._subject.task == "regression" else "error_rate"
+        return {name: float(losses[known].mean()) * self._watch.scale}
+
+    def _fused(self, rows: pl.DataFrame, losses: Floats) -> tuple[float, float, float] | None:
+        expected = self._watch.expected_loss(rows)
+        known = np.isfinite(losses)
+        if expected is None or not known.any():
+            return None
+        days = day_numbers(rows)
+        days = days - days.min()
+        # of each day the share with labels: which rows of a day get theirs first says nothing about them
+        share = np.bincount(days, weights=known) / np.maximum(np.bincount(days), 1)
+        theta, interval = fused(expected, losses, np.maximum(share[days], 1e-9), cluster=days)
+        return theta, interval.low, interval.high
+
+    def _estimator(self) -> Estimate:
+        """Return the function that estimates a month's figures without its labels."""
+        basis, subject = self._basis, self._subject
+        losses = subject.losses(basis, scale=self._watch.scale)
+        known = np.isfinite(losses)
+        labelled = basis.filter(pl.Series(known))
+        if subject.task not in ("binary", "regression") or labelled.height < 100:
+            if subject.task != "none":
+                self.notes.append("Quality without labels needs 100 labelled records in the reference.")
+            return lambda rows: ((), {})
+        days = day_numbers(labelled)
+        span = int(days[-1] - days[0]) + 1
+        # months, if there are enough of them to say how far estimates miss; shorter stretches miss more
+        length = _MONTH_DAYS if span >= _MANY * _MONTH_DAYS else max(_WEEK_DAYS, span // _MANY)
+        chunk = (days - days[0]) // length
+        fields = [*subject.inputs, subject.judged]
+        if subject.task == "regression":
+            errors = losses[known] * self._watch.scale
+            model = ErrorModel(labelled, errors, fields=fields, chunk=chunk)
+            return lambda rows: ((model.estimate(rows),), {"mae": float(errors.mean())})
+        scores = labelled[subject.judged].cast(pl.Float64).to_numpy()
+        labels = labelled[LABEL].cast(pl.Float64).to_numpy()
+        estimator = CalibratedEstimator(
+            scores, labels, chunk=chunk, rng=self._rng, threshold=subject.threshold
+        )
+        constant = realised_figures(scores, labels, threshold=subject.threshold)
+        design = Design(labelled, fields)
+
+        def estimate(rows: pl.DataFrame) -> tuple[tuple[Estimated, ...], dict[str, float]]:
+            given = rows[subject.judged].drop_nulls().cast(pl.Float64).to_numpy()
+            if not len(given):
+                return (), constant
+            table = estimator.table(given)
+            weights = density_ratio(design, labelled, rows, rng=self._rng)
+            return estimator.pape(table, weights), constant
+
+        return estimate
+
+    def _calibration(self) -> tuple[ReliabilityBin, ...]:
+        known = np.isfinite(self._losses)
+        if self._subject.task != "binary" or known.sum() < 100:
+            return ()
+        labelled = self._table.filter(pl.Series(known))
+        try:
+            return calibration(
+                labelled[LABEL].cast(pl.Float64).to_numpy(),
+                labelled[self._subject.judged].cast(pl.Float64).to_numpy(),
+                rng=self._rng,
+            ).bins
+        except TidegateError as error:
+            self.notes.append(f"Calibration: {error.message}")
+            return ()
+
+    def _slices(self) -> tuple[SliceFinding, ...]:
+        known = np.flatnonzero(np.isfinite(self._losses))
+        if len(known) < 200:
+            return ()
+        if len(known) > _MOST_ROWS:
+            known = np.sort(self._rng.choice(known, _MOST_ROWS, replace=False))
+        rows = self._table[known]
+        columns = {name.split(".", 1)[-1]: _plain(rows[name]) for name in self._subject.inputs}
+        try:
+            return find_slices(columns, self._losses[known], rng=self._rng)
+        except TidegateError as error:
+            self.notes.append(f"Slices: {error.message}")
+            return ()
+
+    def _two_sample(self) -> TwoSample | None:
+        days = [day_numbers(part) for part in (self._basis, self._table)]
+        if not self._subject.inputs or min(len(np.unique(each)) for each in days) < 4:
+            return None
+        design = Design(self._basis, self._subject.inputs)
+        return two_sample(
+            design, self._basis, self._table, reference_day=days[0], window_day=days[1], rng=self._rng
+        )
+
+
+def _plain(column: pl.Series) -> npt.NDArray[np.generic]:
+    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        return column.to_numpy()
+    return column.cast(pl.String).to_numpy()

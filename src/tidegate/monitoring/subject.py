@@ -1,0 +1,172 @@
+"""What is watched: a service's records as one table, and how its answers are judged."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidegate.contract.field import DataType, Field
+from tidegate.contract.objective import Objectives
+from tidegate.contract.schema import Contract
+from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.cost import CostMatrix
+from tidegate.evaluation.declaration import Evaluation
+from tidegate.monitoring.declaration import Monitoring
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Task = Literal["binary", "regression", "multiclass", "none"]
+
+AT, LABEL, LABELLED_AT, FAILED = "arrived_at", "label", "labelled_at", "failed"
+"""Columns of a table of records beside `input.*` and `output.*`: when it arrived, what came true (null:
+not known), when that was known, and whether the caller got an error."""
+
+_EPOCH = date(1970, 1, 1)
+
+
+class History(Protocol):
+    """Where records come from."""
+
+    def days(self) -> list[date]:
+        """Return the days that have records, ascending."""
+        ...
+
+    def records(self, since: date, until: date) -> pl.DataFrame:
+        """Return the records that arrived from the first to the last of these days.
+
+        Columns: `arrived_at` (UTC), `label`, `labelled_at`, and `input.*` and `output.*` of the contract;
+        `failed` may be missing.
+        """
+        ...
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """A service as its monitors see it.
+
+    Attributes:
+        service: Its name.
+        inputs: Columns that go in, with their prefix.
+        outputs: Columns that come out.
+        judged: The output column that is held against labels; empty: none is.
+        task: What it predicts.
+        threshold: Probabilities of at least this are acted upon.
+        horizon_days: Days after which a label that has not come will not.
+        costs: What decisions bring in money.
+        objectives: Service levels.
+        monitoring: How closely it is watched.
+    """
+
+    service: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    judged: str = ""
+    task: Task = "none"
+    threshold: float = 0.5
+    horizon_days: int = 1
+    costs: CostMatrix | None = None
+    objectives: Objectives = Objectives()
+    monitoring: Monitoring = Monitoring()
+
+    def losses(self, table: pl.DataFrame, *, scale: float = 1.0) -> Floats:
+        """Return the loss of each row in [0, 1], NaN where there is no label.
+
+        Binary: (y - p)^2. Classes: 1 where it was wrong. Numbers: |y - f| / scale, at most 1.
+        """
+        if self.task == "none" or LABEL not in table.columns:
+            return np.full(table.height, np.nan)
+        if self.task == "multiclass":
+            wrong = table[self.judged].cast(pl.String) != table[LABEL].cast(pl.String)
+            return wrong.cast(pl.Float64).to_numpy()
+        given = table[self.judged].cast(pl.Float64).to_numpy()
+        label = table[LABEL].cast(pl.Float64).to_numpy()
+        if self.task == "binary":
+            return np.asarray((label - given) ** 2)
+        return np.asarray(np.minimum(np.abs(label - given) / scale, 1.0))
+
+
+def subject_of(
+    service: str,
+    contract: Contract,
+    *,
+    evaluation: Evaluation | None = None,
+    objectives: Objectives | None = None,
+    monitoring: Monitoring | None = None,
+) -> Subject:
+    """Return how a service is watched, from what it declares.
+
+    Fields that monitors make nothing of are left out: keys, texts without categories, times, vectors.
+    """
+    declared = evaluation or Evaluation()
+    try:
+        judged = declared.judged(contract)
+        task: Task = _task(declared, contract, judged)
+    except InvalidSetting:  # several outputs, none declared: drift is watched, quality is not
+        judged, task = None, "none"
+    horizon_s = objectives.outcome_within_s if objectives else None
+    threshold = declared.threshold
+    if threshold is None:
+        threshold = declared.costs.threshold() if declared.costs else 0.5
+    key = contract.key
+    return Subject(
+        service=service,
+        inputs=tuple(f"input.{f.name}" for f in contract.input.fields if _watched(f) and f != key),
+        outputs=tuple(f"output.{f.name}" for f in contract.output.fields if _watched(f)),
+        judged=f"output.{judged.name}" if judged is not None and task != "none" else "",
+        task=task,
+        threshold=threshold,
+        horizon_days=max(1, int(np.ceil((horizon_s or 86_400.0) / 86_400))),
+        costs=declared.costs,
+        objectives=objectives or Objectives(),
+        monitoring=(monitoring or Monitoring()).checked(contract),
+    )
+
+
+def _task(declared: Evaluation, contract: Contract, judged: Field) -> Task:
+    kind = declared.kind(contract)
+    if kind == "binary":
+        return "binary"
+    if kind == "regression":
+        return "regression"
+    return "multiclass" if judged.is_scalar else "none"
+
+
+def _watched(field: Field) -> bool:
+    return (
+        field.is_scalar
+        and not field.type.is_time
+        and field.type is not DataType.BYTES
+        and not field.sensitive
+    )
+
+
+def day_numbers(table: pl.DataFrame) -> Integers:
+    """Return the day of each record, days since 1970 UTC, shape (n_rows,)."""
+    return table[AT].cast(pl.Date).cast(pl.Int32).cast(pl.Int64).to_numpy()
+
+
+def number_of(day: date) -> int:
+    """Return a day as days since 1970."""
+    return (day - _EPOCH).days
+
+
+class TableHistory:
+    """A history that lies in memory: back-tests on files of one's own, and tests."""
+
+    def __init__(self, table: pl.DataFrame) -> None:
+        """Take records with the columns that `History.records` describes."""
+        self._table = table.sort(AT)
+        self._day = day_numbers(self._table)
+
+    def days(self) -> list[date]:
+        days = self._table[AT].cast(pl.Date).unique().sort().to_list()
+        return [day for day in days if day is not None]
+
+    def records(self, since: date, until: date) -> pl.DataFrame:
+        first = int(np.searchsorted(self._day, number_of(since), side="left"))
+        last = int(np.searchsorted(self._day, number_of(until), side="right"))
+        return self._table.slice(first, last - first)

@@ -1,0 +1,416 @@
+"""The watch over one service: a reference, then day after day what the monitors make of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from tidegate.core.error import InvalidSetting
+from tidegate.monitoring.profile import block_counts, grids_of, profile_of
+from tidegate.monitoring.shift import ShiftMonitor, ShiftTest, mean_losses
+from tidegate.monitoring.signal import Finding, Severity
+from tidegate.monitoring.subject import FAILED, LABEL, LABELLED_AT, Subject, day_numbers
+from tidegate.statistics.detector import RiskDetector
+from tidegate.statistics.histogram import Counts
+from tidegate.statistics.special import student_quantile
+
+Floats = npt.NDArray[np.float64]
+_WEEK = 7
+_N_DRAWS = 2000
+_MONTH_DAYS = 30.0
+_SHIFTS = ("input", "output", "label")
+_NAMES = {"input": "Inputs", "output": "Predictions", "label": "Outcomes"}
+
+
+class DayView(msgspec.Struct, omit_defaults=True):
+    """What the monitors saw on one day.
+
+    Attributes:
+        on: The day.
+        n_rows: Records that arrived.
+        n_failed: Of them, answered with an error.
+        mean_output: Mean of the judged output.
+        expected_loss: Mean loss that the model's own probabilities expect.
+        matured_on: The day whose labels have had their time by now.
+        n_matured, n_labelled: Records of that day, and those that have a label.
+        realised_loss: Their mean loss.
+        base_rate: Mean label.
+        risk: The detector's value over its limit; at 1 it alarms.
+        p_values: Monitor and window -> p-value of its test.
+        values: Money per prediction on that day, where costs are declared.
+    """
+
+    on: date
+    n_rows: int = 0
+    n_failed: int = 0
+    mean_output: float | None = None
+    expected_loss: float | None = None
+    matured_on: date | None = None
+    n_matured: int = 0
+    n_labelled: int = 0
+    realised_loss: float | None = None
+    base_rate: float | None = None
+    risk: float | None = None
+    p_values: dict[str, float] = {}
+    value: float | None = None
+
+
+class Spending(msgspec.Struct):
+    """What of the budget of false alarms a monitor has used.
+
+    Attributes:
+        allowance: Alarms a month that it may raise without cause.
+        level: Of one test, or one over the mean time to a false alarm.
+        n_tests: Tests so far.
+    """
+
+    allowance: float
+    level: float
+    n_tests: int = 0
+
+    @property
+    def spent(self) -> float:
+        """False alarms that its tests so far raise in expectation, at most."""
+        return self.level * self.n_tests
+
+
+class Watch:
+    """Compares each day with a reference. Days are handed over in order."""
+
+    def __init__(self, subject: Subject, reference: pl.DataFrame, *, rng: np.random.Generator) -> None:
+        """Learn what is normal.
+
+        Args:
+            subject: What is watched.
+            reference: Records of days on which all was well; the more days, the finer the tests.
+            rng: Source of randomness.
+
+        Raises:
+            InvalidSetting: The reference has fewer than two days.
+        """
+        self.subject = subject
+        self._rng = rng
+        days = day_numbers(reference)
+        present, block = np.unique(days, return_inverse=True)
+        if len(present) < 2:
+            raise InvalidSetting(
+                f"The reference of {subject.service!r} has {len(present)} day{'s' * (len(present) != 1)}.",
+                hint="Name a longer one: --reference FIRST..LAST. A month sees much.",
+            )
+        self.n_days = len(present)
+        self.first_day, self.last_day = int(present[0]), int(present[-1])
+        self.n_rows = reference.height
+        self._budget = subject.monitoring.budget
+        self.spending: dict[str, Spending] = {}
+        self.notes: list[str] = []
+        self.scale = self._loss_scale(reference)
+        losses = subject.losses(reference, scale=self.scale)
+        self.shifts: dict[str, ShiftMonitor] = {}
+        self._recent: dict[str, deque[dict[str, Counts]]] = {}
+        self._add_shift("input", subject.inputs, reference, block, losses)
+        self._add_shift("output", subject.outputs, reference, block, losses)
+        if subject.task != "none" and reference[LABEL].null_count() < reference.height:
+            labelled = np.isfinite(losses) if subject.task != "multiclass" else ~_nulls(reference[LABEL])
+            self._add_shift("label", (LABEL,), reference.filter(pl.Series(labelled)), block[labelled], None)
+        self._learn_losses(losses, block)
+        self._estimates: deque[tuple[float, int]] = deque(maxlen=_WEEK)
+        self._learn_expectation(reference, block)
+
+    def _loss_scale(self, reference: pl.DataFrame) -> float:
+        """Return the error at which a loss is 1: what one row in a hundred of the reference exceeds."""
+        if self.subject.task != "regression" or LABEL not in reference.columns:
+            return 1.0
+        errors = (reference[LABEL].cast(pl.Float64) - reference[self.subject.judged].cast(pl.Float64)).abs()
+        known = errors.drop_nulls().to_numpy()
+        return float(np.quantile(known, 0.99)) or 1.0 if len(known) else 1.0
+
+    def _add_shift(
+        self,
+        kind: str,
+        fields: Sequence[str],
+        table: pl.DataFrame,
+        block: npt.NDArray[np.int64],
+        losses: Floats | None,
+    ) -> None:
+        grids = grids_of(table, [name for name in fields if name in table.columns])
+        if not grids or not table.height:
+            return
+        counts = block_counts(table, grids, block, n_blocks=self.n_days)
+        known = None if losses is None else np.isfinite(losses)
+        by_bin = None
+        if losses is not None and known is not None and known.sum() >= 100:
+            by_bin = mean_losses(table.filter(pl.Series(known)), grids, losses[known])
+        monitor = ShiftMonitor(
+            counts,
+            grids,
+            allowance=self._budget.allowance(kind),
+            min_effect=self.subject.monitoring.min_effect,
+            rng=self._rng,
+            losses=by_bin,
+        )
+        self.shifts[kind] = monitor
+        self._recent[kind] = deque(maxlen=_WEEK)
+        self.spending[kind] = Spending(self._budget.allowance(kind), monitor.level)
+
+    def _learn_losses(self, losses: Floats, block: npt.NDArray[np.int64]) -> None:
+        """Set the risk that is still accepted: the reference's, as well as it is known, and the tolerance."""
+        self.reference_loss: float | None = None
+        self.detector: RiskDetector | None = None
+        known = np.isfinite(losses)
+        rows = np.bincount(block[known], minlength=self.n_days)
+        means = (
+            (np.bincount(block[known], weights=losses[known], minlength=self.n_days)[rows > 0])
+            / rows[rows > 0]
+        )
+        if len(means) < 2:
+            if self.subject.task != "none":
+                self.notes.append("The reference has no labels on two days: realised loss is not watched.")
+            return
+        self.reference_loss = float(means.mean())
+        declared = self.subject.monitoring.max_loss
+        upper = self.reference_loss + student_quantile(0.975, len(means) - 1) * float(
+            means.std(ddof=1)
+        ) / np.sqrt(len(means))
+        threshold = declared or upper * (1 + self.subject.monitoring.tolerance)
+        threshold = float(min(max(threshold, 1e-3), 0.99))
+        limit = self._budget.limit("risk", labels_per_month=_MONTH_DAYS)
+        # Rows of a day resemble each other, so that they are no bets of their own: a day is one.
+        self.detector = RiskDetector(threshold=threshold, limit=limit)
+        self.spending["risk"] = Spending(self._budget.allowance("risk"), 1 / limit)
+
+    def _learn_expectation(self, reference: pl.DataFrame, block: npt.NDArray[np.int64]) -> None:
+        """Draw weeks of the reference: how far does the loss that the model itself expects vary?"""
+        self._expected_null: Floats | None = None
+        self._expected_mean = 0.0
+        expected = self.expected_loss(reference)
+        if expected is None or self.n_days < 2 * _WEEK:
+            return
+        rows = np.bincount(block, minlength=self.n_days).astype(np.float64)
+        sums = np.bincount(block, weights=expected, minlength=self.n_days)
+        drawn = np.zeros(_N_DRAWS)
+        for place in range(_N_DRAWS):
+            chosen = np.zeros(self.n_days, np.bool_)
+            chosen[self._rng.choice(self.n_days, _WEEK, replace=False)] = True
+            drawn[place] = sums[chosen].sum() / rows[chosen].sum() - sums[~chosen].sum() / rows[~chosen].sum()
+        self._expected_null = np.sort(drawn)
+        self._expected_mean = float(sums.sum() / rows.sum())
+        allowance = self._budget.allowance("estimate")
+        self.spending["estimate"] = Spending(allowance, allowance / _MONTH_DAYS)
+
+    def expected_loss(self, table: pl.DataFrame) -> Floats | None:
+        """Return the loss that the model itself expects of each row: p (1 - p); None for other tasks."""
+        if self.subject.task != "binary" or not table.height:
+            return None
+        given = table[self.subject.judged].cast(pl.Float64).fill_null(0.5).to_numpy()
+        return np.asarray(given * (1 - given))
+
+    def step(self, on: date, rows: pl.DataFrame, matured: pl.DataFrame) -> tuple[DayView, list[Finding]]:
+        """Take in one day.
+
+        Args:
+            on: The day.
+            rows: Its records.
+            matured: Records of the day whose labels have had their time by the end of `on`, with the
+                labels that were known by then.
+        """
+        view = DayView(on, rows.height)
+        findings: list[Finding] = []
+        if FAILED in rows.columns:
+            view.n_failed = int(rows[FAILED].sum() or 0)
+        good = rows if FAILED not in rows.columns else rows.filter(~pl.col(FAILED).fill_null(False))
+        if not rows.height:
+            findings.append(self._silence(on))
+        for kind in ("input", "output"):
+            if kind in self.shifts and good.height:
+                findings += self._shift(kind, good, view)
+        if good.height and self.subject.judged and good[self.subject.judged].dtype.is_numeric():
+            mean = good[self.subject.judged].cast(pl.Float64).mean()
+            view.mean_output = float(mean) if isinstance(mean, float) else None
+        findings += self._estimate(good, view)
+        findings += self._realised(on, matured, view)
+        return view, findings
+
+    def _shift(self, kind: str, table: pl.DataFrame, view: DayView) -> list[Finding]:
+        monitor = self.shifts[kind]
+        profile = profile_of(table, monitor.grids)
+        self._recent[kind].append({name: np.array(found) for name, found in profile.counts.items()})
+        findings = []
+        for length in monitor.nulls:
+            recent = list(self._recent[kind])[-length:]
+            if len(recent) < length:
+                continue
+            counts = {name: np.sum([day[name] for day in recent], axis=0) for name in recent[0]}
+            test = monitor.test(counts, length)
+            self.spending[kind].n_tests += 1
+            view.p_values[f"{kind}.{length}d"] = test.p_value
+            if test.culprits:
+                findings.append(self._moved(kind, test))
+        return findings[-1:]  # the longer window has the better figures, and it is one cause
+
+    def _moved(self, kind: str, test: ShiftTest) -> Finding:
+        first = test.culprits[0]
+        names = [each.field.split(".", 1)[-1] for each in test.culprits]
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        effect = first.effect
+        return Finding(
+            kind=kind,
+            subjects=tuple(names),
+            title=f"{_NAMES[kind]} moved: {names[0]}{more} ({_in_words(first)})",
+            severity=Severity.WARNING if first.kind != "drift" else Severity.NOTICE,
+            evidence={
+                "window_days": test.n_blocks,
+                "p_value": test.p_value,
+                "level": test.level,
+                "fields": [msgspec.to_builtins(each) for each in test.culprits[:5]],
+            },
+            remedy=_REMEDIES.get(first.kind if kind == "input" else kind, _REMEDIES["drift"]),
+            cost=""
+            if effect is None or self.reference_loss is None
+            else f"about {effect / self.reference_loss:+.1%} mean loss, by this field alone",
+        )
+
+    def _silence(self, on: date) -> Finding:
+        return Finding(
+            kind="service",
+            subjects=("traffic",),
+            title=f"No records on {on.isoformat()}",
+            severity=Severity.CRITICAL,
+            evidence={"n_rows": 0, "reference_rows_a_day": self.n_rows / self.n_days},
+            remedy="Check whether callers reach the service and whether the controller follows the journal.",
+        )
+
+    def _estimate(self, table: pl.DataFrame, view: DayView) -> list[Finding]:
+        expected = self.expected_loss(table)
+        if expected is None:
+            return []
+        view.expected_loss = float(expected.mean())
+        self._estimates.append((float(expected.sum()), len(expected)))
+        if self._expected_null is None or len(self._estimates) < _WEEK:
+            return []
+        mean = sum(s for s, _ in self._estimates) / sum(n for _, n in self._estimates)
+        above = len(self._expected_null) - int(
+            np.searchsorted(self._expected_null, mean - self._expected_mean, side="left")
+        )
+        p_value = (1 + above) / (1 + len(self._expected_null))
+        view.p_values["estimate.7d"] = p_value
+        spending = self.spending["estimate"]
+        spending.n_tests += 1
+        floor = self._expected_mean * (1 + self.subject.monitoring.tolerance)
+        if p_value > spending.level or mean < floor:
+            return []
+        return [
+            Finding(
+                kind="estimate",
+                subjects=("expected loss",),
+                title=f"The model expects a mean loss of {mean:.4f} instead of {self._expected_mean:.4f}",
+                severity=Severity.NOTICE,
+                evidence={
+                    "expected": mean,
+                    "reference": self._expected_mean,
+                    "p_value": p_value,
+                    "level": spending.level,
+                    "blind": "The model's own opinion: it cannot see that its probabilities are wrong.",
+                },
+                remedy="Look at the inputs that moved. If labels come late, ask for some now.",
+                cost=f"about {mean / self._expected_mean - 1:+.0%} mean loss, if its probabilities are right",
+            )
+        ]
+
+    def _realised(self, on: date, matured: pl.DataFrame, view: DayView) -> list[Finding]:
+        if self.subject.task == "none":
+            return []
+        view.matured_on = on - timedelta(days=self.subject.horizon_days)
+        view.n_matured = matured.height
+        losses = self.subject.losses(matured, scale=self.scale)
+        known = np.isfinite(losses)
+        view.n_labelled = int(known.sum())
+        if not view.n_labelled:
+            return []
+        labelled = matured.filter(pl.Series(known))
+        view.realised_loss = float(losses[known].mean())
+        if self.subject.task != "multiclass":
+            view.base_rate = float(labelled[LABEL].cast(pl.Float64).to_numpy().mean())
+        view.value = self.value_of(labelled)
+        findings = self._shift("label", labelled, view) if "label" in self.shifts else []
+        return findings + self._risk(view)
+
+    def value_of(self, labelled: pl.DataFrame) -> float | None:
+        """Return the money that a prediction brought, on average over rows with labels."""
+        costs = self.subject.costs
+        if costs is None or self.subject.task != "binary" or not labelled.height:
+            return None
+        acted = labelled[self.subject.judged].to_numpy() >= self.subject.threshold
+        happened = labelled[LABEL].cast(pl.Float64).to_numpy() > 0
+        brought = np.where(
+            acted,
+            np.where(happened, costs.true_positive, costs.false_positive),
+            np.where(happened, costs.false_negative, costs.true_negative),
+        )
+        return float(brought.mean())
+
+    def _risk(self, view: DayView) -> list[Finding]:
+        detector = self.detector
+        if detector is None or view.realised_loss is None or self.reference_loss is None:
+            return []
+        self.spending["risk"].n_tests += 1
+        alarm = detector.update([min(1.0, view.realised_loss)])
+        view.risk = min(1.0, detector.value / detector.limit)
+        if alarm is None:
+            return []
+        since = detector.n_since
+        limit, threshold = detector.limit, detector.threshold
+        detector.restart()
+        return [
+            Finding(
+                kind="risk",
+                subjects=("realised loss",),
+                title=f"Mean loss is above {threshold:.4f}, and has been for about {since} days",
+                severity=Severity.CRITICAL,
+                evidence={
+                    "rule": "e-SR detector over days",
+                    "threshold": threshold,
+                    "limit": limit,
+                    "reference_loss": self.reference_loss,
+                    "last_day_loss": view.realised_loss,
+                    "days_since_estimated_change": since,
+                    "coverage": view.n_labelled / max(1, view.n_matured),
+                },
+                remedy="Roll back if a version was released since; else retrain on rows from the change on.",
+                cost=f"{view.realised_loss / self.reference_loss - 1:+.0%} mean loss on the last such day",
+            )
+        ]
+
+
+def _in_words(shift: Any) -> str:
+    what, before, now = shift.moved
+    return f"{what}: {before:.1%} to {now:.1%}"
+
+
+_REMEDIES: Mapping[str, str] = {
+    "missing": "Find out where the values got lost; until then the fallback may be the better answer.",
+    "unseen": "A category that the model never saw: check its spelling, else retrain once it has labels.",
+    "range": "Values beyond all that the model saw: check the unit and the source.",
+    "drift": "Compare estimated quality. If it holds, take a new reference; if not, retrain on recent rows.",
+    "output": "Look at the inputs that moved; without any, at the version and its artifacts.",
+    "label": "What happens has changed. Check thresholds and costs; recalibrate or retrain.",
+}
+
+
+def _nulls(column: pl.Series) -> npt.NDArray[np.bool_]:
+    return column.is_null().to_numpy()
+
+
+def matured_by(table: pl.DataFrame, on: date) -> pl.DataFrame:
+    """Return records with only the labels that were known by the end of a day."""
+    if LABELLED_AT not in table.columns:
+        return table
+    end = pl.lit(on + timedelta(days=1)).cast(table.schema[LABELLED_AT])
+    known = pl.col(LABELLED_AT).is_null() | (pl.col(LABELLED_AT) < end)
+    return table.with_columns(pl.when(known).then(pl.col(LABEL)).otherwise(None).alias(LABEL))

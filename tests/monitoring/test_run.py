@@ -1,0 +1,118 @@
+from datetime import timedelta
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.monitoring.stream import FIRST, records, subject
+from tidegate.core.error import InvalidSetting
+from tidegate.monitoring.run import Result, run
+from tidegate.monitoring.signal import State
+from tidegate.monitoring.subject import TableHistory
+
+REFERENCE = (FIRST, FIRST + timedelta(days=59))
+OVER = (FIRST + timedelta(days=60), FIRST + timedelta(days=99))
+
+
+def watched(**given):
+    return run(TableHistory(records(100, on=70, **given)), subject(), over=OVER, reference=REFERENCE)
+
+
+def kinds(result):
+    return {signal.kind for signal in result.signals}
+
+
+def test_no_change_gives_no_signal_and_stays_within_the_budget():
+    result = watched()
+
+    assert result.signals == []
+    months = 40 / 30
+    assert sum(each.spent for each in result.spending.values()) <= result.budget * months
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Result).n_rows == 4_800
+
+
+def test_a_wrong_unit_is_one_signal_that_names_field_day_and_remedy():
+    result = watched(change=lambda columns: columns | {"input.amount": columns["input.amount"] * 100})
+    (signal,) = [signal for signal in result.signals if signal.kind == "input"]
+
+    assert signal.subjects[0] == "amount"
+    assert signal.first_on == FIRST + timedelta(days=70)
+    assert signal.n_windows > 20
+    assert signal.state is State.OPEN
+    assert "unit" in signal.remedy
+    assert signal.evidence["p_value"] <= signal.evidence["level"]
+    assert "input.amount" in [each.field for each in result.fields[:2]]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        (
+            lambda c: c | {"input.age": np.where(np.arange(120) % 3 == 0, np.nan, c["input.age"])},
+            "age",
+            "missing",
+        ),
+        (
+            lambda c: c | {"input.channel": np.where(np.arange(120) % 5 == 0, "APP", c["input.channel"])},
+            "channel",
+            "any other",
+        ),
+    ],
+)
+def test_gaps_and_unseen_categories_are_called_what_they_are(change, field, words):
+    (signal,) = [each for each in watched(change=change).signals if each.kind == "input"]
+
+    assert signal.subjects == (field,)
+    assert words in signal.title
+
+
+def test_concept_shift_is_invisible_to_estimates_and_caught_by_realised_risk():
+    """The inputs stay as they were; what they mean is turned round."""
+    result = watched(change=lambda columns: columns | {"chance": lambda p: 1 - 0.8 * p})
+    last = result.stretches[-1]
+    estimated = {each.metric: each for each in last.estimated}
+
+    assert "risk" in kinds(result)
+    assert not kinds(result) & {"input", "output", "estimate"}
+    assert estimated["brier"].value == pytest.approx(last.constant["brier"], rel=0.15)
+    assert last.realised["brier"] > 1.5 * last.constant["brier"]
+    assert "concept shift" in estimated["brier"].blind
+    theta, low, high = last.fused
+    assert low <= last.realised["brier"] <= high
+    assert theta == pytest.approx(last.realised["brier"], rel=0.01)
+
+
+def test_silence_is_a_signal():
+    table = records(70)
+    result = run(
+        TableHistory(table), subject(), over=(OVER[0], FIRST + timedelta(days=72)), reference=REFERENCE
+    )
+
+    assert ("service", "traffic") in {(signal.kind, signal.subjects[0]) for signal in result.signals}
+
+
+def test_labels_that_are_not_known_yet_are_not_used():
+    table = records(100)
+    late = table.with_columns(labelled_at=table["labelled_at"] + timedelta(days=400))
+
+    result = run(TableHistory(late), subject(), over=OVER, reference=REFERENCE)
+
+    assert result.coverage == 0
+    assert any("no labels" in note for note in result.notes)
+
+
+def test_the_same_history_gives_the_same_signals():
+    def once():
+        return [
+            signal.id for signal in watched(change=lambda c: c | {"input.age": c["input.age"] + 30}).signals
+        ]
+
+    assert once() == once()
+
+
+def test_a_period_without_reference_or_records_is_refused():
+    history = TableHistory(records(10))
+    with pytest.raises(InvalidSetting, match="no two days"):
+        run(history, subject(), over=(FIRST, FIRST))
+    with pytest.raises(InvalidSetting, match="no records"):
+        run(history, subject(), over=OVER, reference=(FIRST, FIRST + timedelta(days=5)))
