@@ -24,6 +24,7 @@ from tidegate.serving.guard import fall_back, inspect
 from tidegate.serving.hold import Held, Hold
 from tidegate.serving.meter import Meter
 from tidegate.serving.metric import MetricPage
+from tidegate.serving.reroute import take_back
 from tidegate.serving.shadow import ShadowLane
 
 _log = logging.getLogger("tidegate.serving")
@@ -99,6 +100,15 @@ class DataPlane:
         version = call.arm.version
         if version.is_elsewhere:
             version.backlog.pending += call.n_rows  # type: ignore[union-attr]  # it has one then
+
+    def reroute(self, endpoint: Endpoint) -> None:
+        """Have calls that wait for a version which the route has taken away answered by the route."""
+        if self._arrived:
+            self._turn()
+        moved = take_back(self._unfinished, endpoint)
+        self._unfinished = {call for call in self._unfinished if not call.settled}
+        for call in moved:
+            self.submit(call)
 
     def record_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Journal outcomes; when it returns they survive this process.
@@ -338,6 +348,7 @@ class DataPlane:
         if meter is None:
             meter = self._meters[group.arm] = Meter(self._metrics, group.arm)
         meter.count(group, self.clock.monotonic_s())
+        group.arm.version.n_asked += len(group.calls)
         for call in group.calls:
             if not call.abandoned:
                 try:

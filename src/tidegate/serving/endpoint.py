@@ -127,6 +127,8 @@ class LoadedVersion:
         self.key_name = contract.key.name if contract.key is not None else ""
         self.deadline_s = self.limits.deadline_ms / 1000
         # a model that runs in the loop has a queue only where a request is too large for one turn
+        self.is_on_demand = False  # loaded when it was asked for; set by whoever loaded it
+        self.n_asked = 0  # requests that were answered, for who has to decide what stays loaded
         self.backlog: Backlog | None = getattr(executor, "backlog", None)
         self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
         self.is_elsewhere = self.backlog is not None and not getattr(executor, "in_loop", False)
@@ -231,7 +233,7 @@ class Endpoint:
         allowed = set(route.versions) - {latch.version for latch in route.latched}
         self.pinnable = {number: version for number, version in versions.items() if number in allowed}
         self._secret = secret
-        self._safe_mode = route.safe_mode
+        self.safe_mode = route.safe_mode
         stable = route.arm(STABLE)
         self.arms: tuple[Arm, ...] = ()
         self._shadows: tuple[Arm, ...] = ()
@@ -305,7 +307,7 @@ class Endpoint:
         arm = self._pinned.get(number)
         if arm is None:
             arm = self._pinned[number] = Arm(
-                PINNED, self.pinnable[number], share=0.0, safe_mode=self._safe_mode
+                PINNED, self.pinnable[number], share=0.0, safe_mode=self.safe_mode
             )
         return arm
 
