@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -31,6 +32,10 @@ LEAVE = signal.SIGUSR1
 RESTART = signal.SIGHUP
 """Asks the supervisor to replace the workers one by one."""
 
+DUE_AT = "tidegate_runner_due_ms"
+"""Gauge of a runner: when the last of those who wait for the present call stops waiting, monotonic
+milliseconds; 0 if nobody's time bounds it."""
+
 SEEN_AT = "tidegate_worker_seen_ms"
 """Gauge of a worker: when its loop last came round, monotonic milliseconds."""
 
@@ -47,6 +52,12 @@ class ServerSettings(msgspec.Struct, frozen=True):
         control_port: Control port.
         n_workers: Data-plane workers.
         database_url: SQLAlchemy URL; "" for the embedded one.
+        tls_certificate: PEM file of the certificate chain; "" without TLS.
+        tls_key: PEM file of its private key; "" if it is in the certificate's file.
+        memory_mb: What the workers may take together, megabytes of 10^6 bytes; 0: half of what the
+            machine has. Services that are loaded on demand are closed to stay within it.
+        on_demand_above: Services without a declared placement that are all kept loaded; if there are
+            more, they are loaded on demand.
         supervisor: Process id of the supervisor: its children end when it is no longer their parent.
     """
 
@@ -58,11 +69,26 @@ class ServerSettings(msgspec.Struct, frozen=True):
     control_port: int = 8081
     n_workers: int = 2
     database_url: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
     supervisor: int = 0
+    memory_mb: int = 0
+    on_demand_above: int = 64
+
+    @property
+    def worker_bytes(self) -> int:
+        """What one worker may take, bytes."""
+        whole = self.memory_mb * 1_000_000 or memory_bytes() // 2
+        return whole // max(1, self.n_workers)
 
     @property
     def place(self) -> Home:
         return Home(Path(self.home))
+
+    @property
+    def scheme(self) -> str:
+        """Of the addresses of both ports."""
+        return "https" if self.tls_certificate else "http"
 
     @property
     def is_orphaned(self) -> bool:
@@ -107,6 +133,18 @@ class RunnerSettings(msgspec.Struct, frozen=True):
     sockets: str
 
 
+class NurserySettings(msgspec.Struct, frozen=True):
+    """What the nursery is told.
+
+    Attributes:
+        server: The server it belongs to.
+        sockets: Folder of the sockets.
+    """
+
+    server: ServerSettings
+    sockets: str
+
+
 class TrialSettings(msgspec.Struct, frozen=True):
     """What one trial of a version is told.
 
@@ -117,6 +155,15 @@ class TrialSettings(msgspec.Struct, frozen=True):
 
     server: ServerSettings
     manifest: str
+
+
+def memory_bytes() -> int:
+    """Return the memory that this process may hope for: the machine's, or its control group's bound."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for bound in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            whole = min(whole, int(Path(bound).read_text()))
+    return whole
 
 
 def command(module: str, settings: msgspec.Struct) -> list[str]:
@@ -158,6 +205,16 @@ def runner_page(server: ServerSettings, manifest: str) -> Path:
 def worker_page(server: ServerSettings, slot: int) -> Path:
     """Return the metric page of a worker."""
     return server.place.metrics / f"worker-{slot}.page"
+
+
+def nursery_socket(sockets: str) -> Path:
+    """Return the Unix socket of the process that tries versions which are loaded on demand."""
+    return Path(sockets) / "nursery"
+
+
+def wanted_path(sockets: str, manifest: str, slot: int) -> Path:
+    """Return the file by which a worker asks for the runner of a version that is loaded on demand."""
+    return Path(f"{socket_path(sockets, manifest)}.{slot}.wanted")
 
 
 def socket_path(sockets: str, manifest: str) -> str:

@@ -35,8 +35,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         port: Data port.
         control_host: Address of the control port. Loopback as well.
         control_port: Control port.
+        tls_certificate: File with the certificate chain (PEM). With it both ports speak TLS, and
+            nothing else. `tidegate restart` reads a renewed one.
+        tls_key: File with the certificate's private key (PEM), if it is not in the same file.
         workers: Data-plane workers. Two: one can be replaced while the other serves, and a small
             machine has two cores.
+        memory_mb: What the workers may take together, in megabytes. Services that are loaded on demand
+            are closed again to stay within it. 0: half of what the machine has, since it does more
+            than this.
+        on_demand_above: So many services are all kept loaded; of more, those that declare nothing else
+            are loaded when they are asked for. 64 small models load in a second and take 100 MB.
     """
 
     home: str = str(DEFAULT_HOME)
@@ -47,7 +55,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 8080
     control_host: str = "127.0.0.1"
     control_port: int = 8081
+    tls_certificate: str = ""
+    tls_key: str = ""
     workers: int = 2
+    memory_mb: int = 0
+    on_demand_above: int = 64
 
     @property
     def server(self) -> ServerSettings:
@@ -60,7 +72,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             control_host=self.control_host,
             control_port=self.control_port,
             n_workers=self.workers,
+            tls_certificate=_absolute(self.tls_certificate),
+            tls_key=_absolute(self.tls_key),
+            memory_mb=self.memory_mb,
+            on_demand_above=self.on_demand_above,
         )
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if path else ""
 
 
 def read_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,8 @@ class Stage(msgspec.Struct, frozen=True):
         n_threads: Threads of one call.
         peak_bytes: Peak memory of the trial process.
         error: Why the version cannot serve, in words; "" if it can.
+        tried_us: When it was tried, microseconds UTC.
+        memory_bytes: What its runner may take before it is replaced; 0: no bound.
     """
 
     runner: bool = False
@@ -28,6 +31,13 @@ class Stage(msgspec.Struct, frozen=True):
     n_threads: int = 1
     peak_bytes: int = 0
     error: str = ""
+    tried_us: int = 0
+    memory_bytes: int = 0
+
+    @property
+    def longest_call_s(self) -> float:
+        """How long the largest call took that was timed, seconds; 0 if none was."""
+        return max(self.call_us.values(), default=0.0) / 1e6
 
 
 def stage_path(home: Home, manifest: str) -> Path:
@@ -45,12 +55,14 @@ def read_stage(home: Home, manifest: str) -> Stage | None:
         return None
 
 
-def write_stage(home: Home, manifest: str, stage: Stage) -> None:
-    """Keep the trial's result."""
+def write_stage(home: Home, manifest: str, stage: Stage) -> Stage:
+    """Keep the trial's result, and return it with its time."""
     path = stage_path(home, manifest)
     draft = path.with_suffix(f".{os.getpid()}")
+    stage = msgspec.structs.replace(stage, tried_us=time.time_ns() // 1000)
     draft.write_bytes(msgspec.json.encode(stage))
     draft.replace(path)
+    return stage
 
 
 def forget_failures(home: Home) -> None:

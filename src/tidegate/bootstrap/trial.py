@@ -27,6 +27,7 @@ from tidegate.contract.field import DataType, Field
 from tidegate.contract.schema import Contract, Schema
 from tidegate.core.digest import Digest
 from tidegate.core.error import TidegateError
+from tidegate.core.home import Home
 from tidegate.predictor.protocol import BuildContext, Predictor, build
 from tidegate.service.manifest import Manifest
 
@@ -149,14 +150,11 @@ def _plain_element(field: Field) -> object:
     return value if field.type.is_float else int(value)
 
 
-def main() -> None:
-    """Run the trial that the command line names, and keep what it found."""
-    settings = told(TrialSettings)
-    end_with_supervisor(settings.server)
-    home = settings.server.place
+def try_digest(home: Home, digest: str) -> None:
+    """Try the version of a manifest, and keep what was found."""
     artifacts = LocalArtifactStore(home.artifacts)
     try:
-        manifest = Manifest.from_json(artifacts.read_bytes(Digest(settings.manifest)))
+        manifest = Manifest.from_json(artifacts.read_bytes(Digest(digest)))
         for fallback in manifest.fallback:
             build(fallback.spec, BuildContext(manifest.contract, artifacts.open), BUILDERS).close()
         stage = try_version(
@@ -167,7 +165,14 @@ def main() -> None:
         )
     except TidegateError as error:
         stage = Stage(error=str(error))
-    write_stage(home, settings.manifest, stage)
+    write_stage(home, digest, stage)
+
+
+def main() -> None:
+    """Run the trial that the command line names."""
+    settings = told(TrialSettings)
+    end_with_supervisor(settings.server)
+    try_digest(settings.server.place, settings.manifest)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from tidegate.serving.call import Group
 from tidegate.serving.endpoint import Arm
 from tidegate.serving.metric import Counter, Histogram, MetricPage
 
+ON_DEMAND = "(on demand)"
+"""Label of all services together that are loaded on demand."""
+
 
 class Meter:
     """The counters of one arm."""
@@ -27,6 +30,8 @@ class Meter:
 
     def __init__(self, page: MetricPage, arm: Arm) -> None:
         labels = {"service": arm.service, "version": str(arm.version.number), "arm": arm.name}
+        if arm.version.is_on_demand:  # a page has no room for thousands; the ledger counts each
+            labels = {"service": ON_DEMAND, "version": "", "arm": arm.name}
 
         def counter(name: str, **more: str) -> Counter:
             return page.counter(name, {**labels, **more})

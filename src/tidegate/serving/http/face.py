@@ -11,6 +11,7 @@ from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.http.exchange import Handler
 from tidegate.serving.http.native import DocumentHandler, OutcomeHandler, PredictHandler
 from tidegate.serving.http.repository import resources as protocol_resources
+from tidegate.serving.http.repository import service_resources as protocol_service
 
 
 def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
@@ -20,14 +21,28 @@ def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, 
         plane: The data plane.
         metrics: Folder of the workers' metric pages, for the protocol's statistics.
     """
-    found: dict[bytes, Mapping[bytes, Handler]] = {}
+    found = common_resources(plane, metrics=metrics)
     for name in plane.endpoints:
-        base = f"/services/{name}".encode()
-        found[base + b"/predict"] = {b"POST": PredictHandler(plane, name)}
-        found[base + b"/outcomes"] = {b"POST": OutcomeHandler(plane, name)}
-    found[b"/openapi.json"] = {b"GET": DocumentHandler(lambda: _document(plane))}
-    found.update(protocol_resources(plane, metrics=metrics))
+        found.update(service_resources(plane, name, metrics=metrics))
     return found
+
+
+def common_resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
+    """Return the resources that belong to no service."""
+    return {
+        b"/openapi.json": {b"GET": DocumentHandler(lambda: _document(plane))},
+        **protocol_resources(plane, metrics=metrics),
+    }
+
+
+def service_resources(plane: DataPlane, name: str, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
+    """Return the resources of one service, by the generation that is served now."""
+    base = f"/services/{name}".encode()
+    return {
+        base + b"/predict": {b"POST": PredictHandler(plane, name)},
+        base + b"/outcomes": {b"POST": OutcomeHandler(plane, name)},
+        **protocol_service(plane, name, metrics=metrics),
+    }
 
 
 def _document(plane: DataPlane) -> dict[str, Any]:
