@@ -131,8 +131,8 @@ def _server(local: Local) -> ServerView | None:
     settings = record.settings
     return ServerView(
         record.pid,
-        f"http://{settings.host}:{settings.port}",
-        f"http://{settings.control_host}:{settings.control_port}",
+        f"{settings.scheme}://{settings.host}:{settings.port}",
+        f"{settings.scheme}://{settings.control_host}:{settings.control_port}",
     )
 
 

@@ -15,8 +15,9 @@ from tidegate.bootstrap.declared import infer_from_model, read_source, write_sou
 from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.folder import load_services
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.process import command
+from tidegate.bootstrap.process import ServerSettings, command
 from tidegate.bootstrap.publish import Origin, publish
+from tidegate.bootstrap.tls import tls_context
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import digest_file
 from tidegate.core.error import InvalidSetting, NotFound
@@ -131,6 +132,15 @@ def check_open(host: str, *, is_open: bool) -> None:
             hint="Say --open if everybody who reaches it may use it; else put a proxy before it.",
             host=host,
         )
+
+
+def check_tls(server: ServerSettings) -> None:
+    """Pass if the server's certificate can be used, or it has none.
+
+    Raises:
+        InvalidSetting: It cannot.
+    """
+    tls_context(server)
 
 
 def serve(local: Local) -> NoReturn:

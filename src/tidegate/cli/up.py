@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tidegate.cli.option import PLACE, home_option, open_local
+from tidegate.cli.option import FILE, PLACE, home_option, open_local
 
 
 @click.command(
@@ -21,6 +21,8 @@ from tidegate.cli.option import PLACE, home_option, open_local
 @click.option("--port", type=click.IntRange(1, 65535), help="Data port.  [default: 8080]")
 @click.option("--control-host", help="Address of the control port.  [default: 127.0.0.1]")
 @click.option("--control-port", type=click.IntRange(1, 65535), help="Control port.  [default: 8081]")
+@click.option("--tls-certificate", type=FILE, help="Certificate chain (PEM): both ports speak TLS only.")
+@click.option("--tls-key", type=FILE, help="Its private key (PEM), if it is in a file of its own.")
 @click.option("--open", "is_open", is_flag=True, help="Let other machines in, without any token.")
 @home_option
 def up(
@@ -32,6 +34,8 @@ def up(
     port: int | None,
     control_host: str | None,
     control_port: int | None,
+    tls_certificate: Path | None,
+    tls_key: Path | None,
     is_open: bool,
     home: Path | None,
 ) -> None:
@@ -50,7 +54,10 @@ def up(
         port=port,
         control_host=control_host,
         control_port=control_port,
+        tls_certificate=tls_certificate and str(tls_certificate),
+        tls_key=tls_key and str(tls_key),
     )
+    start.check_tls(local.settings.server)
     start.check_open(local.settings.host, is_open=is_open)
     start.check_open(local.settings.control_host, is_open=is_open)
     if target is None:
@@ -63,6 +70,7 @@ def up(
         click.echo(note)
     settings = local.settings
     click.echo(f"Home {local.home.root}")
-    click.echo(f"Data port http://{settings.host}:{settings.port}  (openapi.json describes it)")
-    click.echo(f"Control port http://{settings.control_host}:{settings.control_port}  (status, metrics)")
+    scheme = settings.server.scheme
+    click.echo(f"Data port {scheme}://{settings.host}:{settings.port}  (openapi.json describes it)")
+    click.echo(f"Control port {scheme}://{settings.control_host}:{settings.control_port}  (status, metrics)")
     start.serve(local)

@@ -82,6 +82,8 @@ def main() -> None:
         make_app(LocalPlane(local, server.n_workers)),
         host=server.control_host,
         port=server.control_port,
+        ssl_certfile=server.tls_certificate or None,
+        ssl_keyfile=server.tls_key or None,
         access_log=False,
         log_level="warning",
     )
