@@ -13,12 +13,15 @@ from tidegate.evaluation.classification import binary
 from tidegate.evaluation.cost import CostMatrix, value
 from tidegate.evaluation.estimate import Column, Estimate, Floats, numbers
 from tidegate.evaluation.fairness import fairness
-from tidegate.evaluation.importance import Loss, importance, squared_error
+from tidegate.evaluation.importance import Importance, Loss, importance, squared_error
 from tidegate.evaluation.recalibration import recalibration_gain
 from tidegate.evaluation.regression import regression
 from tidegate.evaluation.report import Report, Span, Task
 from tidegate.evaluation.robustness import Invariant, Monotone, Predict, check_rule, robustness
 from tidegate.evaluation.slice import find_slices
+
+MAX_IMPORTANCE_ROWS = 10_000
+"""Rows on which columns are shuffled: each column costs the model three passes over them."""
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -175,11 +178,20 @@ def common_report(
         rules=tuple(
             check_rule(predict, subject.columns, rule, rng=rng, level=level) for rule in subject.rules
         ),
-        importance=importance(
-            predict, subject.columns, subject.outcomes, rng=rng, loss=loss, n_repeats=3, level=level
-        ),
+        importance=_importance(predict, subject, rng=rng, loss=loss, level=level),
         notes=tuple(notes),
     )
+
+
+def _importance(
+    predict: Predict, subject: Subject, *, rng: np.random.Generator, loss: Loss, level: float
+) -> tuple[Importance, ...]:
+    columns, outcomes = subject.columns, np.asarray(subject.outcomes)
+    if len(outcomes) > MAX_IMPORTANCE_ROWS:
+        rows = np.sort(rng.permutation(len(outcomes))[:MAX_IMPORTANCE_ROWS])
+        columns = {name: column[rows] for name, column in columns.items()}
+        outcomes = outcomes[rows]
+    return importance(predict, columns, outcomes, rng=rng, loss=loss, n_repeats=3, level=level)
 
 
 def _absolute_error(outcomes: Column, predictions: Column) -> Floats:

@@ -17,6 +17,7 @@ from tidegate.evaluation.importance import Importance
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.evaluation.recalibration import RecalibrationGain
 from tidegate.evaluation.robustness import Perturbed, RuleFinding
+from tidegate.evaluation.rolling import Window
 from tidegate.evaluation.slice import SliceFinding
 
 Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
@@ -62,6 +63,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         robustness: What damaged inputs do.
         rules: Whether declared rules are kept.
         importance: What it rests on, most important first.
+        windows: The loss by stretch of time, oldest first: squared error of probabilities, absolute
+            error of numbers, share of wrong classes.
         notes: What was not measured, and why, in words.
     """
 
@@ -77,6 +80,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     robustness: tuple[Perturbed, ...] = ()
     rules: tuple[RuleFinding, ...] = ()
     importance: tuple[Importance, ...] = ()
+    windows: tuple[Window, ...] = ()
     notes: tuple[str, ...] = ()
 
     def figure(self, name: str) -> Estimate:
@@ -165,6 +169,7 @@ def _lines(report: Report) -> Iterator[str]:
         "Importance (rise of the loss)",
         (_figure(msgspec.structs.replace(each.increase, name=each.column)) for each in report.importance),
     )
+    yield from _section("By time, oldest first", (_window(each) for each in report.windows))
     yield from _section("Not measured", report.notes)
 
 
@@ -174,6 +179,14 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield ""
         yield title
         yield from (f"  {line}" for line in found)
+
+
+def _window(each: Window) -> str:
+    first, last = (
+        datetime.fromtimestamp(at // 1_000_000, UTC).date() for at in (each.from_us, each.until_us)
+    )
+    bias = "" if each.bias is None else f"   {_figure(each.bias)}"
+    return f"{first} to {last}  {each.n_rows:>9,} rows   {_figure(each.loss)}{bias}"
 
 
 def _when(span: Span | None) -> str:
