@@ -159,6 +159,10 @@ class TrialServer:
         checks = self._manifest.check_inputs
         if checks is None or self._load is None:
             return None
+        if self._manifest.views:
+            # The worker asked them with their features when it loaded the version, and is ready only if
+            # all was right; callers cannot send features.
+            return CheckedInputs(len(checks.rows))
         wrong: list[str] = []
         rows = self._manifest.request_rows(checks.rows)
         for number, (row, wanted) in enumerate(zip(rows, checks.outputs, strict=True)):

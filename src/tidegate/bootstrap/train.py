@@ -12,7 +12,9 @@ from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, Published, publish, registered_before
 from tidegate.bootstrap.training_data import training_rows
+from tidegate.contract.field import Role
 from tidegate.contract.infer import columns_of
+from tidegate.contract.schema import Schema
 from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting
@@ -155,10 +157,14 @@ def _keep_trial(local: Local, manifest: Manifest, trial: Trial) -> Digest:
         local.artifacts,
         trial,
         inputs=schema.names,
-        event_time=evaluation.event_time or None,
+        event_time=evaluation.event_time or _event_time(schema),
         attributes=evaluation.attributes(manifest.contract),
         hidden={field.name for field in schema.fields if field.sensitive},
     )
+
+
+def _event_time(schema: Schema) -> str | None:
+    return next((field.name for field in schema.fields if Role.TIMESTAMP in field.roles), None)
 
 
 def answered_sample(spec: Spec, context: BuildContext, rows: Any) -> Sample | None:

@@ -63,7 +63,11 @@ def slices(answers: Answers | None, gates: Gates, *, rng: np.random.Generator, w
     if refused is not None:
         return refused
     assert answers is not None
-    columns = {name: column for name, column in answers.columns.items() if column.ndim == 1}
+    columns = {
+        name: column
+        for name, column in answers.columns.items()
+        if column.ndim == 1 and column.dtype.kind != "M"
+    }
     units = _units(answers, rng)
     level = 1 - (1 - gates.level) / 2  # one half for parts known beforehand, one for those searched
     known = _named(columns, answers.n_rows)
