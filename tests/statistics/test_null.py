@@ -42,7 +42,7 @@ def test_a_moved_field_is_named_and_a_field_that_never_moved_alarms_at_once():
     blocks = days(rng, 60) | {"constant": np.tile([0, 300, 0], (60, 1))}
     null = drift_null(blocks, n_blocks=1, rng=rng)
 
-    assert null.field_p_value("constant", float(psi([0, 18_000, 0], [30, 270, 0]))) == 1 / 61
+    assert null.field_p_value("constant", float(psi([0, 18_000, 0], [30, 270, 0]))) < 1 / 61
     assert null.field_p_value("f0", null.medians["f0"]) > 0.2
     assert null.statistic(dict.fromkeys(blocks, 0.0)) == 0
 

@@ -154,6 +154,7 @@ def run(
             f"Service {subject.service!r} has no records from {over[0]} to {over[1]}.",
             hint="`tidegate journal count` shows what there is.",
         )
+    subject = subject.within(basis.columns, table.columns)
     watch = Watch(subject, matured_by(basis, over[0]), rng=rng)
     book = SignalBook(subject.service, owner=subject.monitoring.owner)
     days: list[DayView] = []

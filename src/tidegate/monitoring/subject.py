@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date
 from typing import Literal, Protocol
 
@@ -71,6 +72,21 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     costs: CostMatrix | None = None
     objectives: Objectives = Objectives()
     monitoring: Monitoring = Monitoring()
+
+    def within(self, *columns: Collection[str]) -> Subject:
+        """Return the subject with only those fields that every one of these tables has."""
+
+        def kept(names: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(name for name in names if all(name in each for each in columns))
+
+        judged = self.judged if not self.judged or kept((self.judged,)) else ""
+        return msgspec.structs.replace(
+            self,
+            inputs=kept(self.inputs),
+            outputs=kept(self.outputs),
+            judged=judged,
+            task=self.task if judged else "none",
+        )
 
     def losses(self, table: pl.DataFrame, *, scale: float = 1.0) -> Floats:
         """Return the loss of each row in [0, 1], NaN where there is no label.
