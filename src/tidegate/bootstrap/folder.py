@@ -11,6 +11,9 @@ from tidegate.service.declare import Service
 
 SERVICE_FILE = "service.py"
 
+MODEL_SUFFIXES = frozenset({".onnx", ".skops", ".ubj"})
+"""Files that are models beyond doubt; `.txt` and `.json` may be anything."""
+
 
 class BrokenService(TidegateError):
     """A `service.py` cannot be imported."""
@@ -84,3 +87,8 @@ def load_service(folder: Path, name: str | None = None) -> Service:
         if service.name == name:
             return service
     raise NotFound(f"{folder} declares no service {name!r}.", hint=f"It declares: {names}.", service=name)
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return the model files of a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES and path.is_file())

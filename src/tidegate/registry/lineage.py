@@ -7,6 +7,7 @@ import platform
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +91,11 @@ def collect_lineage(
 
 def environment(packages: Iterable[str] = PACKAGES) -> Environment:
     """Describe this interpreter, this machine's system, and the installed ones of `packages`."""
+    return _environment(tuple(packages))
+
+
+@cache  # reading the packages' metadata takes as long as everything else about a small version
+def _environment(packages: tuple[str, ...]) -> Environment:
     installed: dict[str, str] = {}
     for name in sorted(packages):
         try:

@@ -19,7 +19,7 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -230,9 +230,40 @@ class RouteStore:
                 raise InvalidSetting(f"A change of service {service!r} gave a route of {new.service!r}.")
             if new == old and not reading.damage:
                 return base
-            following = self._follow(reading, base, new, token)
+            following = self._follow(reading, base, [new], token)
             published = self._publish(following)
             if published or (published is None and self._settle(following, service)):
+                return following
+        raise self._overrun()
+
+    def change_all(self, changes: Mapping[str, Change], *, token: int | None = None) -> Route:
+        """Replace the routes of many services by one new file; all of them or none.
+
+        Args:
+            changes: Name of a service -> its change, as `change` takes it.
+            token: Fencing token of the writer's lease; None for a person.
+
+        Returns:
+            The route in force with the changes.
+
+        Raises:
+            TidegateError: As `change`.
+        """
+        seen: dict[str, int] | None = None
+        for _ in range(_ATTEMPTS):
+            reading = self.inspect()
+            base = self._intact(reading)
+            self._check_token(base, token)
+            present = {name: base.services[name].generation for name in changes if name in base.services}
+            if seen is None:
+                seen = present
+            elif seen != present:
+                name = next(name for name in changes if seen.get(name) != present.get(name))
+                raise self.conflict(name, expected=seen.get(name, 0), found=present.get(name, 0))
+            new = [change(base.services.get(name)) for name, change in changes.items()]
+            following = self._follow(reading, base, new, token)
+            published = self._publish(following)
+            if published or (published is None and all(self._settle(following, name) for name in changes)):
                 return following
         raise self._overrun()
 
@@ -253,16 +284,16 @@ class RouteStore:
             self._check_token(base, token)
             if token == base.token:
                 return base
-            self._publish(self._follow(reading, base, None, token))
+            self._publish(self._follow(reading, base, (), token))
         raise self._overrun()
 
-    def _follow(self, reading: Reading, base: Route, new: ServiceRoute | None, token: int | None) -> Route:
+    def _follow(self, reading: Reading, base: Route, new: Iterable[ServiceRoute], token: int | None) -> Route:
         sequence = reading.highest + 1
         services = dict(base.services)
-        if new is not None:
-            old = services.get(new.service)
-            services[new.service] = msgspec.structs.replace(
-                check_route(new), generation=old.generation + 1 if old else 1
+        for each in new:
+            old = services.get(each.service)
+            services[each.service] = msgspec.structs.replace(
+                check_route(each), generation=old.generation + 1 if old else 1
             )
         if reading.damage:
             # A damaged file may have been followed before it was damaged. No generation exceeds its

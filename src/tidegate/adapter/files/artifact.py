@@ -45,9 +45,18 @@ _STALE_DRAFT_S = 86_400
 class LocalArtifactStore:
     """A folder of artifacts; several threads and processes may use it at once."""
 
-    def __init__(self, root: Path, *, limits: ArtifactLimits | None = None) -> None:
+    def __init__(self, root: Path, *, limits: ArtifactLimits | None = None, syncs: bool = True) -> None:
+        """Take a folder.
+
+        Args:
+            root: The folder.
+            limits: Bounds of what is put there.
+            syncs: Whether what is put there is on the disk when the call returns. Who puts thousands
+                of files there syncs once, by `flush`, before anybody is told of them.
+        """
         self.root = root.absolute()
         self.limits = limits or ArtifactLimits()
+        self._syncs = syncs
         self._swept = False
 
     # --- writing
@@ -57,7 +66,7 @@ class LocalArtifactStore:
         draft = self._new_draft()
         with _removing(draft), _create(draft) as file:
             file.write(data)
-            _sync(file)
+            self._sync(file)
             return self._publish_file(draft, digest_bytes(data))
 
     def put_file(self, path: Path) -> Digest:
@@ -92,9 +101,9 @@ class LocalArtifactStore:
             manifest = FolderManifest.of(entries)
             with _create(draft / "manifest.json") as file:
                 file.write(manifest.to_json())
-                _sync(file)
+                self._sync(file)
             for folder, _, _ in os.walk(draft):
-                _sync_folder(Path(folder))
+                self._sync_folder(Path(folder))
             return self._publish_folder(draft, manifest.digest)
 
     def _copy(self, source: FileIO, target: Path, name: str) -> tuple[Digest, int]:
@@ -106,8 +115,22 @@ class LocalArtifactStore:
                 self._check_size(size_bytes, f"The file {name}", self.limits.file_size_bytes)
                 state.update(chunk)
                 file.write(chunk)
-            _sync(file)
+            self._sync(file)
         return Digest(f"sha256:{state.hexdigest()}"), size_bytes
+
+    def flush(self) -> None:
+        """Wait until everything that was put here is on the disk."""
+        os.sync()
+
+    def _sync(self, file: BufferedWriter) -> None:
+        if self._syncs:
+            _sync(file)
+        else:
+            file.flush()
+
+    def _sync_folder(self, path: Path) -> None:
+        if self._syncs:
+            _sync_folder(path)
 
     def _check_size(self, size_bytes: int, name: str, limit_bytes: int) -> None:
         if size_bytes > limit_bytes:
@@ -124,8 +147,8 @@ class LocalArtifactStore:
             return digest
         target.parent.mkdir(parents=True, exist_ok=True)
         draft.replace(target)
-        _sync_folder(target.parent)
-        _sync_folder(target.parent.parent)
+        self._sync_folder(target.parent)
+        self._sync_folder(target.parent.parent)
         return digest
 
     def _publish_folder(self, draft: Path, digest: Digest) -> Digest:
@@ -148,8 +171,8 @@ class LocalArtifactStore:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 continue
-            _sync_folder(target.parent)
-            _sync_folder(target.parent.parent)
+            self._sync_folder(target.parent)
+            self._sync_folder(target.parent.parent)
             return digest
 
     def _new_draft(self) -> Path:
