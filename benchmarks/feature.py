@@ -122,7 +122,7 @@ def run(options: Options) -> Iterator[Report]:
     flights, weather = flight_data.read_flights(), flight_data.read_weather()
     in_air = pl.duration(minutes=pl.col("dep_delay") + pl.col("air_time"))
     arrivals = (
-        flights.with_row_index("flight_id")
+        flights
         .filter(pl.col("arr_delay").is_not_null())
         .select("flight_id", "carrier", "arr_delay", arrived_at=pl.col("sched_dep_at") + in_air)
     )

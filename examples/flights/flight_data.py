@@ -14,6 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
+from tidegate.feature.offline import join
+
 LATE_MINUTES = 15
 """A flight is late when it arrives this many minutes or more after schedule, as the US statistics count."""
 
@@ -27,13 +29,12 @@ NUMBERS = (
     "sched_minutes",
     "distance",
     "origin_delay",
-    "carrier_delay",
     "dest_delay",
-    "wind_speed",
-    "precipitation",
-    "visibility",
 )
-FEATURES = CATEGORIES + NUMBERS
+VIEWED = ("wind_speed", "precipitation", "visibility", "carrier_late_rate", "carrier_delay")
+"""What `flight_view` adds: callers do not send it."""
+
+FEATURES = CATEGORIES + NUMBERS + VIEWED
 
 _WEATHER = {
     "wind_speed": "wind_speed",
@@ -42,7 +43,6 @@ _WEATHER = {
 }
 _RECENT = {  # feature -> whose departures count, and how far back
     "origin_delay": (("origin",), timedelta(hours=1)),
-    "carrier_delay": (("carrier", "origin"), timedelta(hours=3)),
     "dest_delay": (("dest",), timedelta(hours=3)),
 }
 
@@ -59,10 +59,11 @@ def load_flights() -> pl.DataFrame:
 
 
 def read_flights() -> pl.DataFrame:
-    """Return the archive's flights as they are, with the scheduled departure as a time (UTC)."""
+    """Return the archive's flights as they are, numbered, with the scheduled departure as a time (UTC)."""
     with zipfile.ZipFile(_folder() / "flights.csv.zip") as archive:
         flights = pl.read_csv(archive.read("flights.csv"), null_values=["NA", ""], infer_schema_length=None)
     return flights.with_columns(
+        flight_id=pl.int_range(pl.len(), dtype=pl.Int64),
         sched_dep_at=pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ")
         + pl.duration(minutes=pl.col("minute")),
     )
@@ -82,25 +83,31 @@ def add_features(flights: pl.DataFrame, weather: pl.DataFrame) -> pl.DataFrame:
     """Return the flights with what was known of each at its scheduled departure, and whether it was late."""
     sched_arr = pl.col("sched_arr_time") // 100 * 60 + pl.col("sched_arr_time") % 100
     sched_dep = pl.col("hour") * 60 + pl.col("minute")
+    import flight_view  # its views are over the tables that are read here
+
     rows = flights.with_row_index("row").with_columns(
         late=pl.col("arr_delay") >= LATE_MINUTES,
         sched_dep_minute=sched_dep,
         # By the clocks of both airports: the difference of time zones is in it, and the same all year.
         sched_minutes=(sched_arr - sched_dep).mod(1440),
         weekday=pl.date("year", "month", "day").dt.weekday(),
-        # The last full hour before the flight's own: an observation of that hour has been published.
-        observed_at=pl.col("sched_dep_at").dt.truncate("1h") - timedelta(hours=1),
     )
-    rows = rows.join(weather, on=["origin", "observed_at"], how="left")
     for name, (by, window) in _RECENT.items():
         rows = rows.with_columns(_recent_delay(rows, by, window).alias(name))
-    return rows.sort("sched_dep_at", "row").select(
-        *CATEGORIES,
-        *(pl.col(name).cast(pl.Float64 if rows[name].dtype.is_float() else pl.Int64) for name in NUMBERS),
-        pl.col("tailnum").fill_null(UNKNOWN_AIRCRAFT),
-        "sched_dep_at",
-        "month",
-        "late",
+    tables = flight_view.tables(flights, weather)
+    views = [(view, tables[view.name]) for view in flight_view.VIEWS]
+    return (
+        join(rows, "sched_dep_at", views=views)
+        .sort("sched_dep_at", "row")
+        .select(
+            *CATEGORIES,
+            *(pl.col(name).cast(pl.Float64 if rows[name].dtype.is_float() else pl.Int64) for name in NUMBERS),
+            *VIEWED,
+            pl.col("tailnum").fill_null(UNKNOWN_AIRCRAFT),
+            "sched_dep_at",
+            "month",
+            "late",
+        )
     )
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import polars as pl
 
 OUTCOMES_PER_REQUEST = 500
 ANSWER_S = 30.0
 """Far beyond any deadline of the server: an answer that takes longer will not come."""
+_HOUR = np.timedelta64(1, "h")
 _STEP = 200
 """Answers between two movements of the progress bar: drawing it takes longer than asking."""
 
@@ -91,7 +93,52 @@ class Client:
 
 def requests_of(flights: pl.DataFrame, fields: Sequence[str]) -> list[bytes]:
     """Return the body of one request a flight; what is not known is null."""
-    return [msgspec.json.encode(row) for row in flights.select(fields).iter_rows(named=True)]
+    return [msgspec.json.encode(row) for row in _aware(flights.select(fields)).iter_rows(named=True)]
+
+
+class Hour(NamedTuple):
+    """An hour of traffic.
+
+    Attributes:
+        stop: Number of flights up to its end.
+        events: What became known in it: view -> body of a request that says so.
+    """
+
+    stop: int
+    events: dict[str, bytes]
+
+
+def hours_of(flights: pl.DataFrame, events: Mapping[str, tuple[pl.DataFrame, str]]) -> list[Hour]:
+    """Cut flights, in order of scheduled departure, into hours with what became known in each.
+
+    Args:
+        flights: The flights.
+        events: View -> its table, and the column of the time at which a row is known.
+    """
+    hour = flights["sched_dep_at"].dt.truncate("1h")
+    moments = pl.datetime_range(hour[0], hour[-1], "1h", eager=True)
+    stops = np.searchsorted(hour.to_numpy(), moments.to_numpy(), "right").tolist()
+    known = {
+        name: (_aware(table.sort(column)), table[column].sort().to_numpy())
+        for name, (table, column) in events.items()
+    }
+    hours = []
+    for moment, stop in zip(moments, stops, strict=True):
+        sent = {}
+        for name, (table, times) in known.items():
+            first, end = np.searchsorted(
+                times, [np.datetime64(moment), np.datetime64(moment) + _HOUR]
+            ).tolist()
+            if end > first:
+                rows = table.slice(first, end - first).to_dicts()
+                sent[name] = msgspec.json.encode({"events": rows})
+        hours.append(Hour(stop, sent))
+    return hours
+
+
+def _aware(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table whose times say that they are UTC."""
+    return table.with_columns(pl.selectors.datetime(time_zone=None).dt.replace_time_zone("UTC"))
 
 
 async def ask(
@@ -99,24 +146,26 @@ async def ask(
     path: str,
     bodies: Sequence[bytes],
     *,
+    control: tuple[str, int],
+    hours: Sequence[Hour],
     n_clients: int,
     on_progress: Callable[[int], Any],
 ) -> list[Answer]:
     """Ask about every flight, in order, each client for the next one as soon as it has its answer.
 
-    `on_progress` is told from time to time how many were asked about.
+    Before the flights of an hour, the events of that hour are put into the online store: what is read
+    is as of a flight's own departure, so what lies behind it in the hour is not seen. `on_progress` is
+    told from time to time how many were asked about.
 
     Raises:
         RuntimeError: A request was not answered with 200.
     """
-    queue = iter(enumerate(bodies))
     answers: list[Answer | None] = [None] * len(bodies)
 
-    async def work() -> None:
-        client = Client(*address)
-        for position, body in queue:  # shared: an iterator hands each flight to one client
+    async def work(client: Client, queue: Iterator[int]) -> None:
+        for position in queue:  # shared: an iterator hands each flight to one client
             began_s = time.perf_counter()
-            status, text = await client.post(path, body)
+            status, text = await client.post(path, bodies[position])
             latency_s = time.perf_counter() - began_s
             if status != 200:
                 raise RuntimeError(f"{path} answered {status}: {text.decode()}")
@@ -126,11 +175,21 @@ async def ask(
             )
             if position % _STEP == 0:
                 on_progress(position)
-        client.close()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(n_clients):
-            group.create_task(work())
+    clients, start = [Client(*address) for _ in range(n_clients)], 0
+    controller = Client(*control)
+    for hour in hours:
+        for view, body in hour.events.items():
+            status, text = await controller.post(f"/features/{view}/events", body)
+            if status != 200:
+                raise RuntimeError(f"View {view} answered {status}: {text.decode()}")
+        queue = iter(range(start, hour.stop))
+        start = hour.stop
+        async with asyncio.TaskGroup() as group:
+            for client in clients:
+                group.create_task(work(client, queue))
+    for client in (*clients, controller):
+        client.close()
     on_progress(len(bodies))
     return [answer for answer in answers if answer is not None]
 

@@ -50,6 +50,8 @@ def flights_of(rows):
             "dest": [dest for _, _, dest, _ in rows],
             "dep_delay": [delay for *_, delay in rows],
             "arr_delay": [delay for *_, delay in rows],
+            "air_time": [60] * len(rows),
+            "flight_id": list(range(len(rows))),
             "sched_dep_at": at,
         },
         schema_overrides={"dep_delay": pl.Int64, "arr_delay": pl.Int64},
@@ -64,6 +66,16 @@ def mean_of_departures(rows, minute, *, window, matches):
         if delay is not None and minute - window <= sched + delay < minute and matches(carrier, dest)
     ]
     return sum(delays) / len(delays) if delays else float("nan")
+
+
+def late_rate(rows, minute, mine):
+    """The carrier's share of late arrivals in the day before: each is an hour in the air."""
+    landed = [
+        delay >= 15
+        for sched, carrier, _, delay in rows
+        if delay is not None and carrier == mine and minute - 1440 <= sched + delay + 60 < minute
+    ]
+    return sum(landed) / len(landed) if landed else float("nan")
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,6 +95,7 @@ def test_recent_delays_equal_their_definition(rows):
             "dest_delay": mean_of_departures(
                 rows, minute, window=180, matches=lambda _, other, mine=dest: other == mine
             ),
+            "carrier_late_rate": late_rate(rows, minute, carrier),
         }
         for name, value in expected.items():
             assert row[name] == pytest.approx(value, abs=0.051, nan_ok=True), name

@@ -18,6 +18,7 @@ COMMANDS = {
     "runs": Lazy("run", "runs", "List and show what trainings were given and gave."),
     "reproduce": Lazy("reproduce", "reproduce", "Train again from what a run recorded, and compare."),
     "evaluate": Lazy("evaluate", "evaluate", "Measure a version on rows whose outcomes are known."),
+    "explain": Lazy("explain", "explain", "Say what each column added to a prediction."),
     "feasibility": Lazy("feasibility", "feasibility", "Ask whether the data hold a pattern worth a model."),
     "gate": Lazy("gate", "gate", "Put a version through its gates, before it gets traffic."),
     "register": Lazy("register", "register", "Register a model file as a new version."),

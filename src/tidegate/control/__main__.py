@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -16,11 +18,16 @@ from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.overview import Overview, overview
 from tidegate.bootstrap.process import ServerSettings, told
+from tidegate.bootstrap.push import Pusher
 from tidegate.bootstrap.setting import Settings
 from tidegate.control.app import make_app
 from tidegate.control.metric import exposition
+from tidegate.control.traffic import RollBack, SafeMode
 from tidegate.core.error import NotFound
-from tidegate.core.principal import SYSTEM
+from tidegate.core.principal import SYSTEM, local_principal
+from tidegate.feature.online import Pushed
+from tidegate.operation.meant import service_to_roll_back
+from tidegate.operation.release import Moved, change_safe_mode, roll_back
 from tidegate.operation.version import list_services, list_versions
 from tidegate.registry.version import Version
 from tidegate.route.route import ServiceRoute
@@ -34,6 +41,9 @@ class LocalPlane:
     def __init__(self, local: Local, n_workers: int) -> None:
         self._local = local
         self._n_workers = n_workers
+        # the port is the machine's own: who reaches it is taken for the user who runs the server
+        self._person = local_principal()
+        self._pusher = Pusher(local)
 
     def overview(self) -> Overview:
         return overview(self._local)
@@ -52,6 +62,36 @@ class LocalPlane:
         if found is None:
             raise NotFound(f"Service {service!r} has no route.", service=service)
         return found
+
+    def push(self, view: str, rows: Sequence[Mapping[str, Any]]) -> Pushed:
+        return self._pusher.push(view, rows)
+
+    def roll_back(self, service: str, request: RollBack) -> Moved:
+        local = self._local
+        return roll_back(
+            lambda: local.unit,
+            local.cell,
+            service or service_to_roll_back(local.routes.read(), now_us=local.clock.wall_us()),
+            principal=self._person,
+            clock=local.clock,
+            to=request.to,
+            latch=not request.keep,
+            reason=request.reason,
+            key=request.key,
+        )
+
+    def change_safe_mode(self, service: str, request: SafeMode) -> Moved:
+        local = self._local
+        return change_safe_mode(
+            lambda: local.unit,
+            local.cell,
+            service,
+            on=request.on,
+            principal=self._person,
+            clock=local.clock,
+            reason=request.reason,
+            key=request.key,
+        )
 
     def metrics(self) -> bytes:
         return exposition(self._local.home.metrics)

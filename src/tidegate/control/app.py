@@ -13,7 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tidegate.bootstrap.overview import Overview
+from tidegate.control.feature import FeaturePlane, feature_routes
 from tidegate.control.metric import CONTENT_TYPE
+from tidegate.control.traffic import TrafficPlane, traffic_routes
 from tidegate.core.error import TidegateError
 from tidegate.registry.version import Version
 from tidegate.route.route import ServiceRoute
@@ -21,7 +23,12 @@ from tidegate.route.route import ServiceRoute
 STATUS = {
     "not_found": 404,
     "conflict": 409,
+    "latched": 409,
+    "nothing_to_roll_back": 409,
     "invalid_setting": 400,
+    "invalid_feature_data": 400,
+    "feature_rows_mixed": 400,
+    "online_store_unavailable": 503,
     "store_unavailable": 503,
     "ledger_unavailable": 503,
     "route_storage": 503,
@@ -29,7 +36,7 @@ STATUS = {
 """HTTP status by error code; what is not listed is 500."""
 
 
-class Plane(Protocol):
+class Plane(FeaturePlane, TrafficPlane, Protocol):
     """What the control plane shows. Each call may read files or the database."""
 
     def overview(self) -> Overview:
@@ -79,6 +86,8 @@ def make_app(plane: Plane) -> Starlette:
 
     return Starlette(
         routes=[
+            *feature_routes(plane),
+            *traffic_routes(plane),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", metrics),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -93,36 +93,83 @@ def materialise(
 def push(view: FeatureView, row: Mapping[str, Any], store: OnlineStore) -> bool:
     """Put one event by the view's own transform, and tell whether the store did not have it.
 
-    Args:
-        view: What the row is an event of.
-        row: The columns of the view's table; times as datetimes or whole microseconds.
-        store: Where it goes.
-
     Raises:
         InvalidFeatureData: The row is none of this view's table.
         OnlineStoreUnavailable: The store failed; pushing again is safe.
     """
-    schema = _table_schema(view, row)
+    return push_all(view, [row], store).n_new == 1
+
+
+def push_all(view: FeatureView, rows: Sequence[Mapping[str, Any]], store: OnlineStore) -> Materialised:
+    """Put events by the view's own transform, all or none.
+
+    Args:
+        view: What the rows are events of.
+        rows: The columns of the view's table; times as datetimes, whole microseconds, or RFC 3339.
+        store: Where they go.
+
+    Raises:
+        InvalidFeatureData: A row is none of this view's table. Nothing was put.
+        OnlineStoreUnavailable: The store failed; pushing again is safe.
+    """
+    times = _time_columns(view)
+    plain = [
+        {name: _moment(view, value) if name in times else value for name, value in row.items()}
+        for row in rows
+    ]
+    schema = _table_schema(view, plain)
     try:
-        table = pl.DataFrame({name: [row.get(name)] for name in schema}, schema=schema)
+        table = pl.DataFrame({name: [row.get(name) for row in plain] for name in schema}, schema=schema)
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidFeatureData(
-            f"The event does not fit the table of view {view.name!r}: {reason}", view=view.name
+            f"An event does not fit the table of view {view.name!r}: {reason}", view=view.name
         ) from error
-    return store.put(view.name, events_of(view, table)) == 1
+    events = events_of(view, table)
+    return Materialised(len(events), store.put(view.name, events))
 
 
-def _table_schema(view: FeatureView, row: Mapping[str, Any]) -> dict[str, pl.DataType | type[pl.DataType]]:
+def _time_columns(view: FeatureView) -> set[str]:
+    named = {view.event_time, view.created_time or view.event_time}
+    return named | {field.name for field in view.source_fields if field.type is DataType.TIMESTAMP}
+
+
+def _moment(view: FeatureView, value: Any) -> Any:
+    """Return a time that came as text as a time."""
+    if not isinstance(value, str):
+        return value
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise InvalidFeatureData(
+            f"An event of view {view.name!r} has the time {value[:40]!r}, which is none.",
+            hint="Send RFC 3339 with an offset, or whole microseconds since 1970 UTC.",
+            view=view.name,
+        ) from error
+    if moment.tzinfo is None:
+        raise InvalidFeatureData(
+            f"An event of view {view.name!r} has the time {value[:40]!r} without an offset from UTC.",
+            hint="Write for example 2013-10-01T06:00:00Z.",
+            view=view.name,
+        )
+    return moment.astimezone(UTC)
+
+
+def _table_schema(
+    view: FeatureView, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, pl.DataType | type[pl.DataType]]:
+    def some(name: str) -> Any:
+        return next((row[name] for row in rows if row.get(name) is not None), None)
+
     schema: dict[str, pl.DataType | type[pl.DataType]] = {
-        field.name: _push_dtype(field, row.get(field.name))
+        field.name: _push_dtype(field, some(field.name))
         for field in (*view.entity_fields, *view.source_fields)
     }
     for name in (view.event_time, view.created_time):
         if name:
-            schema[name] = _time_dtype(row.get(name))
+            schema[name] = _time_dtype(some(name))
     if view.event_id and view.event_id not in schema:
-        schema[view.event_id] = pl.String if isinstance(row.get(view.event_id), str) else pl.Int64
+        schema[view.event_id] = pl.String if isinstance(some(view.event_id), str) else pl.Int64
     return schema
 
 

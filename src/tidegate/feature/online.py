@@ -87,6 +87,18 @@ class OnlineStore(Protocol):
         ...
 
 
+class Pushed(msgspec.Struct, frozen=True):
+    """What became of events that were sent.
+
+    Attributes:
+        accepted: How many the store has now.
+        new: How many of them it did not have before.
+    """
+
+    accepted: int
+    new: int
+
+
 class FeatureRows(msgspec.Struct, frozen=True):
     """Features of several keys, in the order asked.
 

@@ -6,7 +6,7 @@ store needs, and knows no data frames.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -105,6 +105,8 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
         event_id: Column that tells events of one entity and time apart. Required for aggregates.
         missing: What happens where nothing is known of a key.
         stale: What happens where what is known is older than `ttl`.
+        rows: Function without arguments that returns the view's table as known today; what
+            `tidegate features` reads where no file is named.
     """
 
     name: str
@@ -119,6 +121,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     event_id: str | None = None
     missing: Policy = Policy.DEFAULT
     stale: Policy = Policy.DEFAULT
+    rows: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():

@@ -29,6 +29,7 @@ from tidegate.feature.definition import (
 )
 from tidegate.feature.online import FeatureRows, OnlineStore, OnlineStoreUnavailable, read, unread
 from tidegate.feature.view import Plan, Policy, State
+from tidegate.serving.admission import Backlog
 from tidegate.serving.call import Call, Group
 
 if TYPE_CHECKING:
@@ -248,6 +249,15 @@ class FeatureExecutor:
     @property
     def is_there(self) -> bool:
         return self._inner.is_there
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """What waits at the model itself."""
+        return getattr(self._inner, "backlog", None)
+
+    @property
+    def in_loop(self) -> bool:
+        return getattr(self._inner, "in_loop", False)
 
     @property
     def waiting_rows(self) -> int:

@@ -62,7 +62,7 @@ CARRIER = FeatureView(
 
 def tables() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Return flights by scheduled departure, weather as it is published, and arrivals."""
-    flights = flight_data.read_flights().sort("sched_dep_at", maintain_order=True).with_row_index("flight_id")
+    flights = flight_data.read_flights().sort("sched_dep_at", maintain_order=True)
     weather = flight_data.read_weather().with_columns(
         published_at=pl.col("observed_at") + timedelta(minutes=10)
     )
