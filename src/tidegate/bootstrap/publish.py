@@ -141,6 +141,7 @@ def publish(
         tensor_names=tensor_names,
         native_input=native_input,
         evaluation=evaluation,
+        explainer=prepared.store_explainer(local.artifacts),
         views=tuple(views),
         gates=gates,
         card=card,

@@ -74,6 +74,8 @@ class Manifest(msgspec.Struct, frozen=True):
         evaluation: How its answers are judged; None where nothing is declared.
         gates: What it must show before it gets traffic; None: the defaults.
         card: What a person says of it; None where nothing is written.
+        explainer: The booster that the model was converted from, for explanations; None where
+            `predictor` is it, or there is none.
         views: Where the features among the contract's inputs come from.
     """
 
@@ -91,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True):
     gates: Gates | None = None
     card: Card | None = None
     views: tuple[ViewDefinition, ...] = ()
+    explainer: Spec | None = None
 
     @property
     def request(self) -> Contract:
@@ -110,6 +113,7 @@ class Manifest(msgspec.Struct, frozen=True):
     def artifacts(self) -> tuple[Digest, ...]:
         """Digests of all files that this version needs."""
         specs = [self.predictor, *(fallback.spec for fallback in self.fallback)]
+        specs += [] if self.explainer is None else [self.explainer]
         return tuple(spec.artifact for spec in specs if spec.artifact is not None)
 
     def to_json(self) -> bytes:

@@ -152,13 +152,24 @@ class Preparation:
                 f"Converted to ONNX with {attempt.form}: largest difference {parity.largest:.2g} on "
                 f"{parity.n_rows} rows of the sample."
             )
-            return self._prepared(
+            prepared = self._prepared(
                 Spec("onnx", options={"binding": binding.to_options()}),
                 {"model.onnx": graph},
                 parity,
                 f"onnx, {attempt.form}",
             )
+            return self._explained(prepared)
         return None
+
+    def _explained(self, prepared: Prepared) -> Prepared:
+        """Keep a converted booster beside its graph, which cannot say what each column added."""
+        if self._fitted.kind == "skops":
+            return prepared
+        return msgspec.structs.replace(
+            prepared,
+            explainer=Spec(self._fitted.kind, options=self._native_options().to_plain()),
+            explainer_files={self._fitted.file_name: self._fitted.dump()},
+        )
 
     def _try_graph(self, graph: bytes, native: NativePredictor) -> tuple[Binding, Parity]:
         from tidegate.adapter.runtime.onnx import OnnxPredictor

@@ -27,6 +27,9 @@ class Prepared(msgspec.Struct, frozen=True):
         evidence: What was checked.
         notes: What a person should know, a sentence each.
         sample: Rows of the sample under the contract's names; None where there was none.
+        explainer: A booster that was converted, as it was: it can say what a graph cannot, which
+            column added what. None where `spec` is it, or there is none.
+        explainer_files: Its files, as `files`.
     """
 
     spec: Spec
@@ -35,6 +38,8 @@ class Prepared(msgspec.Struct, frozen=True):
     evidence: tuple[Evidence, ...] = ()
     notes: tuple[str, ...] = ()
     sample: Batch | None = None
+    explainer: Spec | None = None
+    explainer_files: dict[str, bytes | Path] = {}
 
     def store(self, artifacts: ArtifactStore) -> Spec:
         """Store the files and return the spec that names them.
@@ -43,6 +48,16 @@ class Prepared(msgspec.Struct, frozen=True):
             ArtifactRefused: A file cannot be stored.
         """
         return msgspec.structs.replace(self.spec, artifact=_store(self.files, artifacts))
+
+    def store_explainer(self, artifacts: ArtifactStore) -> Spec | None:
+        """Store the booster's own files and return the spec that names them; None without one.
+
+        Raises:
+            ArtifactRefused: A file cannot be stored.
+        """
+        if self.explainer is None:
+            return None
+        return msgspec.structs.replace(self.explainer, artifact=_store(self.explainer_files, artifacts))
 
 
 def _store(files: Mapping[str, bytes | Path], artifacts: ArtifactStore) -> Digest:
