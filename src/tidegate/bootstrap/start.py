@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ import msgspec
 
 from tidegate.bootstrap.declared import infer_from_model, read_source, write_source
 from tidegate.bootstrap.feature import STORE_VARIABLE
-from tidegate.bootstrap.folder import load_services
+from tidegate.bootstrap.folder import SERVICE_FILE, load_services, model_files
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.process import ServerSettings, command
 from tidegate.bootstrap.publish import Origin, publish
@@ -40,13 +41,21 @@ class Prepared(msgspec.Struct, frozen=True):
     notes: list[str]
 
 
-def prepare_folder(local: Local, folder: Path) -> Prepared:
+def prepare_folder(
+    local: Local, folder: Path, *, tell: Callable[[str], None] = lambda line: None
+) -> Prepared:
     """See to it that every service of a folder has a route.
+
+    A folder without a service.py is a collection of model files, each a service of its own.
 
     Raises:
         NotFound: One has no version yet.
         TidegateError: The folder cannot be loaded, or the registry cannot be reached.
     """
+    if not (folder / SERVICE_FILE).exists() and (files := model_files(folder)):
+        from tidegate.bootstrap.collection import publish_all  # nobody else needs what it imports
+
+        return _routed(local, publish_all(local, files, name_of=service_name, tell=tell))
     known = list_services(local.unit)
     notes: list[str] = []
     for service in load_services(folder):

@@ -41,6 +41,8 @@ def up(
 ) -> None:
     """Serve TARGET: a service's folder, or a model file (its contract is inferred and written beside it).
 
+    A folder of model files, without a service.py, becomes one service a file.
+
     Without TARGET it serves what the home has. The first version of a service is deployed at once;
     later ones move by `tidegate switch`. Ctrl-C stops the server after it has answered what it took.
     """
@@ -63,7 +65,7 @@ def up(
     if target is None:
         prepared = start.prepare_home(local)
     elif target.is_dir():
-        prepared = start.prepare_folder(local, target)
+        prepared = start.prepare_folder(local, target, tell=click.echo)
     else:
         prepared = start.prepare_model(local, target, name=name)
     for note in prepared.notes:

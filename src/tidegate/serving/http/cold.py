@@ -1,0 +1,121 @@
+"""Requests for a service that is loaded on demand and is not loaded: they wait for it, nobody else does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tidegate.contract.objective import Limits
+from tidegate.core.error import TidegateError
+from tidegate.serving.call import NotReady, Overloaded
+from tidegate.serving.http.door import read_timeout_s
+from tidegate.serving.http.error import native_error, protocol_error, retry_after
+from tidegate.serving.http.exchange import Exchange, Handler, internal_error
+
+MAX_WAITING = 256
+"""Requests that wait in one worker for models: each holds its body."""
+
+Find = Callable[[bytes, bytes], Handler]
+"""Maps method and target to a handler."""
+
+
+class Waiting:
+    """How many requests of one worker wait for models to be loaded."""
+
+    def __init__(self) -> None:
+        self.n_requests = 0
+
+
+class ColdHandler:
+    """Has a service loaded, and hands its requests on to whoever answers them then."""
+
+    max_body_bytes = Limits().max_body_bytes
+    door = None
+
+    def __init__(
+        self,
+        service: str,
+        *,
+        load: Callable[[str], Awaitable[None]],
+        find: Find,
+        waiting: Waiting,
+        is_protocol: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Name a service.
+
+        Args:
+            service: Its name.
+            load: Loads it, once for all who ask; raises what keeps it from being loaded.
+            find: Finds the handler once it is loaded.
+            waiting: Counts who waits.
+            is_protocol: Whether errors have the shape of the Open Inference Protocol.
+            loop: The event loop.
+        """
+        self.service = service
+        self._load = load
+        self._find = find
+        self._waiting = waiting
+        self._shape = protocol_error if is_protocol else native_error
+        self._loop = loop
+
+    def admit(self, exchange: Exchange) -> None:
+        """Refuse what would be one too many to wait."""
+        if self._waiting.n_requests >= MAX_WAITING:
+            raise Overloaded(
+                f"Service {self.service!r} has to be loaded first, and too many requests wait already.",
+                hint="Try again after the time in Retry-After.",
+                service=self.service,
+                retry_after_s=0.5,
+            )
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Wait for the service, no longer than the request may take."""
+        limit_s = read_timeout_s(exchange, Limits().deadline_ms / 1000)
+        task = self._loop.create_task(self._go_on(exchange, body, limit_s))
+        exchange.on_abandon = task.cancel
+
+    def refuse(self, exchange: Exchange, error: TidegateError) -> None:
+        """Answer with an error in the shape of the face."""
+        status, body = self._shape(error)
+        exchange.respond(status, body, headers=retry_after(error))
+
+    async def _go_on(self, exchange: Exchange, body: bytes, limit_s: float) -> None:
+        self._waiting.n_requests += 1
+        try:
+            async with asyncio.timeout(limit_s):
+                while True:
+                    await self._load(self.service)
+                    handler = self._find(exchange.method, exchange.target)
+                    if not isinstance(handler, ColdHandler):
+                        break  # else it is gone again already: memory is that short
+        except TidegateError as error:
+            self.refuse(exchange, error)
+            return
+        except TimeoutError:
+            self.refuse(exchange, self._late())
+            return
+        except Exception as error:  # noqa: BLE001 - a defect of ours must cost one request only
+            exchange.connection.site.report_defect(error)
+            self.refuse(exchange, internal_error())
+            return
+        finally:
+            self._waiting.n_requests -= 1
+        exchange.on_abandon = None
+        exchange.handler = handler
+        try:
+            handler.admit(exchange)
+            handler.handle(exchange, body)
+        except TidegateError as error:
+            handler.refuse(exchange, error)
+        except Exception as error:  # noqa: BLE001 - likewise
+            exchange.connection.site.report_defect(error)
+            handler.refuse(exchange, internal_error())
+
+    def _late(self) -> NotReady:
+        return NotReady(
+            f"Service {self.service!r} could not be loaded in time.",
+            hint="It is loaded when it is asked for; try again in a moment.",
+            service=self.service,
+            retry_after_s=1.0,
+        )
