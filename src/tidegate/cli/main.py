@@ -19,6 +19,7 @@ COMMANDS = {
     "reproduce": Lazy("reproduce", "reproduce", "Train again from what a run recorded, and compare."),
     "evaluate": Lazy("evaluate", "evaluate", "Measure a version on rows whose outcomes are known."),
     "explain": Lazy("explain", "explain", "Say what each column added to a prediction."),
+    "diagnose": Lazy("diagnose", "diagnose", "Ask why a model errs, and what would help."),
     "feasibility": Lazy("feasibility", "feasibility", "Ask whether the data hold a pattern worth a model."),
     "gate": Lazy("gate", "gate", "Put a version through its gates, before it gets traffic."),
     "register": Lazy("register", "register", "Register a model file as a new version."),
