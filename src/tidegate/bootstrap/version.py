@@ -10,8 +10,8 @@ from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.feature import open_source
 from tidegate.bootstrap.process import WorkerSettings, socket_path
 from tidegate.bootstrap.stage import Stage
-from tidegate.core.clock import SystemClock
 from tidegate.contract.tolerance import tolerances
+from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
 from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
 from tidegate.service.manifest import Manifest
@@ -75,6 +75,7 @@ class VersionLoader:
         request, features = manifest.request, None
         if manifest.views:
             features = FeatureMerge(request, [view.plan for view in manifest.views])
+            await self._features.warm_up()
             executor = FeatureExecutor(executor, features, self._features, clock=self._clock)
         # a tensor of the model that callers send only a part of is none that they could be offered
         native = None if manifest.views else manifest.native_input

@@ -41,6 +41,10 @@ READ_S = 0.05
 """How long a read may take at most, and no more than half of what is left of the request's time: a
 store beside the server answers in one or two milliseconds, and the model has to be asked as well."""
 
+OPEN_S = 5.0
+"""How long a new version waits for the shared store: the client's package alone takes a part of a second
+to import. A store that is down is not waited for."""
+
 _RETRY_S = 0.5
 _KEPT_KEYS = 16_384
 _KEPT_PADS = 64
@@ -108,6 +112,10 @@ class Source(Protocol):
 
     def read(self, asks: Sequence[Ask], *, timeout_s: float, done: Callable[[Found], None]) -> None:
         """Read, and call `done` in the loop, at once or within the time."""
+        ...
+
+    async def warm_up(self) -> None:
+        """Open the store, as well as can be: the first requests shall not wait for it."""
         ...
 
     def close(self) -> None:
@@ -350,6 +358,9 @@ class InlineSource:
     def read(self, asks: Sequence[Ask], *, timeout_s: float, done: Callable[[Found], None]) -> None:
         done(self._store.read(asks))
 
+    async def warm_up(self) -> None:
+        self._store.read([])
+
     def close(self) -> None:
         self._store.close()
 
@@ -373,6 +384,11 @@ class SharedSource:
         self._waiting.append(waiting)
         if not self._is_reading:
             self._start()
+
+    async def warm_up(self) -> None:
+        opened = self._loop.run_in_executor(self._thread, self._store.read, [])
+        # what takes longer goes on beside the loop
+        await asyncio.wait([opened], timeout=OPEN_S)
 
     def close(self) -> None:
         self._thread.submit(self._store.close)
