@@ -63,6 +63,7 @@ service = tg.Service(
     objectives=tg.Objectives(latency_p99_ms=25, availability=0.999, outcome_within="1d"),
     fallback=tg.Lookup(by=["carrier", "origin"], table="delay_rates"),
     features=VIEWS,
+    evaluation=tg.Evaluation(target="late", event_time="sched_dep_at", group="day"),
     card=tg.Card(
         intended_use=(
             "Airport staff see, at a flight's scheduled departure, how likely it is to arrive 15 or more "

@@ -311,8 +311,14 @@ def _missing(case: _Case, event_time: str) -> Iterator[Finding]:
         bool(telling),
         telling[0][0] if telling else 0.0,
         f"Of the residuals' variance {named} (cross-fitted).",
-        f"Make {telling[0][2]!r} an input, if it is known when the question is asked." if telling else "",
+        _remedy(telling[0][2], case.trial.group) if telling else "",
     )
+
+
+def _remedy(name: str, group: str | None) -> str:
+    if name == group:
+        return f"Rows of one {name!r} err together: find what they share, and make it an input."
+    return f"Make {name!r} an input, if it is known when the question is asked."
 
 
 def _shift(case: _Case, event_time: str) -> Iterator[Finding]:
