@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.serving.http.harness import Server, Service, contract_of, scalar, serving
+from tests.serving.http.harness import Server, Service, contract_of, records, scalar, serving
 from tests.serving.http.peer import Peer, request
 from tidegate.contract.schema import DataType
 from tidegate.serving.http import connection
@@ -129,3 +129,14 @@ def test_the_number_of_known_heads_is_bounded(
         assert ask(peer, number, headers=f"X-Number: {number}\r\n") == number
 
     assert known(server) <= 4
+
+
+def test_the_callers_own_id_is_journalled_whatever_else_is_in_the_head(server: Server, peer: Peer) -> None:
+    for number in range(3):  # by a head that is new, and by one that is known
+        ask(peer, number, headers=f"X-Request-Id: mine-{number // 2}\r\n")
+    peer.send(
+        b'POST /services/echo/predict HTTP/1.0\r\nx-request-id: old\r\ncontent-length: 8\r\n\r\n{"x": 7}'
+    )
+    assert peer.answer().status == 200
+
+    assert [row["caller"] for row in records(server.folder)] == ["mine-0", "mine-0", "mine-1", "old"]

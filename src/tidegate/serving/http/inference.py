@@ -223,8 +223,7 @@ class InferHandler(ProtocolFace):
         call.key_hashes = keys
         call.bucket = bucket
         call.criticality = wish.criticality
-        if len(exchange.headers) > 3:
-            identify(exchange, call)
+        identify(exchange, call)
         if request.id:
             call.caller_id = request.id[:MAX_CALLER_ID]
         exchange.on_abandon = call.abandon

@@ -140,8 +140,7 @@ class PredictHandler(NativeFace):
         call.key_hashes = keys
         call.bucket = bucket
         call.criticality = wish.criticality
-        if len(exchange.headers) > 3:
-            identify(exchange, call)
+        identify(exchange, call)
         exchange.on_abandon = call.abandon
         plane.submit(call)
 
