@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -263,11 +265,18 @@ def check_served(
     )
     plans = [view.plan for view in service.features]
     time = decision_time(service.request)
-    records = [
-        (min(record.inputs[time], record.at_us) if time else record.at_us, record.inputs)
-        for record in JournalView(journal, wanted).read()
-        if all(field.name in record.inputs for plan in plans for field in (*plan.entity, *plan.features))
-    ][-limit:]
+    names = [field.name for plan in plans for field in (*plan.entity, *plan.features)]
+    with contextlib.closing(JournalView(journal, wanted)) as view:
+        records = list(
+            deque(
+                (
+                    (min(record.inputs[time], record.at_us) if time else record.at_us, record.inputs)
+                    for record in view.read()
+                    if all(name in record.inputs for name in names)
+                ),
+                maxlen=limit,
+            )
+        )
     if not records:
         raise NotFound(
             f"The journal has no prediction of service {service.name!r} with the keys and features of its "

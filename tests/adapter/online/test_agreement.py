@@ -5,12 +5,13 @@ from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
+import flight_data
+import flight_view
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.adapter.online import flight
 from tests.adapter.online.store import KINDS, new_store
 from tests.feature import oracle
 from tidegate.feature.materialise import events_of, materialise, push
@@ -73,23 +74,24 @@ def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events
 
 @pytest.mark.slow
 def test_10_000_replayed_flights_read_what_the_offline_join_says(store):
-    flights, weather, arrivals = flight.tables()
-    rows = flights.filter(pl.col("month") == 10).head(10_000)
-    start = rows["sched_dep_at"][0] - timedelta(days=2)
-    end = rows["sched_dep_at"][-1]
-    weather = weather.filter(pl.col("observed_at").is_between(start, end))
-    arrivals = arrivals.filter(pl.col("arrived_at").is_between(start, end))
-    views = [(flight.WEATHER, weather, "origin"), (flight.CARRIER, arrivals, "carrier")]
-    expected = join(
-        rows.select("origin", "carrier", "sched_dep_at"), "sched_dep_at", views=[view[:2] for view in views]
-    )
+    archive, weather = flight_data.read_flights(), flight_data.read_weather()
+    rows = archive.filter(pl.col("month") == 10).sort("sched_dep_at", maintain_order=True).head(10_000)
+    start, end = rows["sched_dep_at"][0] - timedelta(days=2), rows["sched_dep_at"][-1]
+    tables = flight_view.tables(archive, weather)
+    views = [
+        (view, tables[view.name].filter(pl.col(view.event_time).is_between(start, end)))
+        for view in flight_view.VIEWS
+    ]
+    expected = join(rows.select("origin", "carrier", "sched_dep_at"), "sched_dep_at", views=views)
 
-    for view, table, key in views:
+    n_compared = 0
+    for view, table in views:
         plan = view.plan
         coming = sorted(events_of(view, table), key=lambda item: item[1].created_us)
         created = [event.created_us for _, event in coming]
         n_put, served = 0, []
-        asked = rows.select(pl.col("sched_dep_at").dt.timestamp("us"), key).rows()
+        key = [field.name for field in plan.entity]
+        asked = rows.select(pl.col("sched_dep_at").dt.timestamp("us"), *key).rows()
         for at_us, group in groupby(asked, key=lambda row: row[0]):
             n_due = bisect_left(created, at_us)
             store.put(plan.name, coming[n_put:n_due])
@@ -100,6 +102,8 @@ def test_10_000_replayed_flights_read_what_the_offline_join_says(store):
         assert len(served) == 10_000
         for ours, theirs in zip(served, expected.select(names).rows(), strict=True):
             assert oracle.same(ours, theirs)
+            n_compared += len(plan.features)
+    assert n_compared == 50_000
 
 
 ROWS = [
