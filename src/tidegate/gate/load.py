@@ -16,14 +16,15 @@ from tidegate.gate.record import in_bytes
 from tidegate.gate.verdict import against_margin, found, not_asked
 from tidegate.statistics.interval import Interval
 
-BURST_REQUESTS = 200
+BURST_REQUESTS = 100
 """Requests before the other server's turn: a fraction of a second, so that what else the machine does
 meets both."""
 
-LOOKS = (24, 48, 96, 192)
+LOOKS = (64, 128, 256, 512)
 """After how many bursts of each the evidence is judged. Looking four times spends the level in four parts."""
 
 _WARM_BURSTS = 2
+_LEAST_PAIRS = 8
 _N_REPLICATES = 1000
 _MODEL_FLOOR_US = 20.0
 """A model whose calls take this much longer costs nobody anything, whatever the ratio: a lookup of 4 us
@@ -199,10 +200,10 @@ def speeds(
     A disturbance from outside lasts longer than a burst and meets neighbours of both, so pairs of
     bursts are drawn, not requests; and the percentile is taken of each burst, of which the middle one
     counts: what a version does to one request in a hundred is in every burst, what a neighbour on the
-    machine does now and then is not. Of the pairs only the quieter half is used: those in which client
+    machine does now and then is not. Of the pairs only the quietest quarter is used: those in which client
     and servers waited least for a processor.
     """
-    candidate, champion = _quieter(candidate, champion)
+    candidate, champion = _quiet(candidate, champion)
     one, two = (
         np.array([np.quantile(burst.latency_us, 0.99) for burst in side]) for side in (candidate, champion)
     )
@@ -240,10 +241,8 @@ def judge(speed: Speed, gates: Gates) -> Verdict:
     return max(verdict, own, key=(Verdict.SAFE, Verdict.UNDECIDED, Verdict.REGRESSED).index)
 
 
-def _quieter(
-    candidate: Sequence[Burst], champion: Sequence[Burst]
-) -> tuple[Sequence[Burst], Sequence[Burst]]:
-    """Return the half of the pairs in which both waited least; all where nobody knows."""
+def _quiet(candidate: Sequence[Burst], champion: Sequence[Burst]) -> tuple[Sequence[Burst], Sequence[Burst]]:
+    """Return the quarter of the pairs in which both waited least; all where nobody knows."""
     waited = [
         None if a.waited_us is None or b.waited_us is None else a.waited_us + b.waited_us
         for a, b in zip(candidate, champion, strict=True)
@@ -251,7 +250,7 @@ def _quieter(
     known = [wait for wait in waited if wait is not None]
     if len(known) < len(waited):
         return candidate, champion
-    chosen = sorted(np.argsort(np.array(known), kind="stable")[: (len(known) + 1) // 2].tolist())
+    chosen = sorted(np.argsort(np.array(known), kind="stable")[: max(_LEAST_PAIRS, len(known) // 4)].tolist())
     return [candidate[place] for place in chosen], [champion[place] for place in chosen]
 
 

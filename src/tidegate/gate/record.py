@@ -23,6 +23,16 @@ _STEADY = 0.02
 
 _MIN_SCALED_ROWS = 200
 
+UNIT_FACTORS = (1.609344, 1.852, 2.20462, 2.54, 3.28084, 3.6, 3.785, 10.0, 12.0, 24.0, 25.4, 60.0, 100.0,
+                2.237, 1000.0, 1024.0, 3600.0, 1440.0, 86400.0, 1e6)  # fmt: skip
+"""What one unit is of another: miles and kilometres, pounds and kilograms, minutes and hours, cents and
+euros. A factor near one of these is believed on less than one that nobody would choose."""
+
+_NEAR = 0.03
+_EXPLAINED = 0.15
+_LEFT = 0.05
+"""Such a factor has to explain all but this part of the shift, and leave this part of the mean at most."""
+
 
 def contract(candidate: Contract, champion: Contract | None) -> Evidence:
     """Ask whether those who call the champion can go on under the candidate's contract."""
@@ -70,6 +80,8 @@ def units(
     """Ask whether a column came in another unit than the champion's did.
 
     A unit multiplies every quantile by the same factor; a season, a new customer or a drift does not.
+    Where values are few and heavy, such as distances between airports, quantiles jump from one to the
+    next; there a factor that is between two known units counts if it explains nearly all of the shift.
 
     Args:
         candidate: Input columns of the rows that the candidate was fitted on; None where none are kept.
@@ -94,7 +106,7 @@ def units(
         return not_asked(gate, "there is no column of numbers that both have")
     if scaled:
         said = (
-            f"every quantile of {name!r} is {factor:.4g} times what it was"
+            f"the values of {name!r} are {factor:.4g} times what they were"
             for name, factor in sorted(scaled.items())
         )
         words = "; ".join(said) + ": another unit? The contract did not change it"
@@ -124,7 +136,15 @@ def scale(values: Column, others: Column) -> float | None:
         return 1.0
     middle = float(np.median(ratios))
     agree = np.abs(ratios / middle - 1) <= _STEADY
-    return middle if agree.mean() >= 0.9 else 1.0
+    if agree.mean() >= 0.9:
+        return middle
+    factor = float(a.mean() / b.mean())
+    known = min(
+        (*UNIT_FACTORS, *(1 / each for each in UNIT_FACTORS)), key=lambda each: abs(factor / each - 1)
+    )
+    before, after = float(np.abs(a - b).mean()), float(np.abs(a / known - b).mean())
+    is_unit = abs(factor / known - 1) <= _NEAR and after <= _EXPLAINED * before
+    return known if is_unit and after <= _LEFT * float(np.abs(b).mean()) else 1.0
 
 
 def parity(evidence: Evidence | None, kind: str) -> Evidence:

@@ -1,0 +1,278 @@
+"""`python -m benchmarks.gates`: bad flight models are stopped by the right gate, and healthy ones pass.
+
+python -m benchmarks.gates                    # each kind of bad candidate once, and a healthy one
+python -m benchmarks.gates --seeds 0:50       # healthy retrains only: how many are stopped falsely
+python -m benchmarks.gates --keep FOLDER      # go on with the champion that stands there
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import polars as pl
+from sklearn.ensemble import VotingClassifier  # type: ignore[import-untyped]  # no stubs
+from sklearn.preprocessing import LabelEncoder  # type: ignore[import-untyped]  # no stubs
+
+sys.path.append(str(Path(__file__).parent.parent / "examples" / "flights"))
+
+import flight_data
+import service as flights
+
+import tidegate as tg
+from tidegate.bootstrap.gate import gate_version
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.setting import Settings
+from tidegate.bootstrap.train import publish_service
+from tidegate.contract.field import DataType, Field
+from tidegate.contract.schema import Schema
+from tidegate.operation.gate import GateState
+from tidegate.operation.release import deploy_first
+from tidegate.service.declare import Service
+
+FOLDER = Path(flights.__file__).parent
+KM_PER_MILE = 1.609344
+
+CHAMPION = {"first_month": 1, "held_out_month": 7}
+RETRAIN = {"first_month": 2, "held_out_month": 8}
+"""A month later: neither the champion's rows nor its own held-out month were learnt from by either."""
+
+COPIES = 6
+"""Times that the slow candidate asks the same trees: with what a call costs anyhow, three times the time."""
+
+MONTHS = ((1, 8), (2, 8), (3, 9), (2, 9), (4, 10), (5, 11))
+"""First and held-out months of the healthy retrains; the champion's held-out month is over by then."""
+
+
+class Scenario(NamedTuple):
+    """A candidate and what should become of it.
+
+    Attributes:
+        make: Trains it, and gives its number.
+        stopped_by: Gates of which at least one has to find it worse; empty where it has to pass.
+    """
+
+    make: Callable[[], int]
+    stopped_by: tuple[str, ...] = ()
+
+
+class Lab:
+    """A home with a champion, and candidates of every kind beside it."""
+
+    def __init__(self, local: Local, rows: pl.DataFrame) -> None:
+        self.local = local
+        self.rows = rows
+
+    def deploy_champion(self) -> None:
+        """Train the champion and give it the traffic, unless that was done."""
+        if self.local.routes.read().services.get(flights.service.name) is None:
+            number = self.train(params=CHAMPION)
+            deploy_first(
+                self.local.unit,
+                self.local.cell,
+                flights.service.name,
+                version=number,
+                fallback_of=self.local.fallback_of,
+                principal=self.local.principal,
+                clock=self.local.clock,
+            )
+
+    def train(
+        self,
+        service: Service = flights.service,
+        *,
+        rows: pl.DataFrame | None = None,
+        params: Mapping[str, Any] = RETRAIN,
+    ) -> int:
+        """Train and register a version, and return its number."""
+        data = self.rows if rows is None else rows
+        return publish_service(self.local, service, FOLDER, data=data, params=params).version.number
+
+    def gate(self, number: int) -> GateState:
+        """Put a version through its gates."""
+        return gate_version(self.local, flights.service.name, number)
+
+    def scenarios(self) -> dict[str, Scenario]:
+        """Return every kind of candidate by name."""
+        return {
+            "healthy retrain on another month": Scenario(self.train),
+            "leaky feature dep_delay": Scenario(self._leaky, ("leaks",)),
+            "distance arrives in kilometres": Scenario(self._kilometre_rows, ("units",)),
+            "trained on kilometres, asked in miles": Scenario(self._kilometre_model, ("rehearsal",)),
+            "contract says kilometres": Scenario(self._kilometre_contract, ("contract",)),
+            "trained on shuffled labels": Scenario(self._shuffled, ("champion", "baselines")),
+            "worse only at LGA": Scenario(self._worse_at_one_airport, ("slices",)),
+            "contract drops dest_delay": Scenario(self._dropped, ("contract",)),
+            "slower by 3 times": Scenario(self._slow, ("latency",)),
+        }
+
+    def _leaky(self) -> int:
+        known = flight_data.read_flights().with_row_index("row").sort("sched_dep_at", "row")
+        rows = self.rows.with_columns(dep_delay=known["dep_delay"].cast(pl.Float64))
+        extra = Field("dep_delay", DataType.FLOAT64, optional=True, unit="minute")
+        with patched(flight_data, "FEATURES", (*flight_data.FEATURES, "dep_delay")):
+            return self.train(_with_inputs(lambda fields: (*fields, extra)), rows=rows)
+
+    def _kilometre_rows(self) -> int:
+        return self.train(rows=self.rows.with_columns(_in_km()))
+
+    def _kilometre_model(self) -> int:
+        fit, answer = flights._fit, flights._answer
+        with (
+            patched(flights, "_fit", lambda rows, params: fit(rows.with_columns(_in_km()), params)),
+            patched(flights, "_answer", lambda model, rows: answer(model, rows.with_columns(_in_km()))),
+        ):
+            return self.train()
+
+    def _kilometre_contract(self) -> int:
+        def changed(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+            return tuple(
+                msgspec.structs.replace(field, unit="kilometre") if field.name == "distance" else field
+                for field in fields
+            )
+
+        return self.train(_with_inputs(changed), rows=self.rows.with_columns(_in_km()))
+
+    def _shuffled(self) -> int:
+        return self.train(rows=self.rows.with_columns(pl.col("late").shuffle(seed=0)))
+
+    def _worse_at_one_airport(self) -> int:
+        fit = flights._fit
+
+        def broken(rows: pl.DataFrame, params: Mapping[str, Any]) -> Any:
+            there = pl.col("origin") == "LGA"
+            mixed = pl.col("late").shuffle(seed=0).over("origin")
+            return fit(rows.with_columns(late=pl.when(there).then(mixed).otherwise(pl.col("late"))), params)
+
+        with patched(flights, "_fit", broken):
+            return self.train()
+
+    def _dropped(self) -> int:
+        kept = tuple(name for name in flight_data.FEATURES if name != "dest_delay")
+        declared = _with_inputs(lambda fields: tuple(f for f in fields if f.name != "dest_delay"))
+        with patched(flight_data, "FEATURES", kept):
+            return self.train(declared)
+
+    def _slow(self) -> int:
+        fit = flights._fit
+
+        def repeated(rows: pl.DataFrame, params: Mapping[str, Any]) -> Any:
+            one = fit(rows, params)
+            many = VotingClassifier([(f"copy_{number}", one) for number in range(COPIES)], voting="soft")
+            many.estimators_ = [one] * COPIES  # the same answers, several times over
+            many.le_ = LabelEncoder().fit(one.classes_)
+            many.classes_ = many.le_.classes_
+            return many
+
+        with patched(flights, "_fit", repeated):
+            return self.train()
+
+    def healthy(self, seed: int) -> int:
+        """Train a retrain that nothing is wrong with: other months, four fifths of the days, another seed."""
+        rng = np.random.default_rng(seed)
+        first, held_out = MONTHS[int(rng.integers(len(MONTHS)))]
+        days = self.rows["sched_dep_at"].dt.date()
+        every = days.unique().sort()
+        chosen = every.filter(pl.Series(rng.random(len(every)) < 0.8))
+        kept = days.is_in(chosen.implode()) | (self.rows["month"] == held_out)
+        params = {"first_month": first, "held_out_month": held_out, "seed": seed}
+        return self.train(rows=self.rows.filter(kept), params=params)
+
+
+def _in_km() -> pl.Expr:
+    return (pl.col("distance") * KM_PER_MILE).round().cast(pl.Int64).alias("distance")
+
+
+def _with_inputs(change: Callable[[tuple[Field, ...]], tuple[Field, ...]]) -> Service:
+    """Return the flights' service with other input fields, and its own trainer."""
+    declared = copy.copy(flights.service)
+    fields = change(declared.contract.input.fields)
+    declared.contract = msgspec.structs.replace(declared.contract, input=Schema(fields))
+    declared._trainer = None
+
+    @declared.trainer
+    def train(data: Any, params: Mapping[str, Any]) -> tg.Trained:
+        with patched(flights, "service", declared):
+            return flights.train(data, params)
+
+    return declared
+
+
+@contextmanager
+def patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Let a module have another value for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+def judge(name: str, scenario: Scenario, state: GateState) -> bool:
+    """Print what became of a candidate, and return whether that is right."""
+    worse = [finding.gate for finding in state.findings if finding.verdict == "regressed"]
+    undecided = [finding.gate for finding in state.findings if finding.verdict == "undecided"]
+    right = any(gate in worse or (gate == "baselines" and gate in undecided) for gate in scenario.stopped_by)
+    right = right if scenario.stopped_by else state.passed
+    print(
+        f"{'right' if right else 'WRONG'}  {name:<40} regressed: {', '.join(worse) or '-':<30} "
+        f"undecided: {', '.join(undecided) or '-'}",
+        flush=True,
+    )
+    for finding in state.findings:
+        if finding.gate in scenario.stopped_by or (not right and finding.stops):
+            print(f"       {finding.gate}: {finding.reason}", flush=True)
+    return right
+
+
+def main() -> None:
+    """Run what the command line asks for; exit with 1 if anything came out wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", help="FIRST:END of healthy retrains")
+    parser.add_argument("--only", help="one scenario: a part of its name")
+    parser.add_argument("--keep", type=Path, help="the home; a temporary one without it")
+    options = parser.parse_args()
+    rows = flight_data.load_flights()
+    with tempfile.TemporaryDirectory(prefix="tidegate-gates-") as temporary:
+        home = options.keep or Path(temporary)
+        with Local(Settings(home=str(home))) as local:
+            lab = Lab(local, rows)
+            lab.deploy_champion()
+            if options.seeds:
+                first, end = map(int, options.seeds.split(":"))
+                sys.exit(0 if retrains(lab, range(first, end)) else 1)
+            right = [
+                judge(name, scenario, lab.gate(scenario.make()))
+                for name, scenario in lab.scenarios().items()
+                if not options.only or options.only in name
+            ]
+    print(f"{sum(right)} of {len(right)} as they should be")
+    sys.exit(0 if all(right) else 1)
+
+
+def retrains(lab: Lab, seeds: range) -> bool:
+    """Gate healthy retrains, and return whether at most one in 25 was stopped."""
+    stopped = 0
+    began_s = time.perf_counter()
+    for seed in seeds:
+        state = lab.gate(lab.healthy(seed))
+        stopped += not judge(f"healthy retrain, seed {seed}", Scenario(lambda: 0), state)
+    took_s = time.perf_counter() - began_s
+    print(f"{stopped} of {len(seeds)} healthy retrains were stopped, in {took_s:.0f} s")
+    return stopped <= len(seeds) / 25
+
+
+if __name__ == "__main__":
+    main()
