@@ -1,0 +1,164 @@
+"""`tidegate features`: what it prints, what it puts, and that doing it again changes nothing."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from tests.system.model import write_sum
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.publish import publish
+from tidegate.bootstrap.setting import Settings
+from tidegate.feature.expression import define
+
+SERVICE = """
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+import tidegate as tg
+from tidegate.feature.view import FeatureView
+
+
+class Asked(tg.Input):
+    a: float
+    who: str
+
+
+class Total(tg.Output):
+    total: float
+
+
+class Person(tg.Input):
+    who: str
+
+
+class Level(tg.Input):
+    level: float
+
+
+class Doubled(tg.Output):
+    b: float
+
+
+def rows():
+    at = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    return pl.DataFrame({"who": ["ann", "ann", "bob"], "at": at, "level": [1.0, 2.0, 3.0]})
+
+
+LEVEL = FeatureView(
+    name="level",
+    entity=Person,
+    source=Level,
+    event_time="at",
+    ttl=timedelta(hours=30),
+    transform={"b": pl.col("level") * 2},
+    features=Doubled,
+    rows=rows,
+)
+service = tg.Service("sum", input=Asked, output=Total, features=[LEVEL])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / "project"
+    place.mkdir()
+    (place / "service.py").write_text(SERVICE)
+    return place
+
+
+@pytest.fixture
+def registered(folder: Path, tmp_path: Path) -> Path:
+    service = runpy.run_path(str(folder / "service.py"))["service"]
+    home = tmp_path / ".tidegate"
+    with Local(Settings(home=str(home))) as local:
+        views = [define(view) for view in service.features]
+        model = write_sum(tmp_path / "sum.onnx", 0.0)
+        publish(local, "sum", model, contract=service.contract, views=views)
+    return home
+
+
+def test_store_is_filled_once_and_read_as_of_a_time(tidegate, folder, registered):
+    early = tidegate("features", "backfill", folder, "--until", "2026-01-02", "--home", registered, "--json")
+    first = tidegate("features", "materialise", folder, "--home", registered, "--key", "k", "--json")
+    again = tidegate("features", "materialise", folder, "--home", registered, "--key", "k", "--json")
+    more = tidegate("features", "materialise", folder, "--home", registered)
+    fresh = tidegate("features", "get", "level", "ann", "--at", "2026-01-02T06:00Z", "--json")
+    stale = tidegate("features", "get", "level", "ann", "--at", "2026-01-05")
+    missing = tidegate("features", "get", "level", "eve", "--json")
+
+    assert json.loads(early.out) == {"level": {"n_events": 1, "n_new": 1}}
+    assert json.loads(first.out) == {"level": {"n_events": 3, "n_new": 2}}
+    assert json.loads(again.out) == json.loads(first.out), "the same key is the same change"
+    assert "level: 3 events, 0 of them new" in more.out
+    assert json.loads(fresh.out) == {
+        "key": {"who": "ann"},
+        "state": "fresh",
+        "age_us": 6 * 3_600_000_000,
+        "values": {"b": 4.0},
+    }
+    assert stale.out.startswith("stale, 3 d old")
+    assert json.loads(missing.out)["state"] == "missing"
+
+
+def test_event_is_pushed_by_the_registered_transform_and_noted(tidegate, registered):
+    event = {"who": "ann", "at": "2026-01-07T00:00:00Z", "level": 8}
+
+    pushed = tidegate("features", "push", "level", json.dumps(event), "--home", registered)
+    got = tidegate("features", "get", "level", "ann", "--at", "2026-01-07T01:00Z", "--json")
+    refused = tidegate("features", "push", "level", json.dumps({**event, "at": "soon"}), "--home", registered)
+    audit = tidegate("audit", "list", "--home", registered, "--json")
+
+    assert "1 events, 1 new" in pushed.out
+    assert json.loads(got.out)["values"] == {"b": 16.0}
+    assert refused.code == 1
+    assert "invalid_feature_data" in refused.err
+    assert [entry["action"] for entry in json.loads(audit.out)].count("feature.push") == 1
+
+
+def test_views_are_listed_with_what_they_need_and_promise(tidegate, registered):
+    shown = tidegate("features", "list", "--home", registered)
+    listed = json.loads(tidegate("features", "list", "--home", registered, "--json").out)
+
+    assert "level" in shown.out
+    assert "30 h" in shown.out
+    assert [(each["service"], each["version"]) for each in listed] == [("sum", 1)]
+
+
+def test_file_is_a_table_and_one_that_does_not_fit_puts_nothing(tidegate, folder, registered, tmp_path):
+    (tmp_path / "good.csv").write_text("who,at,level\nann,2026-02-01T00:00:00Z,5.0\n")
+    (tmp_path / "bad.csv").write_text("who,at\nann,2026-02-01T00:00:00Z\n")
+
+    good = tidegate("features", "materialise", folder, "--view", "level", "--file", tmp_path / "good.csv")
+    bad = tidegate("features", "materialise", folder, "--view", "level", "--file", tmp_path / "bad.csv")
+
+    assert "1 events, 1 of them new" in good.out
+    assert bad.code == 1
+    assert "'level'" in bad.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["push", "none", "{}"], 1, "no registered service"),
+        (["get", "level", "ann", "extra"], 1, "keyed by who"),
+        (["get", "level", "ann", "--at", "soon"], 2, "no time"),
+        (["push", "level", "[]"], 2, "no JSON object"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(tidegate, registered, arguments, code, said):
+    done = tidegate("features", *arguments, "--home", registered)
+
+    assert done.code == code
+    assert said.lower() in done.err.lower()
+
+
+def test_check_without_predictions_says_so(tidegate, folder, registered):
+    done = tidegate("features", "check", folder, "--home", registered)
+
+    assert done.code == 1
+    assert "no prediction" in done.err
