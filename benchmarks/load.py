@@ -56,6 +56,8 @@ class Load(msgspec.Struct, frozen=True):
         latency_us: Of 2xx answers.
         refusal_us: Of all others.
         send_lag_us: From due to sent: how far the generator itself fell behind.
+        due_in, good_in: Of an open loop, by tenths of a second in which they were due: requests, and
+            those of them that were answered with 2xx within the deadline.
         cpu_user_s, cpu_system_s: The generator's own CPU time.
     """
 
@@ -82,6 +84,8 @@ class Load(msgspec.Struct, frozen=True):
     refusal_us: Latency = Latency()
     send_lag_us: Latency = Latency()
     first_other_answer: str = ""
+    due_in: tuple[int, ...] = ()
+    good_in: tuple[int, ...] = ()
 
     @property
     def cpu_us_per_request(self) -> float:
@@ -209,7 +213,8 @@ class Arrivals(msgspec.Struct, frozen=True):
             answer; above, Poisson arrivals at that rate whatever the server does.
         max_connections: Bound of an open loop's outstanding requests.
         deadline_ms: After which an answer is of no use; 0 for none.
-        tick_us: How long an open loop may wait to send what is due together. Latencies include it.
+        tick_us: How long an open loop may wait to send what is due together, and from 500 on to read what
+            was answered together. Latencies include it.
         seed: Of the arrival times.
     """
 

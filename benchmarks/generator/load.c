@@ -46,11 +46,14 @@
 #define BUCKETS ((OCTAVES + 1) * SUB_COUNT)
 #define EVENTS_PER_WAIT 256
 #define MAX_STATUS 600
+#define SLICE_NS (100 * 1000 * 1000LL) /* of the timeline */
+#define MAX_SLICES 1200
 #define FIRST_BUFFER_BYTES 4096
 #define MAX_ANSWER_BYTES (64u << 20)
 #define SAMPLE_BYTES 400
 #define CONNECT_LIMIT_S 10
 #define RETRY_NS (10 * 1000 * 1000LL)
+#define COARSE_TICK_NS (500 * 1000LL) /* from here on answers wait for the tick as well */
 
 struct histogram {
     uint64_t bucket[BUCKETS];
@@ -113,6 +116,7 @@ struct worker {
     uint64_t opened, failed_connects, sent, unsent, broken, unanswered, malformed;
     uint64_t answered, ok, in_window, ok_in_window, within_deadline, received_bytes;
     uint64_t statuses[MAX_STATUS];
+    uint64_t due_in[MAX_SLICES], good_in[MAX_SLICES]; /* by when they were due */
     struct histogram ok_latency, other_latency, send_lag;
     char sample[SAMPLE_BYTES + 1]; /* the first answer that was not 2xx, or not HTTP */
 };
@@ -347,6 +351,11 @@ static void keep_sample(struct worker *worker, const struct connection *connecti
     worker->sample[size] = 0;
 }
 
+static size_t slice_of(const struct worker *worker, int64_t due_ns) {
+    int64_t slice = (due_ns - *worker->start_ns) / SLICE_NS;
+    return slice < 0 ? 0 : slice >= MAX_SLICES ? MAX_SLICES - 1 : (size_t)slice;
+}
+
 static void account(struct worker *worker, struct connection *connection) {
     int64_t now = now_ns(), latency = now - connection->due_ns;
     bool ok = connection->status / 100 == 2, in_window = now <= worker->end_ns;
@@ -358,7 +367,10 @@ static void account(struct worker *worker, struct connection *connection) {
         worker->ok++;
         worker->ok_in_window += in_window;
         double deadline_s = worker->options->deadline_s;
-        if (deadline_s <= 0 || (double)latency <= deadline_s * 1e9) worker->within_deadline++;
+        if (deadline_s <= 0 || (double)latency <= deadline_s * 1e9) {
+            worker->within_deadline++;
+            worker->good_in[slice_of(worker, connection->due_ns)]++;
+        }
         observe(&worker->ok_latency, latency);
         return;
     }
@@ -480,6 +492,7 @@ static double draw_gap_ns(struct worker *worker) {
 }
 
 static void dispatch(struct worker *worker, int64_t due_ns) {
+    worker->due_in[slice_of(worker, due_ns)]++;
     struct connection *connection = worker->idle.first; /* the one longest idle: workers share evenly */
     if (connection) {
         detach(&worker->idle, connection);
@@ -493,6 +506,17 @@ static void dispatch(struct worker *worker, int64_t due_ns) {
     }
 }
 
+/* Send and receive once a tick, all that is due or has come by then: woken for each answer the generator
+ * would take more of the machine than many a server. */
+static void rest(struct worker *worker, int64_t until_ns) {
+    int64_t left = until_ns - now_ns();
+    if (left > 0) {
+        struct timespec pause = {.tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S};
+        nanosleep(&pause, NULL);
+    }
+    wait_events(worker, now_ns());
+}
+
 static void run_open(struct worker *worker, int64_t start_ns) {
     double due = (double)start_ns + draw_gap_ns(worker);
     while (due < (double)worker->end_ns) {
@@ -503,7 +527,9 @@ static void run_open(struct worker *worker, int64_t start_ns) {
         }
         int64_t wake = (int64_t)due;
         if (wake < now + worker->options->tick_ns) wake = now + worker->options->tick_ns;
-        wait_events(worker, wake < worker->end_ns ? wake : worker->end_ns);
+        if (wake > worker->end_ns) wake = worker->end_ns;
+        if (worker->options->tick_ns >= COARSE_TICK_NS) rest(worker, wake);
+        else wait_events(worker, wake);
     }
 }
 
@@ -580,6 +606,10 @@ static void add(struct worker *into, const struct worker *from) {
     into->within_deadline += from->within_deadline;
     into->received_bytes += from->received_bytes;
     for (int i = 0; i < MAX_STATUS; i++) into->statuses[i] += from->statuses[i];
+    for (int i = 0; i < MAX_SLICES; i++) {
+        into->due_in[i] += from->due_in[i];
+        into->good_in[i] += from->good_in[i];
+    }
     merge(&into->ok_latency, &from->ok_latency);
     merge(&into->other_latency, &from->other_latency);
     merge(&into->send_lag, &from->send_lag);
@@ -633,6 +663,15 @@ static void print_result(const struct options *options, const struct worker *tot
             comma = ",";
         }
     printf("},");
+    int slices = (int)(options->duration_s * 1e9 / SLICE_NS);
+    if (slices > MAX_SLICES || !total->open_loop) slices = 0;
+    const struct { const char *name; const uint64_t *counts; } lines[] = {
+        {"due_in", total->due_in}, {"good_in", total->good_in}};
+    for (size_t line = 0; line < sizeof lines / sizeof *lines; line++) {
+        printf("\"%s\":[", lines[line].name);
+        for (int i = 0; i < slices; i++) printf("%s%" PRIu64, i ? "," : "", lines[line].counts[i]);
+        printf("],");
+    }
     print_histogram("latency_us", &total->ok_latency);
     print_histogram("refusal_us", &total->other_latency);
     print_histogram("send_lag_us", &total->send_lag);

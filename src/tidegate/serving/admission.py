@@ -28,6 +28,9 @@ that is done, and what comes until another worker has told what it has sent."""
 QUEUE_SHARE = (0.25, 0.5, 1.0, 1.25)
 """Part of the declared bound of waiting rows that each criticality may fill."""
 
+_LEARNING_RATE = 0.05
+_MAX_SLOWNESS = 3.0
+
 _MAX_KNOWN = 256
 """Bounds what is remembered by request time: callers may send as many different ones as they like."""
 
@@ -46,6 +49,7 @@ class Backlog:
         "_max_batch_rows",
         "_others",
         "_own_then",
+        "_slowness",
         "_standing",
         "duration",
         "own",
@@ -67,6 +71,7 @@ class Backlog:
         self._elsewhere = 0
         self._others = 0
         self._standing = False
+        self._slowness = 1.0
         self._allowed: dict[tuple[float, int], int] = {}
         self._excess_s: dict[tuple[float, int], float] = {}
 
@@ -82,6 +87,12 @@ class Backlog:
         """When a row that came now would be answered, seconds from now."""
         return self.duration.wait_s(self.rows_ahead, max_batch_rows=self._max_batch_rows)
 
+    def send(self, n_rows: int) -> float:
+        """Count rows that are sent now, and return when their answer is expected, seconds from now."""
+        self.own += n_rows
+        ahead = self.own + self._elsewhere - 1
+        return self.duration.wait_s(ahead, max_batch_rows=self._max_batch_rows)
+
     def told(self, waiting_rows: int, *, standing: bool = False, peers: int = 1) -> None:
         """Take what came with an answer.
 
@@ -96,6 +107,17 @@ class Backlog:
         self._standing = standing
         self._allowed.clear()  # calls may take longer or shorter now
         self._excess_s.clear()
+
+    def compare(self, predicted_s: float, took_s: float) -> None:
+        """Learn what the way to the model and back takes beside the model: a busy machine doubles it.
+
+        Args:
+            predicted_s: What `send` said.
+            took_s: From then to their answer.
+        """
+        if predicted_s > 0:
+            seen = min(took_s / predicted_s, _MAX_SLOWNESS)
+            self._slowness += _LEARNING_RATE * (seen - self._slowness)
 
     def lose(self) -> None:
         """Forget everything: the process behind it is gone."""
@@ -137,7 +159,7 @@ class Backlog:
         return found
 
     def _patience_s(self, timeout_s: float, criticality: int) -> float:
-        patience_s = PATIENCE[criticality] * timeout_s
+        patience_s = PATIENCE[criticality] * timeout_s / max(1.0, self._slowness)
         if not self._standing:
             return patience_s
         call_s = self.duration.call_s(self._max_batch_rows)

@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from time import monotonic
+from typing import NamedTuple
 
 from tidegate.contract.objective import Criticality
 from tidegate.predictor.protocol import PredictorError
@@ -15,8 +17,19 @@ from tidegate.serving.duration import DurationModel
 from tidegate.serving.frame import Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
 
 _RECONNECT_S = 0.05
+_WAY_BACK = 0.05
+"""Part of a request's time that is left for its answer's way from the runner to the caller."""
 _PIECES = 4
 """Pieces of a batch in which rows are sent to a runner that is busy: whole ones would not fill the gaps."""
+
+
+class _Asked(NamedTuple):
+    """Rows that were sent to the runner, and when their answer was expected."""
+
+    group: Group
+    done: Callable[[Group], None]
+    sent_s: float
+    expected_s: float
 
 
 class RunnerUnavailable(PredictorError):
@@ -58,7 +71,7 @@ class RemoteExecutor(asyncio.Protocol):
         self._who = f"version {version} of service {service!r}"
         self._transport: asyncio.Transport | None = None
         self._frames = FrameBuffer()
-        self._asked: dict[int, tuple[Group, Callable[[Group], None]]] = {}
+        self._asked: dict[int, _Asked] = {}
         self._next_id = 0
         self._closed = False
         self._reconnecting: asyncio.Task[None] | None = None  # a task that nobody holds may be collected
@@ -117,10 +130,9 @@ class RemoteExecutor(asyncio.Protocol):
         assert self._transport is not None
         self._next_id += 1
         ask_id = self._next_id
-        self._asked[ask_id] = (group, done)
-        self.backlog.own += group.n_rows
+        self._asked[ask_id] = _Asked(group, done, monotonic(), self.backlog.send(group.n_rows))
         # check inputs belong to no call: whoever tries them has a limit of its own
-        deadline_s = max((call.deadline_s for call in group.calls), default=math.inf)
+        deadline_s = max((_due_s(call) for call in group.calls), default=math.inf)
         criticality = group.calls[0].criticality if group.calls else Criticality.CRITICAL
         for call in group.calls:
             call.on_abandon = partial(self._cancel, ask_id)
@@ -130,15 +142,15 @@ class RemoteExecutor(asyncio.Protocol):
     def _cancel(self, ask_id: int) -> None:
         """Take rows back for which nobody waits any more."""
         asked = self._asked.get(ask_id)
-        if asked is None or not all(call.abandoned for call in asked[0].calls):
+        if asked is None or not all(call.abandoned for call in asked.group.calls):
             return
-        group, done = self._asked.pop(ask_id)
+        group = self._asked.pop(ask_id).group
         self.backlog.own -= group.n_rows
         for call in group.calls:
             call.settled = True
         if self._transport is not None:
             self._transport.write(encode(Cancel(ask_id)))
-        done(group)
+        asked.done(group)
 
     def close(self) -> None:
         self._closed = True
@@ -160,9 +172,9 @@ class RemoteExecutor(asyncio.Protocol):
         self._transport = None
         asked, self._asked = self._asked, {}
         self.backlog.lose()
-        for group, done in asked.values():
-            group.error = self._unavailable()
-            done(group)
+        for one in asked.values():
+            one.group.error = self._unavailable()
+            one.done(one.group)
         if not self._closed:
             self.reconnect()
 
@@ -174,9 +186,10 @@ class RemoteExecutor(asyncio.Protocol):
         asked = self._asked.pop(answer.id, None)
         if asked is None:  # cancelled while it ran
             return
-        group, done = asked
+        group = asked.group
         self.backlog.own -= group.n_rows
         if answer.batch_rows:
+            self.backlog.compare(asked.expected_s, monotonic() - asked.sent_s)
             self.backlog.told(answer.waiting_rows, standing=answer.standing, peers=answer.peers)
         if answer.error == DeadlineExceeded.code:
             group.error = DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
@@ -188,7 +201,7 @@ class RemoteExecutor(asyncio.Protocol):
             group.outputs = unpack(answer.parts, group.n_rows)
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
-        done(group)
+        asked.done(group)
 
     async def _reconnect(self) -> None:
         while not self._closed and self._transport is None:
@@ -202,6 +215,11 @@ class RemoteExecutor(asyncio.Protocol):
             f"The process that runs {self._who} is not there.",
             hint="It is being started again; try in a moment.",
         )
+
+
+def _due_s(call: Call) -> float:
+    """Return when a call's rows have to leave the runner: the way back takes its time as well."""
+    return call.deadline_s - _WAY_BACK * (call.deadline_s - call.started_s)
 
 
 def _pieces(calls: list[Call], max_rows: int) -> Iterator[list[Call]]:

@@ -151,6 +151,7 @@ class Connection(asyncio.Protocol):
     def _turn_away(self, head: Head, payload: bytes) -> None:
         """Send a refusal that was ready: its body is not looked at, and the connection stays."""
         self.touched_s = self.site.now_s
+        self.site.count_turned_away()
         if not self._owed:
             self._transport.write(payload)
             return

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from time import monotonic, time
+from time import monotonic, sleep, time
 from urllib.parse import unquote_to_bytes
 
 from tidegate.core.error import NotFound, TidegateError
@@ -24,6 +24,11 @@ HEAD_TIMEOUT_S = 10.0
 BODY_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 75.0
 LINGER_TIMEOUT_S = 2.0
+REST_S = 0.001
+REST_WITHIN_S = 0.005
+"""Refusals that are further apart are answered as they come."""
+FULL_TURN = 32
+"""Refusals in one turn of the loop that share its cost well enough already."""
 
 
 class Site:
@@ -36,6 +41,8 @@ class Site:
         self.heads: dict[bytes, Head] = {}
         self._resources: Resources = {}
         self.on_demand: Callable[[bytes, bytes], Handler | None] = lambda method, path: None
+        self._n_turned_away = 0
+        self._rested_s = 0.0
         self.refusals: dict[tuple[object, object, int], bytes] = {}  # whole answers that bear the date
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self._date = formatdate(time(), usegmt=True)
@@ -75,6 +82,26 @@ class Site:
             ).encode()
             self._heads[status, content_type] = head
         return head
+
+    def count_turned_away(self) -> None:
+        """Note a request that was refused on its headers; see `_rest`."""
+        self._n_turned_away += 1
+        if self._n_turned_away == 1:
+            asyncio.get_running_loop().call_soon(self._rest)
+
+    def _rest(self) -> None:
+        """Let refused requests gather for a moment instead of waking up for each.
+
+        At thousands of refusals a second a worker would be woken, and wake its client, for each one,
+        and what that costs is taken from the model. Who is refused once more within a few
+        milliseconds is in no hurry, and those who are let in have more time than this.
+        """
+        n_turned_away, self._n_turned_away = self._n_turned_away, 0
+        began_s = monotonic()
+        if n_turned_away < FULL_TURN and began_s - self._rested_s < REST_WITHIN_S:
+            sleep(REST_S)
+            began_s = monotonic()
+        self._rested_s = began_s
 
     def report_defect(self, error: BaseException) -> None:
         """Keep an exception that should not have happened from being lost."""
