@@ -22,6 +22,7 @@ COMMANDS = {
     "diagnose": Lazy("diagnose", "diagnose", "Ask why a model errs, and what would help."),
     "feasibility": Lazy("feasibility", "feasibility", "Ask whether the data hold a pattern worth a model."),
     "gate": Lazy("gate", "gate", "Put a version through its gates, before it gets traffic."),
+    "card": Lazy("card", "card", "Write a version's model card from its evidence."),
     "register": Lazy("register", "register", "Register a model file as a new version."),
     "predict": Lazy("predict", "predict", "Ask a running server for predictions."),
     "versions": Lazy("version", "versions", "List the registered versions."),
@@ -39,6 +40,7 @@ COMMANDS = {
     "data": Lazy("data", "data", "Check, label and split data; take, list, show and compare snapshots."),
     "features": Lazy("feature", "features", "Fill, read and check the online store of features."),
     "contract": Lazy("contract", "contract", "Show, compare and write contracts."),
+    "mlflow": Lazy("mlflow", "mlflow", "Take models from MLflow, and give runs to it."),
     "config": Lazy("config", "config", "Show the settings and where they come from."),
 }
 

@@ -1,0 +1,1 @@
+"""MLflow: models and runs from its stores, and runs into them."""
