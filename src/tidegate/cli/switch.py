@@ -39,6 +39,7 @@ def switch(
 
     If a worker cannot load it, traffic stays where it is, and the exit status is 3.
     """
+    from tidegate.operation.gate import gate_state
     from tidegate.operation.release import switch_to, unlatch
 
     local = open_local(home, must_exist=True)
@@ -64,6 +65,9 @@ def switch(
         key=key,
     )
     outcome = moved.decision.outcome
+    state = gate_state(local.unit, service, version)
+    if not state.passed and outcome != "aborted":
+        click.secho(f"{state.words} It has the traffic all the same.", fg="yellow", err=True)
     if as_json:
         print_json(moved)
     elif outcome == "committed":

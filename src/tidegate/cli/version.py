@@ -18,11 +18,15 @@ from tidegate.cli.screen import moment, print_json, print_table, short
 @home_option
 @json_option
 def versions(service: str | None, home: Path | None, as_json: bool) -> None:
-    """List the registered versions, of one SERVICE or of all, with what they came from."""
-    from tidegate.operation.version import list_versions
+    """List the registered versions, of one SERVICE or of all: where they stand, and what they came from.
+
+    The state follows from the decisions about a version: candidate, gated, rejected, shadow, canary,
+    champion, retired, rolled back. A gate that a person overrode stays listed for ever.
+    """
+    from tidegate.operation.state import list_states
 
     local = open_local(home, must_exist=True)
-    found = list_versions(local.unit, service)
+    found = list_states(local.unit, service)
     if as_json:
         print_json(found)
         return
@@ -34,10 +38,13 @@ def versions(service: str | None, home: Path | None, as_json: bool) -> None:
     for version in found:
         route = routes.get(version.service)
         arms = [arm for arm in route.arms if arm.version == version.number] if route else []
-        state = ", ".join(f"{arm.name} {arm.share:.0%}" for arm in arms)
-        if route and not state:
-            state = "latched" if route.latch_of(version.number) else ""
-            state = state or ("standby" if version.number in route.standby else "")
+        traffic = ", ".join(f"{arm.name} {arm.share:.0%}" for arm in arms)
+        if route and not traffic:
+            traffic = "latched" if route.latch_of(version.number) else ""
+            traffic = traffic or ("standby" if version.number in route.standby else "")
+        state, waived = version.state.stage.value, version.state.overridden
+        if waived:
+            state += f", {', '.join(waived)} overridden"
         metrics = ", ".join(
             f"{name} {value:.4g}" for name, value in version.lineage.metrics.items() if value is not None
         )
@@ -46,6 +53,7 @@ def versions(service: str | None, home: Path | None, as_json: bool) -> None:
                 version.service,
                 version.number,
                 state,
+                traffic,
                 moment(version.created_at_us),
                 version.principal.name,
                 short(version.contract),
@@ -54,5 +62,6 @@ def versions(service: str | None, home: Path | None, as_json: bool) -> None:
             )
         )
     print_table(
-        ("service", "#version", "traffic", "registered", "by", "contract", "metrics", "changelog"), rows
+        ("service", "#version", "state", "traffic", "registered", "by", "contract", "metrics", "changelog"),
+        rows,
     )

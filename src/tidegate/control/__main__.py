@@ -28,8 +28,8 @@ from tidegate.core.principal import SYSTEM, local_principal
 from tidegate.feature.online import Pushed
 from tidegate.operation.meant import service_to_roll_back
 from tidegate.operation.release import Moved, change_safe_mode, roll_back
-from tidegate.operation.version import list_services, list_versions
-from tidegate.registry.version import Version
+from tidegate.operation.state import ListedVersion, list_states
+from tidegate.operation.version import list_services
 from tidegate.route.route import ServiceRoute
 
 DATABASE_VARIABLE = "TIDEGATE_DATABASE_URL"
@@ -54,8 +54,8 @@ class LocalPlane:
     def services(self) -> list[str]:
         return list_services(self._local.unit)
 
-    def versions(self, service: str) -> list[Version]:
-        return list_versions(self._local.unit, service)
+    def versions(self, service: str) -> list[ListedVersion]:
+        return list_states(self._local.unit, service)
 
     def route(self, service: str) -> ServiceRoute:
         found = self._local.routes.read().services.get(service)

@@ -17,7 +17,7 @@ from tidegate.control.feature import FeaturePlane, feature_routes
 from tidegate.control.metric import CONTENT_TYPE
 from tidegate.control.traffic import TrafficPlane, traffic_routes
 from tidegate.core.error import TidegateError
-from tidegate.registry.version import Version
+from tidegate.operation.state import ListedVersion
 from tidegate.route.route import ServiceRoute
 
 STATUS = {
@@ -51,8 +51,8 @@ class Plane(FeaturePlane, TrafficPlane, Protocol):
         """Return the names of registered services. Raises StoreUnavailable."""
         ...
 
-    def versions(self, service: str) -> list[Version]:
-        """Return a service's versions. Raises NotFound, StoreUnavailable."""
+    def versions(self, service: str) -> list[ListedVersion]:
+        """Return a service's versions and where they stand. Raises NotFound, StoreUnavailable."""
         ...
 
     def route(self, service: str) -> ServiceRoute:

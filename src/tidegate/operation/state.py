@@ -11,15 +11,13 @@ from tidegate.registry.store import PAGE, StoredDecision
 from tidegate.registry.version import Version
 
 
-class ListedVersion(msgspec.Struct, frozen=True):
-    """A version and where it stands.
+class ListedVersion(Version, frozen=True, kw_only=True, omit_defaults=True):
+    """A version as it was registered, and where it stands.
 
     Attributes:
-        version: As it was registered.
         state: As later decisions have it.
     """
 
-    version: Version
     state: State
 
 
@@ -41,4 +39,7 @@ def list_states(unit: UnitOfWork, service: str | None = None) -> list[ListedVers
     """
     versions = list_versions(unit, service)
     states = {name: version_states(unit, name) for name in dict.fromkeys(each.service for each in versions)}
-    return [ListedVersion(each, states[each.service].get(each.number, State())) for each in versions]
+    return [
+        ListedVersion(**msgspec.structs.asdict(each), state=states[each.service].get(each.number, State()))
+        for each in versions
+    ]
