@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from tidegate.core.clock import SystemClock
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.tailer import Tailer
+
+if TYPE_CHECKING:
+    from tidegate.adapter.parquet.record import RecordStore
 
 _log = logging.getLogger("tidegate.controller")
 
@@ -20,9 +25,16 @@ _RETRY_S = 5.0
 class Controller(threading.Thread):
     """Counts the journal of one home until it is told to stop."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, records_keep_days: int = 0) -> None:
+        """Take a home.
+
+        Args:
+            home: Whose journal is followed.
+            records_keep_days: Days after which files of records are deleted; 0: never.
+        """
         super().__init__(name="controller", daemon=True)
         self._home = home
+        self._keep_days = records_keep_days
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -42,7 +54,9 @@ class Controller(threading.Thread):
 
     def _follow(self) -> None:
         ledger = Ledger(self._home.ledger)  # in this thread: a connection belongs to the one that made it
-        tailer = Tailer(self._home.journal, ledger, clock=SystemClock())
+        store = self._open_store()
+        tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=store)
+        cleared_on: date | None = None
         try:
             while True:
                 is_last = self._stopping.is_set()
@@ -54,10 +68,30 @@ class Controller(threading.Thread):
                         damage.offset,
                         damage.reason,
                     )
+                if progress.unkept:
+                    _log.error("records.unkept: %s", progress.unkept)
+                today = datetime.now(UTC).date()
+                if store is not None and self._keep_days and cleared_on != today:
+                    store.retain(self._keep_days, today=today)
+                    cleared_on = today
                 if is_last and not progress.read_bytes:
+                    if store is not None:
+                        store.flush()
                     return
                 if not progress.read_bytes:
                     self._stopping.wait(POLL_S)
         finally:
             tailer.close()
             ledger.close()
+            if store is not None:
+                store.close()
+
+    def _open_store(self) -> RecordStore | None:
+        """Open the files of records; without them the journal is counted all the same."""
+        from tidegate.adapter.parquet.record import RecordStore, RecordsUnavailable
+
+        try:
+            return RecordStore(self._home.records, clock=SystemClock())
+        except RecordsUnavailable as error:
+            _log.error("records.unavailable: %s", error)
+            return None

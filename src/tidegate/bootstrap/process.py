@@ -56,6 +56,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         tls_key: PEM file of its private key; "" if it is in the certificate's file.
         memory_mb: What the workers may take together, megabytes of 10^6 bytes; 0: half of what the
             machine has. Services that are loaded on demand are closed to stay within it.
+        records_keep_days: Days after which files of records are deleted; 0: never.
         on_demand_above: Services without a declared placement that are all kept loaded; if there are
             more, they are loaded on demand.
         supervisor: Process id of the supervisor: its children end when it is no longer their parent.
@@ -74,6 +75,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     supervisor: int = 0
     memory_mb: int = 0
     on_demand_above: int = 64
+    records_keep_days: int = 0
 
     @property
     def worker_bytes(self) -> int:
@@ -125,12 +127,14 @@ class RunnerSettings(msgspec.Struct, frozen=True):
         manifest: Digest of the version's manifest.
         version: The version's number.
         sockets: Folder of the runners' sockets.
+        notes: File where the rows of the present call are noted, for whoever is started after it.
     """
 
     server: ServerSettings
     manifest: str
     version: int
     sockets: str
+    notes: str
 
 
 class NurserySettings(msgspec.Struct, frozen=True):
@@ -200,6 +204,13 @@ def end_with_supervisor(server: ServerSettings) -> None:
 def runner_page(server: ServerSettings, manifest: str) -> Path:
     """Return the metric page of a version's runner."""
     return server.place.metrics / f"runner-{manifest.removeprefix('sha256:')[:20]}.page"
+
+
+def quarantine_folder(server: ServerSettings, service: str) -> Path:
+    """Return the folder where it is kept which inputs the versions of a service do not survive."""
+    folder = server.place.run / "quarantine" / service
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def worker_page(server: ServerSettings, slot: int) -> Path:

@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             than this.
         on_demand_above: So many services are all kept loaded; of more, those that declare nothing else
             are loaded when they are asked for. 64 small models load in a second and take 100 MB.
+        records_keep_days: Days after which the Parquet files of predictions are deleted. 0: never, since
+            only their owner knows how long they must, or must not, be kept.
     """
 
     home: str = str(DEFAULT_HOME)
@@ -60,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     memory_mb: int = 0
     on_demand_above: int = 64
+    records_keep_days: int = 0
 
     @property
     def server(self) -> ServerSettings:
@@ -76,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             tls_key=_absolute(self.tls_key),
             memory_mb=self.memory_mb,
             on_demand_above=self.on_demand_above,
+            records_keep_days=self.records_keep_days,
         )
 
 

@@ -47,6 +47,11 @@ class Home:
         return self._folder() / "features.db"
 
     @property
+    def records(self) -> Path:
+        """Predictions as Parquet, by service and day."""
+        return self._folder("records")
+
+    @property
     def metrics(self) -> Path:
         return self._folder("metrics")
 

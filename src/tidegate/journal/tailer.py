@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -30,6 +32,7 @@ from tidegate.journal.watched import Counters
 
 _JOIN_LIMIT = 2000
 _MAX_OPEN = 256
+_SINK_RETRY_S = 5.0
 _REREAD_BLOCKS = 64  # 4 MiB: more than is written while a copy waits for its shadow
 _END_OF_TIME_US = 2**63 - 1
 _QUAD = struct.Struct("<Q")
@@ -46,6 +49,7 @@ class Progress(msgspec.Struct):
         settled: Outcomes that are no longer pending.
         behind_bytes: Bytes that are there and not counted yet.
         damages: Damage that was met for the first time.
+        unkept: Why rows could not be kept as files just now; they are caught up with later.
     """
 
     read_bytes: int = 0
@@ -54,6 +58,27 @@ class Progress(msgspec.Struct):
     settled: int = 0
     behind_bytes: int = 0
     damages: list[Damage] = []
+    unkept: str = ""
+
+
+class Sink(Protocol):
+    """Keeps the rows themselves, with positions of its own: it may be ahead of the ledger or behind."""
+
+    def take(self, segment: str, turns: Turns, frames: Sequence[Frame]) -> None:
+        """Take rows in."""
+        ...
+
+    def advance(self, positions: Mapping[str, int]) -> None:
+        """Note up to where whole segments have been handed over; may write."""
+        ...
+
+    def forget(self) -> None:
+        """Drop what was taken and not written: it will be handed over again."""
+        ...
+
+    def catch_up(self, journal: Path, counted: Mapping[str, int]) -> int:
+        """Take what was counted and will not be handed over again."""
+        ...
 
 
 class _Source:
@@ -97,6 +122,7 @@ class Tailer:
         settle_s: float = 1.0,  # a shadow's record follows its prediction's; an outcome waits for both
         give_up_s: float = 3600.0,  # an hour, in which other cells and edges deliver their segments
         key_window_s: float = 7 * 86400.0,  # 36 bytes a keyed row are kept so long
+        sink: Sink | None = None,
     ) -> None:
         """Take up where the ledger stands.
 
@@ -108,6 +134,7 @@ class Tailer:
             settle_s: How long after it was read an outcome is joined at the earliest.
             give_up_s: How long after its receipt an outcome without prediction is unknown.
             key_window_s: How far back predictions are found by key, in event time.
+            sink: Keeps the rows themselves; None: nobody does, beside the journal.
         """
         self._folder = folder
         self._ledger = ledger
@@ -118,6 +145,9 @@ class Tailer:
         self._book = OutcomeBook(ledger, self._index, give_up_s=give_up_s)
         self._pairing = Pairing()
         self._watched: Counters | None = None
+        self._sink = sink
+        self._sink_follows = False
+        self._sink_again_s = 0.0
         self._sources: dict[str, _Source] = {}
         self._finished: set[str] = set()
         self._unopened: list[SegmentEntry] = []
@@ -138,12 +168,14 @@ class Tailer:
             if self._watched is None:
                 self._watched = Counters(self._ledger)
             self._watched.refresh()
+            self._catch_up(progress)
             while progress.read_bytes < max_bytes:
                 self._discover()
                 draught = self._draw()
                 if not draught.touched:
                     break
                 self._commit(draught, progress)
+            self._keep(lambda sink: sink.advance({}), progress)  # what waits may be due
             progress.behind_bytes = self.behind_bytes()
             self._join(progress, settle_now=settle_now)
         except sqlite3.Error as error:
@@ -169,6 +201,9 @@ class Tailer:
             source.reader.close()
         self._sources.clear()
         self._finished.clear()
+        if self._sink is not None:
+            self._sink.forget()
+            self._sink_follows = False
         self._pairing.reset()
         self._watched = None
 
@@ -305,6 +340,7 @@ class Tailer:
             for turns, frames in self._decode(source, groups, draught):
                 count_turns(turns, tallies)
                 places.add(turns, frames)
+                self._keep(partial(_hand, source.reader.name, turns, frames), progress)
                 self._pairing.take(turns)
                 watched.append(turns)
                 if turns.key_hashes is not None:
@@ -342,7 +378,28 @@ class Tailer:
             connection.executemany("UPDATE segment SET position = ?, end = ? WHERE id = ?", ends)
         progress.read_bytes += draught.size_bytes
         progress.damages += draught.damages
+        reached = {source.reader.name: source.reader.position for source in draught.touched}
+        self._keep(lambda sink: sink.advance(reached), progress)
         self._drop_finished(draught.touched)
+
+    def _keep(self, act: Callable[[Sink], object], progress: Progress) -> None:
+        """Have the sink do something; what it cannot do now is caught up with later, counting goes on."""
+        if self._sink is None or not self._sink_follows:
+            return
+        try:
+            act(self._sink)
+        except TidegateError as error:
+            self._sink.forget()
+            self._sink_follows = False
+            self._sink_again_s = self._clock.monotonic_s() + _SINK_RETRY_S
+            progress.unkept = error.message
+
+    def _catch_up(self, progress: Progress) -> None:
+        if self._sink is None or self._sink_follows or self._clock.monotonic_s() < self._sink_again_s:
+            return
+        self._sink_follows = True
+        counted = {each.name: each.position for each in self._ledger.segments()}
+        self._keep(lambda sink: sink.catch_up(self._folder, counted), progress)
 
     def _drop_finished(self, sources: Iterable[_Source]) -> None:
         for source in sources:
@@ -445,6 +502,10 @@ def _decode_turns(codec: StreamCodec, frames: Sequence[Frame]) -> Turns:
     if turns.stream.shadows or turns.stream.kind is RecordKind.SHADOW:
         _ = turns.outputs, turns.inputs  # decoded here, since pairs are made of them
     return turns
+
+
+def _hand(segment: str, turns: Turns, frames: Sequence[Frame], sink: Sink) -> None:
+    sink.take(segment, turns, frames)
 
 
 def _unreadable(source: _Source, frame: Frame, error: Exception) -> Damage:
