@@ -50,6 +50,12 @@ class DeadlineExceeded(TidegateError):
     code = "deadline_exceeded"
 
 
+class BreakerOpen(TidegateError):
+    """The version has failed too often, and is left alone for a while."""
+
+    code = "breaker_open"
+
+
 class SafeMode(TidegateError):
     """The model is not asked at present, and no fallback could answer."""
 

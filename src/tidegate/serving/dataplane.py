@@ -18,9 +18,9 @@ from tidegate.journal.lane import JournalLane, Writing
 from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import Call, DeadlineExceeded, Group, SafeMode
-from tidegate.serving.endpoint import Arm, Endpoint, UnknownService
-from tidegate.serving.guard import fall_back, inspect
+from tidegate.serving.call import BreakerOpen, Call, DeadlineExceeded, Group, Overloaded, SafeMode
+from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion, UnknownService
+from tidegate.serving.guard import ask_stand_in, fall_back, inspect, is_fault, take_stand_in
 from tidegate.serving.hold import Held, Hold
 from tidegate.serving.meter import Meter
 from tidegate.serving.metric import MetricPage
@@ -162,15 +162,14 @@ class DataPlane:
         else:
             for arm in arms:
                 self._start(arm, [call for call in calls if call.arm is arm])
-        for arm in arms:
-            if arm.version.is_elsewhere:
-                arm.version.backlog.pending = 0  # type: ignore[union-attr]  # likewise
         self._settling = False
         if self._finished:
             self._settle()
 
     def _start(self, arm: Arm, calls: list[Call]) -> None:
         now_s = self.clock.monotonic_s()
+        if arm.version.is_elsewhere:
+            arm.version.backlog.pending = 0  # type: ignore[union-attr]  # likewise
         late = [call for call in calls if call.deadline_s <= now_s or call.abandoned]
         if late:
             calls = [call for call in calls if call.deadline_s > now_s and not call.abandoned]
@@ -192,14 +191,60 @@ class DataPlane:
             for call in calls:
                 self._fall_back(group.part([call]), error)
             return
-        self._unfinished.update(calls)
+        passing: Group | None = group
+        if arm.stand_in is not None:
+            passing = self._cap(group)
+        if passing is not None and not arm.version.breaker.is_closed:
+            passing = self._hold_back(passing, now_s)
+        if passing is None:
+            return
+        group, calls = passing, passing.calls
+        self._unfinished.update(group.calls)
         try:
             arm.version.executor.submit(group, self._arrive)
         except Exception as defect:  # noqa: BLE001 - it must cost these calls, not the turn
             self._unfinished.difference_update(calls)
             self._fail(calls, defect)
+        self._watch()
+
+    def _watch(self) -> None:
         if self._unfinished and self._sweeper is None:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _cap(self, group: Group) -> Group | None:
+        """Have the stable version answer what an arm beside it would answer too late; return the rest.
+
+        Callers were let in for the stable version's queue. A candidate that is slower has its own, and
+        may not make them wait, or take the machine from the stable one, by letting it grow.
+        """
+        version = group.arm.version
+        if version.admission is None:
+            return group
+        passing = []
+        for call in group.calls:
+            wait_s = version.admission.wait_s(call.deadline_s - call.started_s, call.criticality)
+            if wait_s:
+                self._fall_back(group.part([call]), Overloaded.after(wait_s, version.service))
+            else:
+                passing.append(call)
+        if len(passing) == len(group.calls):
+            return group
+        return group.part(passing) if passing else None
+
+    def _hold_back(self, group: Group, now_s: float) -> Group | None:
+        """Let others answer for a version that is to be left alone; return what may pass as a probe."""
+        arm, calls = group.arm, group.calls
+        n_passing = arm.version.breaker.let_through(now_s)
+        error = BreakerOpen(
+            f"Version {arm.version.number} of service {arm.service!r} has failed too often.",
+            hint="It is tried again in a few seconds; `tidegate journal` shows its errors.",
+            service=arm.service,
+            version=arm.version.number,
+            retry_after_s=1.0,
+        )
+        for call in calls[n_passing:]:
+            self._fall_back(group.part([call]), error)
+        return group.part(calls[:n_passing]) if n_passing else None
 
     def _arrive(self, group: Group) -> None:
         """Take a group back from its executor, with outputs or an error."""
@@ -214,29 +259,82 @@ class DataPlane:
             group.error = error
         if group.error is None:
             self._check(group)
-        elif len(calls) > 1 and isinstance(group.error, PredictorError):
-            # one input may have brought the whole batch down: find out which by running each alone
-            for call in calls:
-                self._unfinished.add(call)
-                group.arm.version.executor.submit(group.part([call]), self._arrive)
+        elif len(calls) > 1 and isinstance(group.error, PredictorError) and not group.error.is_down:
+            # one input may have brought the whole batch down: find out which by halves
+            half = len(calls) // 2
+            for some in (calls[:half], calls[half:]):
+                self._unfinished.update(some)
+                group.arm.version.executor.submit(group.part(some), self._arrive)
         else:
             for call in calls:
+                if is_fault(group.error):
+                    self._blame(group.arm.version)
                 self._fall_back(group.part([call]), group.error)
+        self._settle_later()
+
+    def _settle_later(self) -> None:
         if self._finished and not self._settling:
             self._settling = True
             self._loop.call_soon(self._settle_soon)
 
     def _check(self, group: Group) -> None:
         """Hold the outputs against the contract; calls that got a bad row fall back."""
+        version = group.arm.version
+        if version.is_elsewhere:
+            version.answered_s = self.clock.monotonic_s()
         good, bad = inspect(group)
         if good is not None:
+            if version.breaker.n_failed:
+                self._clear(version, len(good.calls))
             self._finished.append(good)
         for part, error in bad:
+            self._blame(version)
             self._fall_back(part, error)
 
     def _fall_back(self, part: Group, error: TidegateError) -> None:
-        fall_back(part, error)
+        """Let the declared chain answer a call: the stable version first, then tables and constants."""
+        found = None if part.arm.stand_in is None else ask_stand_in(part, error)
+        if found is None:
+            fall_back(part, error)
+            self._finished.append(part)
+            return
+        stand_in, asked = found
+        self._unfinished.update(part.calls)
+        stand_in.executor.submit(asked, lambda asked: self._arrive_instead(part, asked, stand_in, error))
+        self._watch()
+
+    def _arrive_instead(
+        self, part: Group, asked: Group, stand_in: LoadedVersion, error: TidegateError
+    ) -> None:
+        """Take what the stand-in has made of a call."""
+        self._unfinished.difference_update(part.calls)
+        if asked.error is not None and is_fault(asked.error):
+            self._blame(stand_in)
+        if any(call.settled for call in part.calls):
+            return
+        if not take_stand_in(part, asked, error):
+            fall_back(part, error)
         self._finished.append(part)
+        self._settle_later()
+
+    def _clear(self, version: LoadedVersion, n_calls: int) -> None:
+        """Note calls that a version which has failed some has answered well."""
+        breaker = version.breaker
+        was_closed = breaker.is_closed
+        breaker.succeed(n_calls)
+        if breaker.is_closed and not was_closed:
+            detail = {"version": version.number}
+            self.record_event(Event("breaker.closed", self.clock.wall_us(), version.service, detail))
+
+    def _blame(self, version: LoadedVersion) -> None:
+        """Note that a version has failed a call; too many, and it is left alone for a while."""
+        breaker = version.breaker
+        was_closed = breaker.is_closed
+        breaker.fail(self.clock.monotonic_s())
+        if was_closed and not breaker.is_closed:
+            _log.warning("breaker.opened service=%s version=%d", version.service, version.number)
+            detail = {"version": version.number}
+            self.record_event(Event("breaker.opened", self.clock.wall_us(), version.service, detail))
 
     # --- deadlines of calls that wait for a slow model ---
 
@@ -279,7 +377,11 @@ class DataPlane:
                 service=call.arm.service,
             )
             part.flags |= Flag.LATE
-            self._fall_back(part, error)
+            version = call.arm.version
+            if version.answered_s < call.started_s:  # it did not only wait: nothing came back all that time
+                self._blame(version)
+            fall_back(part, error)
+            self._finished.append(part)
         if self._finished and not self._settling:
             self._settle()
         if self._unfinished:

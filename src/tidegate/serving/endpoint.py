@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from tidegate.journal.record import JournalMode, RecordKind, Stream
 from tidegate.predictor.protocol import Predictor
 from tidegate.route.route import PARTS, STABLE, ServiceRoute, compile_bucket, compile_choice
 from tidegate.serving.admission import Admission, Backlog
+from tidegate.serving.breaker import Breaker
 from tidegate.serving.call import Call, Group, NotReady
 from tidegate.serving.feature import FeatureMerge
 
@@ -131,6 +133,8 @@ class LoadedVersion:
         self.n_asked = 0  # requests that were answered, for who has to decide what stays loaded
         self.backlog: Backlog | None = getattr(executor, "backlog", None)
         self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
+        self.breaker = Breaker(draw=random.random)
+        self.answered_s = 0.0  # when it last answered, monotonic clock; kept where it runs elsewhere
         self.is_elsewhere = self.backlog is not None and not getattr(executor, "in_loop", False)
 
     def adopt(self, inputs: list[Any] | Batch, face: LoadedVersion) -> list[Any] | Batch:
@@ -159,7 +163,17 @@ class LoadedVersion:
 class Arm:
     """A part of the route and the version it leads to."""
 
-    __slots__ = ("_bucket", "name", "safe_mode", "service", "shadows", "share", "stream", "version")
+    __slots__ = (
+        "_bucket",
+        "name",
+        "safe_mode",
+        "service",
+        "shadows",
+        "share",
+        "stand_in",
+        "stream",
+        "version",
+    )
 
     def __init__(
         self,
@@ -187,6 +201,7 @@ class Arm:
         self.service = version.service
         self.version = version
         self.share = share
+        self.stand_in: LoadedVersion | None = None  # who is asked first where the version cannot answer
         self.safe_mode = safe_mode  # the model is not asked, the fallback chain answers
         # a version tells nothing by being compared with itself
         self.shadows = tuple(shadow for shadow in shadows if shadow.version is not version)
@@ -254,6 +269,8 @@ class Endpoint:
                 )
                 for arm in loaded
             )
+        for arm in self.arms[1:]:
+            arm.stand_in = self.arms[0].version
         self._by_name = {arm.name: arm for arm in self.arms}
         self._pinned: dict[int, Arm] = {}
         self._only = self.arms[0] if len(self.arms) == 1 and not self._shadows else None

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from tidegate.contract.violation import ContractViolation
 from tidegate.core.error import TidegateError
 from tidegate.journal.record import Flag
 from tidegate.predictor.protocol import PredictorError
-from tidegate.serving.call import Call, Group, OutputViolation
+from tidegate.serving.call import BreakerOpen, Call, Group, OutputViolation, Overloaded
 from tidegate.serving.feature import FeatureMissing
 from tidegate.serving.inline import predict_checked
+from tidegate.serving.quarantine import QuarantinedInput
+
+if TYPE_CHECKING:
+    from tidegate.serving.endpoint import LoadedVersion
 
 
 def inspect(group: Group) -> tuple[Group | None, list[tuple[Group, OutputViolation]]]:
@@ -69,3 +76,58 @@ def fall_back(part: Group, error: TidegateError) -> None:
     part.error = error
     for call in part.calls:
         call.error = None if part.outputs is not None else error
+
+
+def is_fault(error: TidegateError) -> bool:
+    """Tell whether an error speaks against the version that made it, and not against its input."""
+    return isinstance(error, PredictorError | OutputViolation) and not isinstance(error, QuarantinedInput)
+
+
+def ask_stand_in(part: Group, error: TidegateError) -> tuple[LoadedVersion, Group] | None:
+    """Return the version that may answer a call in its own one's place, and what it is to be asked.
+
+    The stable version is asked before any table or constant, since it answers as well as anybody. An
+    input that was put aside because it brings models down is not tried on it too.
+
+    Args:
+        part: One call that its version could not answer.
+        error: Why.
+
+    Returns:
+        None if there is no such version, or it cannot take the input.
+    """
+    arm = part.arm
+    stand_in = arm.stand_in
+    if stand_in is None or arm.safe_mode or not stand_in.breaker.is_closed:
+        return None
+    if not (is_fault(error) or isinstance(error, BreakerOpen | Overloaded)):
+        return None
+    try:
+        adopted = stand_in.adopt(part.inputs, arm.version)
+    except ContractViolation:
+        return None
+    inputs = stand_in.decoder.gather(adopted) if isinstance(adopted, list) else adopted
+    asked = Group(arm, part.calls, inputs)
+    for call in part.calls:
+        call.group = part  # the record is of the version that was to answer, and has its columns
+    return stand_in, asked
+
+
+def take_stand_in(part: Group, asked: Group, error: TidegateError) -> bool:
+    """Give a call the stand-in's answer; False if there is none that its version's contract allows."""
+    check = part.arm.version.output_check
+    outputs = asked.outputs
+    if asked.error is not None or outputs is None:
+        return False
+    if any(name not in outputs.columns for name in part.arm.version.contract.output.names):
+        return False
+    if check.violations(outputs):
+        return False
+    assert part.arm.stand_in is not None
+    part.outputs = outputs
+    part.answered_by = f"version:{part.arm.stand_in.number}"
+    part.flags |= Flag.FALLBACK
+    part.error = error
+    for call in part.calls:
+        call.error = None
+    return True

@@ -34,6 +34,7 @@ STATUS: dict[str, int] = {
     "rate_limited": 429,
     "not_ready": 503,
     "safe_mode": 503,
+    "breaker_open": 503,
     "runner_unavailable": 503,
     "journal_unavailable": 503,
     "deadline_exceeded": 504,
