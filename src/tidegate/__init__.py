@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         vector as vector,
     )
     from tidegate.contract.objective import Limits as Limits
+    from tidegate.contract.placement import Placement as Placement
     from tidegate.contract.schema import Contract as Contract
     from tidegate.evaluation.cost import CostMatrix as CostMatrix
     from tidegate.evaluation.declaration import Evaluation as Evaluation
@@ -53,6 +54,7 @@ _HOMES = {
     "Contract": "contract.schema",
     "Gates": "gate.declaration",
     "Limits": "contract.objective",
+    "Placement": "contract.placement",
     "compare": "contract.compare",
     "CostMatrix": "evaluation.cost",
     "Evaluation": "evaluation.declaration",

@@ -139,6 +139,7 @@ class VersionKeeper:
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._unnamed_since_s: dict[str, float] = {}
         self._look_at_s = 0.0
+        self._n_runners = 0
         self._sequence = -1
         self._named: dict[str, Named] = {}
         self._idle: dict[str, Named] = {}  # versions that are loaded on demand
@@ -276,7 +277,10 @@ class VersionKeeper:
     # --- runners ---
 
     def _runner(self, digest: str, who: Named) -> Child:
-        line = command("runner", RunnerSettings(self._settings, digest, who.number, self._sockets))
+        self._n_runners += 1  # what was noted by one is for its own successors, and for no other
+        notes = f"{socket_path(self._sockets, digest)}.{self._n_runners}.notes"
+        settings = RunnerSettings(self._settings, digest, who.number, self._sockets, notes)
+        line = command("runner", settings)
         name = f"runner of {who.service} version {who.number}"
         return Child(name, lambda _: line, self._clock, environment=foreign_environment())
 

@@ -84,3 +84,10 @@ class Local:
 
         found = Manifest.from_json(self.artifacts.read_bytes(manifest))
         return tuple(fallback.name for fallback in found.fallback)
+
+    def placement_of(self, manifest: Digest) -> str:
+        """Return when workers load a version, as its manifest declares it; "" where it does not."""
+        from tidegate.service.manifest import Manifest
+
+        found = Manifest.from_json(self.artifacts.read_bytes(manifest))
+        return found.placement.load if found.placement is not None else ""

@@ -16,6 +16,7 @@ from tidegate.bootstrap.setting import read_settings
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.infer import columns_of
 from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract, Schema
 from tidegate.contract.validate import Validator
 from tidegate.core.decision import Decision, Evidence
@@ -92,6 +93,7 @@ def publish(
     views: Sequence[ViewDefinition] = (),
     gates: Gates | None = None,
     card: Card | None = None,
+    placement: Placement | None = None,
     origin: Origin | None = None,
     key: str | None = None,
 ) -> Published:
@@ -114,6 +116,7 @@ def publish(
         views: Where the features among the contract's inputs come from.
         gates: What it must show before it gets traffic.
         card: What a person says of it.
+        placement: Where the model runs, and what it may take there.
         origin: Where the model comes from.
         key: Idempotency key; a fresh one if None.
 
@@ -145,6 +148,7 @@ def publish(
         views=tuple(views),
         gates=gates,
         card=card,
+        placement=placement,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(

@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
+import sys
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.bootstrap.confine import confine
 from tidegate.bootstrap.process import (
     BUSY_SINCE,
+    DUE_AT,
     RunnerSettings,
     end_with_supervisor,
+    quarantine_folder,
     runner_page,
     socket_path,
     told,
 )
 from tidegate.bootstrap.stage import read_stage
-from tidegate.core.clock import SystemClock
+from tidegate.contract.placement import Placement
+from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.protocol import BuildContext, build
 from tidegate.service.manifest import Manifest
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.metric import MetricPage
+from tidegate.serving.quarantine import Notes, Quarantine, RowGuard
 from tidegate.serving.runner import Runner
+
+_log = logging.getLogger("tidegate.runner")
+
+
+def _guard(settings: RunnerSettings, service: str, secret: bytes, *, clock: Clock) -> RowGuard:
+    """Return what tells which rows to keep from the model, after a look at what ended the one before."""
+    quarantine = Quarantine(quarantine_folder(settings.server, service), settings.version, clock=clock)
+    notes = Notes(Path(settings.notes))
+    if notes.left:
+        quarantine.crashed(notes.left)
+        _log.warning(
+            "runner.suspects service=%s version=%d rows=%d", service, settings.version, len(notes.left)
+        )
+    return RowGuard(quarantine, notes, secret)
 
 
 def main() -> None:
     """Load the version that the command line names and serve it until told to stop."""
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
     settings = told(RunnerSettings)
     np.seterr(over="ignore", invalid="ignore")  # infinities are found by the contract's checks, not on stderr
     end_with_supervisor(settings.server)
@@ -42,14 +67,25 @@ def main() -> None:
     stage = read_stage(home, settings.manifest)
     if stage is None or stage.error:
         raise InvalidSetting("This version was not tried on this machine, or failed its trial.")
+    placement = manifest.placement or Placement()
+    for lacking in confine(placement, memory_bytes=stage.memory_bytes):
+        _log.warning(
+            "runner.unbounded service=%s version=%d: %s", manifest.service, settings.version, lacking
+        )
+    guard = _guard(settings, manifest.service, home.secret_key(), clock=SystemClock())
     context = BuildContext(manifest.contract, artifacts.open, stage.n_threads)
     predictor = build(manifest.predictor, context, BUILDERS)
     predictor.warm_up()
     clock = SystemClock()
     page = MetricPage(runner_page(settings.server, settings.manifest))
-    busy = page.counter(
-        BUSY_SINCE, {"service": manifest.service, "version": str(settings.version)}, gauge=True
-    )
+    labels = {"service": manifest.service, "version": str(settings.version)}
+    busy, due = page.counter(BUSY_SINCE, labels, gauge=True), page.counter(DUE_AT, labels, gauge=True)
+
+    def on_call(due_s: float | None) -> None:
+        if due_s is not None:
+            due.set(0 if due_s == inf else int(due_s * 1000))
+        busy.set(0 if due_s is None else int(clock.monotonic_s() * 1000))
+
     stopping = False
 
     def stop(signum: int, frame: object) -> None:
@@ -64,6 +100,7 @@ def main() -> None:
         listener.bind(draft)
         Path(draft).chmod(0o600)
         listener.listen(64)
+        inode = Path(draft).stat().st_ino
         Path(draft).rename(path)  # whoever finds the name finds it listening
         runner = Runner(
             listener,
@@ -71,11 +108,13 @@ def main() -> None:
             clock=clock,
             max_batch_rows=stage.max_batch_rows if manifest.contract.batched else 1,
             duration=DurationModel(stage.call_us),
-            on_busy=lambda on: busy.set(int(clock.monotonic_s() * 1000) if on else 0),
+            on_call=on_call,
+            guard=guard,
         )
         runner.serve(lambda: stopping or settings.server.is_orphaned)
         with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+            if path.stat().st_ino == inode:  # else it is the successor's by now
+                path.unlink()
     predictor.close()
 
 

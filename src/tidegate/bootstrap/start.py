@@ -178,6 +178,7 @@ def _deploy(local: Local, service: str, notes: list[str]) -> None:
         local.cell,
         service,
         fallback_of=local.fallback_of,
+        placement_of=local.placement_of,
         principal=local.principal,
         clock=local.clock,
     )

@@ -14,6 +14,7 @@ from tidegate.bootstrap.publish import Origin, Published, publish, registered_be
 from tidegate.bootstrap.training_data import training_rows
 from tidegate.contract.field import Role
 from tidegate.contract.infer import columns_of
+from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Schema
 from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
@@ -79,6 +80,7 @@ def publish_service(
         tables=trained.tables,
         objectives=service.objectives,
         limits=service.limits,
+        placement=service.placement if service.placement != Placement() else None,
         journal=service.journal,
         evaluation=service.evaluation,
         views=_definitions(local, service),

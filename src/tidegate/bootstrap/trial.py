@@ -24,6 +24,7 @@ from tidegate.bootstrap.stage import Stage, write_stage
 from tidegate.contract.batch import Batch
 from tidegate.contract.decode import RowDecoder
 from tidegate.contract.field import DataType, Field
+from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract, Schema
 from tidegate.core.digest import Digest
 from tidegate.core.error import TidegateError
@@ -41,6 +42,8 @@ code that is not ours."""
 
 _BATCH_ROWS = (1, 8, 32, 64)
 _TRIAL_S = 0.15
+_LEAST_BYTES = 512_000_000
+"""A runner may take that much whatever its trial took: batches are larger than those of a trial."""
 
 
 def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
@@ -67,12 +70,14 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
     call_us = {n_rows: _time_call(predictor, repeat(rows, n_rows)) for n_rows in sizes}
     predictor.close()
     best = max(sizes, key=lambda n_rows: n_rows / call_us[n_rows])
+    placement, peak_bytes = manifest.placement or Placement(), _peak_bytes()
     return Stage(
         runner=True,
         call_us=call_us,
         max_batch_rows=best,
         n_threads=n_threads if light else 1,
-        peak_bytes=_peak_bytes(),
+        peak_bytes=peak_bytes,
+        memory_bytes=placement.memory_mb * 1_000_000 or max(_LEAST_BYTES, 4 * peak_bytes),
     )
 
 

@@ -49,6 +49,7 @@ class Flag(IntFlag):
     LATE = 8  # answered after its deadline
     DROPPED = 16  # the journal lost records just before this one
     FAILED = 32  # the caller got an error
+    POISON = 64  # the input ends other versions too: it is at fault, and no version is charged with it
 
 
 class JournalMode(StrEnum):

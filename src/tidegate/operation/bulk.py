@@ -46,11 +46,13 @@ class First(NamedTuple):
         version: Its number.
         manifest: Digest of its manifest.
         fallback: Names of its fallback chain.
+        placement: When workers load it.
     """
 
     version: int
     manifest: Digest
     fallback: tuple[str, ...] = ()
+    placement: str = ""
 
 
 def deploy_all(
@@ -97,4 +99,5 @@ def _deployment(name: str, first: First) -> Callable[[ServiceRoute | None], Serv
         manifest=first.manifest,
         salt=secrets.token_hex(8),
         fallback=first.fallback,
+        placement=first.placement,
     )

@@ -66,6 +66,7 @@ def deploy_first(
     principal: Principal,
     clock: Clock,
     version: int | None = None,
+    placement_of: Callable[[Digest], str] = lambda manifest: "",
     key: str | None = None,
 ) -> Moved:
     """Give all traffic to the first version of a service that has no route.
@@ -78,6 +79,7 @@ def deploy_first(
         principal: Who deploys.
         clock: Says when.
         version: Number of the version; the latest if None.
+        placement_of: Reads when workers are to load a version.
         key: Idempotency key of the decision; a fresh one if None.
 
     Raises:
@@ -107,6 +109,7 @@ def deploy_first(
             manifest=found.manifest,
             principal=principal,
             fallback=fallback_of(found.manifest),
+            placement=placement_of(found.manifest),
         )
 
     return making.make(lambda: unit, act)

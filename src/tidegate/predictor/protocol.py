@@ -15,9 +15,14 @@ from tidegate.core.error import TidegateError
 
 
 class PredictorError(TidegateError):
-    """A predictor raised, or what it was given or gave back cannot be used."""
+    """A predictor raised, or what it was given or gave back cannot be used.
+
+    Attributes:
+        is_down: Whether nobody could be asked, so that no input is to blame.
+    """
 
     code = "predictor_failed"
+    is_down = False
 
 
 class LoadError(TidegateError):

@@ -90,6 +90,7 @@ def deploy_first(
     manifest: Digest,
     salt: str,
     fallback: tuple[str, ...],
+    placement: str = "",
 ) -> ServiceRoute:
     """Give all traffic to the first version.
 
@@ -108,6 +109,7 @@ def deploy_first(
         arms=_everything(version),
         fallback=fallback,
         manifests=_with_manifest(before, version, manifest),
+        placement=placement,
     )
 
 

@@ -34,6 +34,7 @@ def first_deployment(
     manifest: Digest,
     principal: Principal,
     fallback: tuple[str, ...] = (),
+    placement: str = "",
     salt: str | None = None,
     token: int | None = None,
     reason: str = "",
@@ -49,6 +50,7 @@ def first_deployment(
         manifest: Digest of the version's manifest.
         principal: Who deploys.
         fallback: Names of the version's fallback chain.
+        placement: When workers load the service's versions; see `ServiceRoute`.
         salt: Of the keys' buckets; drawn at random if None.
         token: Fencing token of the lease, if the caller holds one.
         reason: In the principal's words.
@@ -61,7 +63,13 @@ def first_deployment(
 
     def deploy(old: ServiceRoute | None) -> ServiceRoute:
         return move.deploy_first(
-            old, service, version=version, manifest=manifest, salt=drawn, fallback=fallback
+            old,
+            service,
+            version=version,
+            manifest=manifest,
+            salt=drawn,
+            fallback=fallback,
+            placement=placement,
         )
 
     after = cell.routes.change(service, deploy, token=token)

@@ -10,6 +10,7 @@ from typing import Any
 from tidegate.contract import objective
 from tidegate.contract.declare import Input, Output, contract_of
 from tidegate.contract.objective import Limits
+from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
@@ -160,6 +161,7 @@ class Service:
         gates: Gates | None = None,
         card: Card | None = None,
         features: Sequence[FeatureView] = (),
+        placement: Placement | None = None,
     ) -> None:
         """Declare a service.
 
@@ -177,6 +179,7 @@ class Service:
             card: The parts of the model card that only a person can write.
             features: Views that are read by fields of the request; the model gets their features
                 after the request's fields, callers do not send them.
+            placement: Where its model runs, and what it may take there.
 
         Raises:
             InvalidSetting: A declaration contradicts itself; the message names it.
@@ -187,6 +190,7 @@ class Service:
         self.contract: Contract = merged_contract(self.request, [view.plan for view in self.features])
         self.objectives = objectives or objective.Objectives()
         self.limits = limits or Limits()
+        self.placement = placement or Placement()
         self.evaluation = None if evaluation is None else evaluation.checked(self.contract)
         self.gates = None if gates is None else gates.checked()
         self.card = card

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
@@ -77,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True):
         explainer: The booster that the model was converted from, for explanations; None where
             `predictor` is it, or there is none.
         views: Where the features among the contract's inputs come from.
+        placement: Where the model runs; None where nothing is declared.
     """
 
     service: str
@@ -93,6 +95,7 @@ class Manifest(msgspec.Struct, frozen=True):
     gates: Gates | None = None
     card: Card | None = None
     views: tuple[ViewDefinition, ...] = ()
+    placement: Placement | None = None
     explainer: Spec | None = None
 
     @property

@@ -63,6 +63,10 @@ class Cancel(msgspec.Struct, array_like=True, tag="cancel"):
     id: int
 
 
+MOVING = "moving"
+"""Error of an answer to no Ask: the runner hands over to another, which listens in its place."""
+
+
 class Answer(msgspec.Struct, array_like=True, tag="answer"):
     """What became of an Ask.
 
@@ -76,6 +80,8 @@ class Answer(msgspec.Struct, array_like=True, tag="answer"):
         message: The failure in words.
         standing: Whether the runner's queue stands: more comes than can be answered.
         peers: How many workers are connected.
+        bad_rows: Positions of rows that the model is not asked about, since it did not survive them.
+        is_shared: Whether other versions did not survive them either.
     """
 
     id: int
@@ -87,6 +93,8 @@ class Answer(msgspec.Struct, array_like=True, tag="answer"):
     message: str = ""
     standing: bool = False
     peers: int = 1
+    bad_rows: list[int] = []
+    is_shared: bool = False
 
 
 Message = Ask | Cancel | Answer

@@ -10,11 +10,13 @@ from time import monotonic
 from typing import NamedTuple
 
 from tidegate.contract.objective import Criticality
+from tidegate.journal.record import Flag
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.admission import Backlog
 from tidegate.serving.call import Call, DeadlineExceeded, Group, Overloaded
 from tidegate.serving.duration import DurationModel
-from tidegate.serving.frame import Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
+from tidegate.serving.frame import MOVING, Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
+from tidegate.serving.quarantine import QuarantinedInput
 
 _RECONNECT_S = 0.05
 _WAY_BACK = 0.05
@@ -23,22 +25,47 @@ _PIECES = 4
 """Pieces of a batch in which rows are sent to a runner that is busy: whole ones would not fill the gaps."""
 
 
+class _Link(asyncio.Protocol):
+    """One connection to a runner. There are two for a moment, when one runner hands over to another."""
+
+    def __init__(self, executor: RemoteExecutor) -> None:
+        self._executor = executor
+        self.transport: asyncio.Transport | None = None
+        self.frames = FrameBuffer()
+        self.n_asked = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # a Unix connection gives a Transport
+        self._executor.linked(self)
+
+    def data_received(self, data: bytes) -> None:
+        for answer in self.frames.feed(data):
+            if isinstance(answer, Answer):
+                self._executor.take(self, answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._executor.unlinked(self)
+
+
 class _Asked(NamedTuple):
-    """Rows that were sent to the runner, and when their answer was expected."""
+    """Rows that were sent to the runner, by which link, and when their answer was expected."""
 
     group: Group
     done: Callable[[Group], None]
     sent_s: float
     expected_s: float
+    link: _Link
 
 
 class RunnerUnavailable(PredictorError):
     """The runner of a version is not there: it crashed, or is being started again."""
 
     code = "runner_unavailable"
+    is_down = True
 
 
-class RemoteExecutor(asyncio.Protocol):
+class RemoteExecutor:
     """An executor whose model is in another process.
 
     Learns from the answers how long a row takes, by which new requests are admitted.
@@ -69,8 +96,7 @@ class RemoteExecutor(asyncio.Protocol):
         self._path = path
         self._loop = loop
         self._who = f"version {version} of service {service!r}"
-        self._transport: asyncio.Transport | None = None
-        self._frames = FrameBuffer()
+        self._link: _Link | None = None
         self._asked: dict[int, _Asked] = {}
         self._next_id = 0
         self._closed = False
@@ -85,7 +111,7 @@ class RemoteExecutor(asyncio.Protocol):
         give_up_s = self._loop.time() + timeout_s
         while True:
             try:
-                await self._loop.create_unix_connection(lambda: self, self._path)
+                await self._loop.create_unix_connection(lambda: _Link(self), self._path)
                 return
             except OSError as error:
                 if self._loop.time() > give_up_s:
@@ -98,7 +124,7 @@ class RemoteExecutor(asyncio.Protocol):
 
     @property
     def is_there(self) -> bool:
-        return self._transport is not None
+        return self._link is not None
 
     @property
     def waiting_rows(self) -> int:
@@ -110,7 +136,7 @@ class RemoteExecutor(asyncio.Protocol):
 
     def submit(self, group: Group, done: Callable[[Group], None]) -> None:
         """Send the rows to the runner."""
-        if self._transport is None:
+        if self._link is None:
             group.error = self._unavailable()
             done(group)
             return
@@ -127,65 +153,82 @@ class RemoteExecutor(asyncio.Protocol):
         self._send(group, done)
 
     def _send(self, group: Group, done: Callable[[Group], None]) -> None:
-        assert self._transport is not None
+        link = self._link
+        assert link is not None
+        assert link.transport is not None
         self._next_id += 1
         ask_id = self._next_id
-        self._asked[ask_id] = _Asked(group, done, monotonic(), self.backlog.send(group.n_rows))
+        self._asked[ask_id] = _Asked(group, done, monotonic(), self.backlog.send(group.n_rows), link)
+        link.n_asked += 1
         # check inputs belong to no call: whoever tries them has a limit of its own
         deadline_s = max((_due_s(call) for call in group.calls), default=math.inf)
         criticality = group.calls[0].criticality if group.calls else Criticality.CRITICAL
         for call in group.calls:
             call.on_abandon = partial(self._cancel, ask_id)
         ask = Ask(ask_id, deadline_s, group.n_rows, pack(group.inputs), criticality)
-        self._transport.write(encode(ask))
+        link.transport.write(encode(ask))
 
     def _cancel(self, ask_id: int) -> None:
         """Take rows back for which nobody waits any more."""
         asked = self._asked.get(ask_id)
         if asked is None or not all(call.abandoned for call in asked.group.calls):
             return
-        group = self._asked.pop(ask_id).group
+        group, link = self._asked.pop(ask_id).group, asked.link
         self.backlog.own -= group.n_rows
         for call in group.calls:
             call.settled = True
-        if self._transport is not None:
-            self._transport.write(encode(Cancel(ask_id)))
+        if link.transport is not None:
+            link.transport.write(encode(Cancel(ask_id)))
+        link.n_asked -= 1
         asked.done(group)
+        self._released(link)
 
     def close(self) -> None:
         self._closed = True
-        if self._transport is not None:
-            self._transport.close()
+        if self._link is not None and self._link.transport is not None:
+            self._link.transport.close()
 
-    # --- asyncio.Protocol ---
+    # --- links ---
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # a Unix connection gives a Transport
-        self._frames = FrameBuffer()
+    def linked(self, link: _Link) -> None:
+        """Send by a new link from now on; one that is left closes after its last answer."""
+        before, self._link = self._link, link
+        if before is not None:
+            self._released(before)
+        if self._closed:
+            self.close()
 
-    def data_received(self, data: bytes) -> None:
-        for answer in self._frames.feed(data):
-            if isinstance(answer, Answer):
-                self._take(answer)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        asked, self._asked = self._asked, {}
-        self.backlog.lose()
-        for one in asked.values():
-            one.group.error = self._unavailable()
-            one.done(one.group)
-        if not self._closed:
+    def unlinked(self, link: _Link) -> None:
+        """Learn that a link is gone: what was asked by it will not be answered."""
+        if self._link is link:
+            self._link = None
+        lost = [ask_id for ask_id, asked in self._asked.items() if asked.link is link]
+        if len(lost) == len(self._asked):
+            self.backlog.lose()
+        for ask_id in lost:
+            asked = self._asked.pop(ask_id)
+            asked.group.error = self._unavailable()
+            asked.done(asked.group)
+        if not self._closed and self._link is None:
             self.reconnect()
 
-    # ---
+    def _released(self, link: _Link) -> None:
+        """Close a link that is not used any more, once nothing is owed on it."""
+        if link is not self._link and link.n_asked == 0 and link.transport is not None:
+            link.transport.close()
 
-    def _take(self, answer: Answer) -> None:
+    def take(self, link: _Link, answer: Answer) -> None:
+        """Take an answer."""
+        if answer.error == MOVING:
+            if link is self._link:
+                self.reconnect()
+            return
         if answer.batch_rows:
             self.backlog.duration.observe(answer.batch_rows, answer.predict_us / 1e6)
         asked = self._asked.pop(answer.id, None)
         if asked is None:  # cancelled while it ran
             return
+        link.n_asked -= 1
         group = asked.group
         self.backlog.own -= group.n_rows
         if answer.batch_rows:
@@ -195,6 +238,9 @@ class RemoteExecutor(asyncio.Protocol):
             group.error = DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
         elif answer.error == Overloaded.code:
             group.error = Overloaded(answer.message, hint="Try again after the time in Retry-After.")
+        elif answer.error == QuarantinedInput.code:
+            self._set_apart(asked, answer)
+            return
         elif answer.error:
             group.error = PredictorError(answer.message, hint="The model is at fault, not the transport.")
         else:
@@ -202,11 +248,33 @@ class RemoteExecutor(asyncio.Protocol):
             group.predict_us = answer.predict_us
             group.batch_rows = answer.batch_rows
         asked.done(group)
+        self._released(link)
+
+    def _set_apart(self, asked: _Asked, answer: Answer) -> None:
+        """Refuse the calls whose rows are in quarantine, and ask for the others again."""
+        group = asked.group
+        bad = set(answer.bad_rows)
+        rest = [call for call in group.calls if bad.isdisjoint(range(call.start, call.start + call.n_rows))]
+        guilty = [call for call in group.calls if call not in rest]
+        parts = [group.part([call]) for call in guilty] if rest or len(guilty) > 1 else [group]
+        others = group.part(rest) if rest else None
+        for part in parts:
+            part.error = QuarantinedInput(
+                f"Input that {self._who} did not survive before is not given to it again.",
+                hint="Send other values; this input is tried again within the hour.",
+            )
+            if answer.is_shared:
+                part.flags |= Flag.POISON
+            asked.done(part)
+        if others is not None:
+            self.submit(others, asked.done)
+        self._released(asked.link)
 
     async def _reconnect(self) -> None:
-        while not self._closed and self._transport is None:
+        before = self._link
+        while not self._closed and self._link is before:
             try:
-                await self._loop.create_unix_connection(lambda: self, self._path)
+                await self._loop.create_unix_connection(lambda: _Link(self), self._path)
             except OSError:
                 await asyncio.sleep(_RECONNECT_S)
 

@@ -15,11 +15,14 @@ from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.predictor.protocol import Predictor, PredictorError
 from tidegate.serving.duration import DurationModel
-from tidegate.serving.frame import Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
+from tidegate.serving.frame import MOVING, Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
 from tidegate.serving.inline import predict_checked
+from tidegate.serving.quarantine import Fingerprint, QuarantinedInput, RowGuard
 from tidegate.serving.queue import CallQueue, Waiting
 
 _RECEIVE_BYTES = 1 << 20
+_HAND_OVER_S = 20.0
+"""After this a worker that still holds on to a runner that hands over is left."""
 
 
 class Peer:
@@ -45,7 +48,8 @@ class Runner:
         clock: Clock,
         max_batch_rows: int,
         duration: DurationModel | None = None,
-        on_busy: Callable[[bool], None] = lambda busy: None,
+        on_call: Callable[[float | None], None] = lambda due_s: None,
+        guard: RowGuard | None = None,
     ) -> None:
         """Take a listening socket and a loaded predictor.
 
@@ -55,13 +59,16 @@ class Runner:
             clock: Time, for deadlines.
             max_batch_rows: Rows of one call of the model; 1 where it takes no batches.
             duration: How long calls take; learns on. None if nothing is known yet.
-            on_busy: Told when a call of the model begins and ends, for the supervisor's eye.
+            on_call: Told when a call of the model begins, with the last deadline of those who wait for
+                it, and, with None, when it ends: for the supervisor's eye.
+            guard: Knows the rows that the model does not survive; None where that need not be known.
         """
         self._listener = listener
         self._predictor = predictor
         self._clock = clock
         self._max_batch_rows = max_batch_rows
-        self._on_busy = on_busy
+        self._on_call = on_call
+        self._guard = guard
         self._selector = selectors.DefaultSelector()
         self._duration = duration or DurationModel({})
         self._queue: CallQueue[tuple[Peer, Ask]] = CallQueue(
@@ -76,10 +83,24 @@ class Runner:
             self._receive(0.0 if len(self._queue) else 1.0)
             if len(self._queue):
                 self._run_batch()
-        for key in list(self._selector.get_map().values()):
-            if isinstance(key.data, Peer):
-                key.data.connection.close()
+        self._hand_over()
+        for peer in self._peers():
+            peer.connection.close()
         self._selector.close()
+
+    def _hand_over(self) -> None:
+        """Tell the workers to turn to whoever listens now, and answer what they have asked until they do."""
+        self._selector.unregister(self._listener)
+        for peer in self._peers():
+            self._answer(peer, Answer(0, error=MOVING))
+        give_up_s = self._clock.monotonic_s() + _HAND_OVER_S
+        while self._peers() and self._clock.monotonic_s() < give_up_s:
+            self._receive(0.0 if len(self._queue) else 0.1)
+            if len(self._queue):
+                self._run_batch()
+
+    def _peers(self) -> list[Peer]:
+        return [key.data for key in self._selector.get_map().values() if key.data is not None]
 
     def _receive(self, timeout_s: float) -> None:
         for key, mask in self._selector.select(timeout_s):
@@ -144,23 +165,31 @@ class Runner:
             message = "Newer or more critical requests were served instead."
             self._answer(peer, Answer(ask.id, error="overloaded", message=message))
         if batch:
-            self._on_busy(True)
+            self._on_call(max(ask.deadline_s for _, ask in batch))
             self._run(batch)
-            self._on_busy(False)
+            self._on_call(None)
 
     def _call_s(self, n_rows: int) -> float:
         return self._duration.wait_s(n_rows - 1, max_batch_rows=self._max_batch_rows)
 
     def _run(self, members: list[tuple[Peer, Ask]]) -> None:
         inputs = Batch.concat([unpack(ask.parts, ask.n_rows) for _, ask in members])
+        rows: list[Fingerprint] = []
+        if self._guard is not None:
+            rows = self._guard.fingerprints(inputs)
+            if self._refuse(members, rows):
+                return
         started_s = perf_counter()
         try:
-            outputs = self._predict(inputs)
+            outputs = self._predict(inputs, rows)
         except PredictorError as error:
-            if len(members) > 1:  # one worker's rows must not fail another's
-                for member in members:
-                    self._run([member])
+            half = len(members) // 2
+            if half:  # one caller's rows must not fail another's
+                self._run(members[:half])
+                self._run(members[half:])
                 return
+            if self._guard is not None and len(rows) == 1:
+                self._guard.quarantine.failed_alone(rows[0])
             peer, ask = members[0]
             self._answer(peer, Answer(ask.id, error=error.code, message=error.message))
             return
@@ -182,17 +211,72 @@ class Runner:
             )
             self._answer(peer, answer)
 
-    def _predict(self, inputs: Batch) -> Batch:
+    def _refuse(self, members: list[tuple[Peer, Ask]], rows: list[Fingerprint]) -> bool:
+        """Answer those whose rows the model does not survive, run the others; False if there are none."""
+        assert self._guard is not None
+        quarantine = self._guard.quarantine
+        refused = set(quarantine.refused(rows))
+        if not refused:
+            return False
+        rest = []
+        start = 0
+        for peer, ask in members:
+            bad = [row - start for row in range(start, start + ask.n_rows) if row in refused]
+            if bad:
+                is_shared = quarantine.is_shared(rows[start + row] for row in bad)
+                message = "The model is not asked: it did not survive this input before."
+                self._answer(
+                    peer,
+                    Answer(
+                        ask.id,
+                        error=QuarantinedInput.code,
+                        message=message,
+                        bad_rows=bad,
+                        is_shared=is_shared,
+                    ),
+                )
+            else:
+                rest.append((peer, ask))
+            start += ask.n_rows
+        if rest:
+            self._run(rest)
+        return True
+
+    def _predict(self, inputs: Batch, rows: list[Fingerprint]) -> Batch:
         limit = self._max_batch_rows
+        if self._guard is not None:
+            calls = self._guard.quarantine.calls(rows)
+            if len(calls) > 1:
+                return self._predict_apart(inputs, rows, calls)
         if inputs.n_rows <= limit:
-            return predict_checked(self._predictor, inputs)
+            return self._call(inputs, rows)
         starts = range(0, inputs.n_rows, limit)
         return Batch.concat(
             [
-                predict_checked(self._predictor, inputs.rows(at, min(at + limit, inputs.n_rows)))
+                self._call(inputs.rows(at, min(at + limit, inputs.n_rows)), rows[at : at + limit])
                 for at in starts
             ]
         )
+
+    def _predict_apart(self, inputs: Batch, rows: list[Fingerprint], calls: list[list[int]]) -> Batch:
+        """Run suspects apart from the others, and put the answers back in order."""
+        limit = self._max_batch_rows
+        pieces = [call[at : at + limit] for call in calls for at in range(0, len(call), limit)]
+        parts = [self._call(inputs.take(piece), [rows[row] for row in piece]) for piece in pieces]
+        order = [row for piece in pieces for row in piece]
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return Batch.concat(parts).take(places)
+
+    def _call(self, inputs: Batch, rows: list[Fingerprint]) -> Batch:
+        if self._guard is None:
+            return predict_checked(self._predictor, inputs)
+        self._guard.notes.begin(rows)
+        try:
+            outputs = predict_checked(self._predictor, inputs)
+        finally:
+            self._guard.notes.end()
+        self._guard.quarantine.worked(rows)
+        return outputs
 
     def _answer(self, peer: Peer, answer: Answer) -> None:
         peer.waiting.pop(answer.id, None)
