@@ -71,6 +71,8 @@ def loss(outcomes: Floats, answers: Floats, *, is_binary: bool) -> Floats:
     An answer that is no number loses infinitely much.
     """
     if not is_binary:
-        return np.nan_to_num(np.square(answers - outcomes), nan=np.inf)
+        return np.nan_to_num(np.square(answers - outcomes), nan=np.inf, posinf=np.inf)
     likelihood = np.where(outcomes == 1, answers, 1 - answers)
-    return np.asarray(np.nan_to_num(-np.log(np.clip(likelihood, _LEAST_PROBABILITY, 1.0)), nan=np.inf))
+    return np.asarray(
+        np.nan_to_num(-np.log(np.clip(likelihood, _LEAST_PROBABILITY, 1.0)), nan=np.inf, posinf=np.inf)
+    )

@@ -144,7 +144,7 @@ def rehearsal(
     if tried is None or registered is None or outcomes is None:
         return found(gate, Verdict.UNDECIDED, why_not)
     scale = 1.0 if is_binary else max(float(np.median(np.abs(tried))), 1e-12)
-    difference = np.nan_to_num(np.abs(registered - tried) / scale, nan=np.inf)
+    difference = np.nan_to_num(np.abs(registered - tried) / scale, nan=np.inf, posinf=np.inf)
     share = float((difference <= REHEARSAL_TOLERANCE).mean())
     observed: Mapping[str, Any] = {
         "n_rows": len(tried),

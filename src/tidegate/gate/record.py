@@ -143,7 +143,8 @@ def scale(values: Column, others: Column) -> float | None:
         (*UNIT_FACTORS, *(1 / each for each in UNIT_FACTORS)), key=lambda each: abs(factor / each - 1)
     )
     before, after = float(np.abs(a - b).mean()), float(np.abs(a / known - b).mean())
-    is_unit = abs(factor / known - 1) <= _NEAR and after <= _EXPLAINED * before
+    noise = np.hypot(*(each.std() / max(abs(each.mean()), 1e-12) / np.sqrt(len(each)) for each in (one, two)))
+    is_unit = abs(factor / known - 1) <= _NEAR + 3 * noise and after <= _EXPLAINED * before
     return known if is_unit and after <= _LEFT * float(np.abs(b).mean()) else 1.0
 
 
