@@ -78,6 +78,18 @@ class Local:
         workers = StatusBoard(self.home.workers(self.settings.cell))
         return Cell(routes=self.routes, workers=workers, clock=self.clock, pending=self.home.run / "pending")
 
+    @property
+    def cells(self) -> dict[str, Cell]:
+        """The cells of this home that have a route, by name, and its own."""
+        folder = self.home.route(self.settings.cell).parent
+        names = {self.settings.cell, *(each.name for each in folder.iterdir() if any(each.iterdir()))}
+        return {name: self.cell if name == self.settings.cell else self._cell(name) for name in sorted(names)}
+
+    def _cell(self, name: str) -> Cell:
+        routes = RouteStore(self.home.route(name), cell=name, clock=self.clock)
+        workers = StatusBoard(self.home.workers(name))
+        return Cell(routes=routes, workers=workers, clock=self.clock, pending=self.home.run / "pending")
+
     def fallback_of(self, manifest: Digest) -> tuple[str, ...]:
         """Return the names of a version's fallback chain, from its manifest."""
         from tidegate.service.manifest import Manifest

@@ -29,13 +29,16 @@ COMMANDS = {
     "status": Lazy("status", "status", "Show who answers requests, and whether the workers follow."),
     "restart": Lazy("restart", "restart", "Replace the workers one by one, without refusing anybody."),
     "switch": Lazy("switch", "switch", "Move all traffic of a service to another version."),
+    "release": Lazy("release", "release", "Move traffic to a version by evidence, step by step."),
     "rollback": Lazy("rollback", "rollback", "Undo what moved last."),
     "safe-mode": Lazy(
         "safe_mode", "safe_mode", "Send every request to the fallback, or let the models answer again."
     ),
     "latch": Lazy("latch", "latch", "List and clear what keeps rolled-back versions from coming back."),
     "journal": Lazy("journal", "journal", "Look into the journal, and export it."),
-    "decisions": Lazy("decision", "decisions", "List what was decided, by whom and on which evidence."),
+    "decisions": Lazy(
+        "decision", "decisions", "List what was decided, by whom and on which evidence; replay it."
+    ),
     "audit": Lazy("audit", "audit", "Check and read the audit log."),
     "data": Lazy("data", "data", "Check, label and split data; take, list, show and compare snapshots."),
     "features": Lazy("feature", "features", "Fill, read and check the online store of features."),
