@@ -110,6 +110,18 @@ def test_an_outcome_joins_its_prediction_with_what_was_predicted(scene: Scene) -
     assert first != second
 
 
+def test_what_a_fallback_answered_tells_nothing_of_the_version(scene: Scene) -> None:
+    (own,) = scene.predict()
+    (instead,) = scene.predict(flags=int(Flag.FALLBACK), answered_by="version:3")
+
+    scene.send(new_outcome(own, 1), new_outcome(instead, 0))
+    scene.poll()
+
+    assert [one.value for one in scene.joined()] == [1]
+    assert {one.value: one.instead for one in scene.joined(fallbacks=True)} == {1: False, 0: True}
+    assert merge(tally for _, tally in scene.ledger.tallies()).joined == 1
+
+
 def test_a_repeated_outcome_is_counted_once(scene: Scene) -> None:
     (request,) = scene.predict()
     outcome = new_outcome(request, True, outcome_id="o-1")

@@ -1,4 +1,4 @@
-"""Who answers in place of a version that cannot: the stable one, then tables and constants, marked as such."""
+"""Who answers in place of a version that cannot: first the stable one, then tables and constants."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mas
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.plain import plain_row
 from tidegate.journal.reader import SegmentReader
-from tidegate.journal.record import RecordKind, Stream
+from tidegate.journal.record import Flag, RecordKind, Stream
 from tidegate.journal.tally import US_PER_MINUTE, TallyKey
 
 _BLOCK_BYTES = 1 << 16
@@ -59,6 +59,7 @@ class Match(NamedTuple):
     stream: Stream
     arrived_us: int
     outputs: dict[str, Any]
+    instead: bool = False  # somebody else answered in the version's place
 
     @property
     def key(self) -> TallyKey:
@@ -306,12 +307,14 @@ def _pick(turns: Turns, wanted: Mapping[bytes, Sequence[int]], found: dict[Targe
     ids = turns.request_ids
     rows: list[int] = []
     firsts: list[int] = []
+    flags: list[int] = []
     for position in range(turns.n_requests):
         request = ids[16 * position : 16 * position + 16]
         if request not in wanted:
             continue
         if not rows:
             rows = turns.rows.tolist()
+            flags = turns.flags.tolist()
             firsts = (np.cumsum(turns.rows) - turns.rows).tolist()
         for row in wanted[request]:
             if row < rows[position]:
@@ -319,5 +322,6 @@ def _pick(turns: Turns, wanted: Mapping[bytes, Sequence[int]], found: dict[Targe
                     turns.stream,
                     int(turns.arrived_us[position]),
                     plain_row(turns.outputs, firsts[position] + row),
+                    bool(flags[position] & Flag.FALLBACK),
                 )
                 found.setdefault((request, row), []).append(match)

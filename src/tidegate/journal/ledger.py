@@ -23,7 +23,7 @@ from tidegate.journal.record import RecordKind
 from tidegate.journal.tally import Tally, TallyKey
 from tidegate.journal.watch import SCHEMA as WATCH_SCHEMA
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _BUSY_S = 30.0
 _END_OF_TIME = 2**63 - 1
 _SCHEMA = """
@@ -79,6 +79,7 @@ CREATE INDEX truth_changed ON truth (service, changed);
 CREATE TABLE joined (
     service TEXT NOT NULL, request BLOB NOT NULL, row INTEGER NOT NULL, version INTEGER NOT NULL,
     arm TEXT NOT NULL, kind TEXT NOT NULL, minute INTEGER NOT NULL, outputs TEXT NOT NULL,
+    instead INTEGER NOT NULL,
     PRIMARY KEY (service, request, row, version, arm, kind)
 ) WITHOUT ROWID;
 CREATE TABLE outcome_count (
@@ -112,10 +113,12 @@ _COUNT_PENDING = """
 SELECT count(*) FROM outcome WHERE state = 'pending' AND (:service IS NULL OR service = :service)
 """
 _SELECT_JOINED = """
-SELECT version, arm, kind, minute, request, row, name, value, revision, outputs, received_us, changed
+SELECT version, arm, kind, minute, request, row, name, value, revision, outputs, instead, received_us,
+  changed
 FROM truth JOIN joined USING (service, request, row)
 WHERE truth.service = :service AND truth.changed > :after
   AND (:version IS NULL OR joined.version = :version) AND (:name IS NULL OR truth.name = :name)
+  AND (:fallbacks OR NOT joined.instead)
 ORDER BY changed
 """
 
@@ -177,6 +180,7 @@ class JoinedOutcome(msgspec.Struct, frozen=True):
         value: Its latest value, any JSON value.
         revision: 1 for the first value, one more for each correction.
         outputs: The predicted outputs.
+        instead: Whether somebody else than the version answered: a stand-in, a table, a constant.
         received_us: When the value was accepted, microseconds UTC.
         changed: Number of the ledger's commit that last changed it; ask for those after it.
     """
@@ -193,6 +197,7 @@ class JoinedOutcome(msgspec.Struct, frozen=True):
     outputs: dict[str, Any]
     received_us: int
     changed: int
+    instead: bool = False
 
 
 class Ledger:
@@ -398,21 +403,33 @@ class Ledger:
         return counts
 
     def joined(
-        self, service: str, *, version: int | None = None, name: str | None = None, after: int = 0
+        self,
+        service: str,
+        *,
+        version: int | None = None,
+        name: str | None = None,
+        after: int = 0,
+        fallbacks: bool = False,
     ) -> Iterator[JoinedOutcome]:
         """Give predictions with their outcomes, in the order in which the outcomes last changed.
+
+        What a fallback answered is left out: it tells nothing of the version that was to answer.
 
         Args:
             service: Name of the service.
             version: Only predictions of this version.
             name: Only outcomes of this name.
             after: Only outcomes that changed after this commit.
+            fallbacks: Also what somebody else answered in the version's place.
         """
         rows = self.connection.execute(
-            _SELECT_JOINED, {"service": service, "version": version, "name": name, "after": after}
+            _SELECT_JOINED,
+            {"service": service, "version": version, "name": name, "after": after, "fallbacks": fallbacks},
         )
         for row in rows:
-            number, arm, kind, minute, request, position, what, value, revision, outputs, *times = row
+            number, arm, kind, minute, request, position, what, value, revision, outputs, instead, *times = (
+                row
+            )
             yield JoinedOutcome(
                 service=service,
                 version=number,
@@ -426,6 +443,7 @@ class Ledger:
                 outputs=msgspec.json.decode(outputs),
                 received_us=times[0],
                 changed=times[1],
+                instead=bool(instead),
             )
 
 

@@ -188,6 +188,8 @@ class OutcomeBook:
             else:
                 what = self._join(outcome, *found, commit=commit)
                 for match in found[1] if what != "repeated" else ():
+                    if match.instead:  # it tells nothing of the version that was to answer
+                        continue
                     tally = tallies.setdefault(match.key, Tally())
                     setattr(tally, what, getattr(tally, what) + 1)
             if what:
@@ -241,7 +243,7 @@ class OutcomeBook:
             (*place, value, revision, number, received_us, commit),
         )
         self._ledger.connection.executemany(
-            "INSERT OR IGNORE INTO joined VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO joined VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(outcome.service, *target, *_joined_values(match)) for match in matches],
         )
         return what
@@ -249,7 +251,8 @@ class OutcomeBook:
 
 def _joined_values(match: Match) -> tuple[object, ...]:
     key = match.key
-    return key.version, key.arm, key.kind.value, key.minute, msgspec.json.encode(match.outputs).decode()
+    outputs = msgspec.json.encode(match.outputs).decode()
+    return key.version, key.arm, key.kind.value, key.minute, outputs, match.instead
 
 
 def _count(counts: dict[tuple[str, int, str], int], service: str, received_us: int, what: str) -> None:

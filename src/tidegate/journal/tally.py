@@ -45,7 +45,8 @@ class Tally(msgspec.Struct, omit_defaults=True):
         errors: Requests by error code.
         service_us: Sum of service times over requests, microseconds.
         service_times: Requests by step of service time; see `step_of` and `quantile_us`.
-        joined: Outcomes that were joined to its rows, the first of each row and name.
+        joined: Outcomes that were joined to its rows, the first of each row and name. Rows that a
+            fallback answered have none.
         corrected: Outcomes that gave such a row another value later.
     """
 
