@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from tidegate.gate.declaration import Gates as Gates
     from tidegate.registry.card import Card as Card
+    from tidegate.monitoring.declaration import Monitoring as Monitoring
     from tidegate.service.declare import (
         Constant as Constant,
         Lookup as Lookup,
@@ -60,6 +61,7 @@ _HOMES = {
     "Evaluation": "evaluation.declaration",
     "Invariant": "evaluation.robustness",
     "Monotone": "evaluation.robustness",
+    "Monitoring": "monitoring.declaration",
     "Constant": "service.declare",
     "Lookup": "service.declare",
     "Objectives": "service.declare",

@@ -26,6 +26,7 @@ from tidegate.evaluation.declaration import Evaluation
 from tidegate.feature.definition import ViewDefinition
 from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
+from tidegate.monitoring.declaration import Monitoring
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import new_key
 from tidegate.operation.register import ACTION
@@ -94,6 +95,7 @@ def publish(
     gates: Gates | None = None,
     card: Card | None = None,
     placement: Placement | None = None,
+    monitoring: Monitoring | None = None,
     origin: Origin | None = None,
     key: str | None = None,
 ) -> Published:
@@ -117,6 +119,7 @@ def publish(
         gates: What it must show before it gets traffic.
         card: What a person says of it.
         placement: Where the model runs, and what it may take there.
+        monitoring: How closely it is watched.
         origin: Where the model comes from.
         key: Idempotency key; a fresh one if None.
 
@@ -149,6 +152,7 @@ def publish(
         gates=gates,
         card=card,
         placement=placement,
+        monitoring=monitoring,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(

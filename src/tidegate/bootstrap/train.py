@@ -81,6 +81,7 @@ def publish_service(
         objectives=service.objectives,
         limits=service.limits,
         placement=service.placement if service.placement != Placement() else None,
+        monitoring=service.monitoring,
         journal=service.journal,
         evaluation=service.evaluation,
         views=_definitions(local, service),
@@ -108,7 +109,7 @@ def _record_run(local: Local, training: Training, version: Version, *, key: str)
     sample = answered_sample(manifest.predictor, context, training.trained.sample)
     if sample is not None:
         artifacts["sample"] = local.artifacts.put_bytes(sample.to_bytes())
-    if training.trained.trial is not None:
+    if training.trained.trial is not None and _may_keep(manifest):
         artifacts["held_out"] = _keep_trial(local, manifest, training.trained.trial)
     run = msgspec.structs.replace(
         training.run, artifacts=artifacts, total_s=local.clock.monotonic_s() - training.began_s
@@ -150,6 +151,12 @@ def _definitions(local: Local, service: Service) -> list[ViewDefinition]:
                 view=view.name,
             )
     return views
+
+
+def _may_keep(manifest: Manifest) -> bool:
+    """Whether rows may be stored: those with sensitive fields only where the service says so."""
+    is_sensitive = any(field.sensitive for field in manifest.contract.input.fields)
+    return not is_sensitive or (manifest.gates is not None and manifest.gates.keep_sensitive)
 
 
 def _keep_trial(local: Local, manifest: Manifest, trial: Trial) -> Digest:

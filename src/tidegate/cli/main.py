@@ -35,6 +35,11 @@ COMMANDS = {
         "safe_mode", "safe_mode", "Send every request to the fallback, or let the models answer again."
     ),
     "latch": Lazy("latch", "latch", "List and clear what keeps rolled-back versions from coming back."),
+    "monitor": Lazy("monitor", "monitor", "Let the monitors look at what a service did."),
+    "report": Lazy("monitor", "report", "Write a service's report of a period as one HTML page."),
+    "signals": Lazy(
+        "signal", "signals", "List and show what deserves attention; acknowledge, mute, resolve it."
+    ),
     "journal": Lazy("journal", "journal", "Look into the journal, and export it."),
     "decisions": Lazy(
         "decision", "decisions", "List what was decided, by whom and on which evidence; replay it."

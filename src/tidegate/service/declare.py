@@ -19,6 +19,7 @@ from tidegate.feature.definition import merged_contract
 from tidegate.feature.view import FeatureView, Policy
 from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
+from tidegate.monitoring.declaration import Monitoring
 from tidegate.registry.card import Card
 from tidegate.training.trial import Trial
 
@@ -162,6 +163,7 @@ class Service:
         card: Card | None = None,
         features: Sequence[FeatureView] = (),
         placement: Placement | None = None,
+        monitoring: Monitoring | None = None,
     ) -> None:
         """Declare a service.
 
@@ -180,6 +182,7 @@ class Service:
             features: Views that are read by fields of the request; the model gets their features
                 after the request's fields, callers do not send them.
             placement: Where its model runs, and what it may take there.
+            monitoring: How closely it is watched: budget of false alarms, tolerated loss, owner.
 
         Raises:
             InvalidSetting: A declaration contradicts itself; the message names it.
@@ -194,6 +197,7 @@ class Service:
         self.evaluation = None if evaluation is None else evaluation.checked(self.contract)
         self.gates = None if gates is None else gates.checked()
         self.card = card
+        self.monitoring = None if monitoring is None else monitoring.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
         )

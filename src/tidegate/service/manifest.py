@@ -16,6 +16,7 @@ from tidegate.evaluation.declaration import Evaluation
 from tidegate.feature.definition import ViewDefinition, request_contract
 from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
+from tidegate.monitoring.declaration import Monitoring
 from tidegate.predictor.protocol import Spec
 from tidegate.registry.card import Card
 
@@ -79,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True):
             `predictor` is it, or there is none.
         views: Where the features among the contract's inputs come from.
         placement: Where the model runs; None where nothing is declared.
+        monitoring: How closely it is watched; None: the defaults.
     """
 
     service: str
@@ -96,6 +98,7 @@ class Manifest(msgspec.Struct, frozen=True):
     card: Card | None = None
     views: tuple[ViewDefinition, ...] = ()
     placement: Placement | None = None
+    monitoring: Monitoring | None = None
     explainer: Spec | None = None
 
     @property

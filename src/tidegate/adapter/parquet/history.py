@@ -1,0 +1,128 @@
+"""A service's records with what became of them, as monitors read them: Parquet and the ledger's outcomes."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from tidegate.adapter.parquet.record import read_parts
+from tidegate.core.error import NotFound
+from tidegate.core.identifier import format_prediction_id
+from tidegate.monitoring.subject import AT, FAILED, LABEL, LABELLED_AT
+
+_US_PER_MINUTE = 60_000_000
+_KEPT = ("prediction_id", "version", "arm", AT, FAILED)
+_JOINED = """
+SELECT request, row, value, received_us FROM truth
+WHERE service = ? AND name IN (?, ?) AND EXISTS (
+    SELECT 1 FROM joined WHERE joined.service = truth.service AND joined.request = truth.request
+    AND joined.row = truth.row AND joined.minute >= ? AND joined.minute < ?
+)
+"""
+
+
+class StoredHistory:
+    """Implements `History` over a record store and a ledger; opens both for each question."""
+
+    def __init__(self, records: Path, ledger: Path, service: str, *, outcome: str = "outcome") -> None:
+        """Name the places.
+
+        Args:
+            records: The record store's folder.
+            ledger: The ledger.
+            service: Whose records.
+            outcome: Name of the outcome that is the label; one without a name of its own is it as well.
+        """
+        self._records = records
+        self._ledger = ledger
+        self._service = service
+        self._outcome = outcome
+
+    def _index(self) -> sqlite3.Connection:
+        path = self._records / "index.db"
+        if not path.exists():
+            raise NotFound(
+                f"There are no records in {self._records}.",
+                hint="The controller writes them while `tidegate up` runs, a minute after they came.",
+                path=str(path),
+            )
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+
+    def days(self) -> list[date]:
+        index = self._index()
+        try:
+            return sorted({part.day for part in read_parts(index, self._service)})
+        finally:
+            index.close()
+
+    def records(self, since: date, until: date) -> pl.DataFrame:
+        """Return predictions, not shadows; see `History`."""
+        index = self._index()
+        try:
+            parts = read_parts(index, self._service, since=since, until=until)
+            tables = [
+                pl.scan_parquet(part.path(self._records), glob=False)
+                .filter(pl.col("kind") == "prediction")
+                .select(pl.col(*_KEPT), pl.col("^input\\..*$"), pl.col("^output\\..*$"))
+                .collect()
+                for part in parts
+            ]
+        finally:
+            index.close()
+        if not tables:
+            return pl.DataFrame(
+                schema={
+                    AT: pl.Datetime("us", "UTC"),
+                    LABEL: pl.Float64(),
+                    LABELLED_AT: pl.Datetime("us", "UTC"),
+                }
+            )
+        # an older contract's files may lack a column, or have another type of number
+        table = pl.concat([_plain(each) for each in tables], how="diagonal_relaxed")
+        return table.join(self._labels(since, until), on="prediction_id", how="left").sort(AT)
+
+    def _labels(self, since: date, until: date) -> pl.DataFrame:
+        schema = {"prediction_id": pl.String(), LABEL: pl.Float64(), LABELLED_AT: pl.Datetime("us", "UTC")}
+        if not self._ledger.exists():
+            return pl.DataFrame(schema=schema)
+        first, last = (_minute(day) for day in (since, until + timedelta(days=1)))
+        ledger = sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+        try:
+            rows = ledger.execute(_JOINED, (self._service, self._outcome, "outcome", first, last)).fetchall()
+        finally:
+            ledger.close()
+        values = [msgspec.json.decode(value) for _, _, value, _ in rows]
+        texts = any(isinstance(value, str) for value in values)
+        return pl.DataFrame(
+            {
+                "prediction_id": [format_prediction_id(request, row) for request, row, _, _ in rows],
+                LABEL: pl.Series(
+                    [_label(value, as_text=texts) for value in values],
+                    dtype=pl.String if texts else pl.Float64,
+                ),
+                LABELLED_AT: pl.Series([at for _, _, _, at in rows], dtype=pl.Int64).cast(
+                    schema[LABELLED_AT]
+                ),
+            }
+        )
+
+
+def _label(value: object, *, as_text: bool) -> object:
+    if as_text:
+        return None if value is None else str(value)
+    return float(value) if isinstance(value, bool | int | float) else None
+
+
+def _minute(day: date) -> int:
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    return int(start.timestamp() * 1_000_000) // _US_PER_MINUTE
+
+
+def _plain(table: pl.DataFrame) -> pl.DataFrame:
+    """Write categories as texts, so that those of two contracts go together."""
+    enums = [name for name, kind in table.schema.items() if isinstance(kind, pl.Enum | pl.Categorical)]
+    return table.with_columns(pl.col(enums).cast(pl.String)) if enums else table
