@@ -178,6 +178,7 @@ class Lab:
             many.estimators_ = [one] * COPIES  # the same answers, several times over
             many.le_ = LabelEncoder().fit(one.classes_)
             many.classes_ = many.le_.classes_
+            many.feature_names_in_ = one.feature_names_in_
             return many
 
         with patched(flights, "_fit", repeated):

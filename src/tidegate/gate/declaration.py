@@ -55,6 +55,8 @@ class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         max_data_age_s: Largest age of the newest row, seconds; None: no limit.
         data_behind_s: By how much the newest row may be older than the champion's newest, seconds.
         level: Confidence of each interval, in (0, 1).
+        keep_sensitive: Whether the rows of trials are kept although they hold sensitive fields: without
+            them nobody can compare two versions of such a service.
         left_out: Gates that this service does without, by name, each with the reason.
     """
 
@@ -73,6 +75,7 @@ class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_data_age_s: float | None = None
     data_behind_s: float = 31 * 86_400.0
     level: float = 0.95
+    keep_sensitive: bool = False
     left_out: dict[str, str] = {}
 
     def checked(self) -> Gates:

@@ -153,6 +153,14 @@ def no_trial(subject: Subject) -> str:
     """Say why a version has no held-out rows, and how the next one gets them."""
     if subject.run is None:
         return "no training was recorded: train it with `tidegate train`, whose trainer returns a tg.Trial"
+    if (
+        any(field.sensitive for field in subject.manifest.contract.input.fields)
+        and not subject.gates.keep_sensitive
+    ):
+        return (
+            "held-out rows hold sensitive fields and were not kept: allow it with "
+            "tg.Gates(keep_sensitive=True)"
+        )
     return "no rows were held out: return tg.Trained(trial=tg.Trial(...)) from the trainer"
 
 

@@ -133,7 +133,9 @@ def _traffic(
             changes[number] = {"stage": Stage.ROLLED_BACK}
         elif before[number] is Stage.CHAMPION:
             changes[number] = {"stage": Stage.RETIRED}
-        else:
+        elif (
+            states.get(number, State()).stage is not Stage.RETIRED
+        ):  # one that shadowed its successor stays so
             changes[number] = {"stage": _before_traffic(states.get(number, State()))}
     for number, stage in now.items():
         # a champion that shadows its successor is retired all the same
