@@ -15,9 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from tidegate.bootstrap.child import Child, describe_exit
+from tidegate.bootstrap.condition import Condition
 from tidegate.bootstrap.placement import on_demand
 from tidegate.bootstrap.process import (
     BUSY_SINCE,
@@ -54,20 +53,6 @@ LINGER_S = 60.0
 """A runner that hands over to its successor is ended after this, whatever it still owes."""
 STOP_S = 1.0  # it has nothing left to do; the supervisor has
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-
-
-class Condition(msgspec.Struct, frozen=True):
-    """Something about a running server that its operator should know.
-
-    Attributes:
-        subject: What it is about.
-        state: One word: `restarting`, `quarantined`, `recycled`, `low`.
-        words: The matter in words.
-    """
-
-    subject: str
-    state: str
-    words: str
 
 
 class Named(NamedTuple):

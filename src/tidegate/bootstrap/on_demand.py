@@ -15,8 +15,8 @@ from tidegate.serving.budget import ModelBudget, Resident
 
 _log = logging.getLogger("tidegate.worker")
 
-_MIN_BYTES = 96 << 10
-"""What a version takes beside its model at least: decoder, checks, resources; Python's own heap, which
+_MIN_BYTES = 64 << 10
+"""What a version takes beside its model at least: layout, resources, statistics; Python's own heap, which
 nothing tells apart by version."""
 _ROOM = 0.95
 """Part of the bound down to which models are closed at once, so that not every load has to close one."""

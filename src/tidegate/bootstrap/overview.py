@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from tidegate.bootstrap.condition import Condition, read_conditions
 from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.placement import on_demand
 from tidegate.bootstrap.supervisor import read_record
 from tidegate.core.error import NotFound
 from tidegate.route.route import ServiceRoute
@@ -77,12 +79,14 @@ class Overview(msgspec.Struct, frozen=True):
         sequence: Of the route in force.
         services: By name.
         workers: By slot.
+        conditions: What the operator should know: processes that do not stay up, resources that run short.
     """
 
     server: ServerView | None
     sequence: int
     services: list[ServiceView]
     workers: list[WorkerView]
+    conditions: list[Condition] = []
 
 
 def overview(local: Local, *, service: str | None = None) -> Overview:
@@ -100,12 +104,16 @@ def overview(local: Local, *, service: str | None = None) -> Overview:
             service=service,
         )
     live = local.cell.workers.live()
+    hidden = on_demand(route, above=local.settings.on_demand_above)
     services = [
-        _service(each, live)
+        _service(each, live, is_hidden=name in hidden, sequence=route.sequence)
         for name, each in sorted(route.services.items())
         if service is None or name == service
     ]
-    return Overview(_server(local), route.sequence, services, [_worker(status) for status in live])
+    workers = [_worker(status) for status in live]
+    server = _server(local)
+    conditions = read_conditions(local.home) if server is not None else []
+    return Overview(server, route.sequence, services, workers, conditions)
 
 
 def running_server(local: Local) -> ServerView:
@@ -136,7 +144,7 @@ def _server(local: Local) -> ServerView | None:
     )
 
 
-def _service(route: ServiceRoute, live: list[WorkerStatus]) -> ServiceView:
+def _service(route: ServiceRoute, live: list[WorkerStatus], *, is_hidden: bool, sequence: int) -> ServiceView:
     return ServiceView(
         service=route.service,
         generation=route.generation,
@@ -145,7 +153,13 @@ def _service(route: ServiceRoute, live: list[WorkerStatus]) -> ServiceView:
         latched=[latch.version for latch in route.latched],
         fallback=list(route.fallback),
         safe_mode=route.safe_mode,
-        n_following=sum(status.of(route.service).generation == route.generation for status in live),
+        n_following=sum(
+            # of a service that nobody has asked for a worker says nothing; it goes by the route it follows
+            status.sequence >= sequence
+            if is_hidden and route.service not in status.services
+            else status.of(route.service).generation == route.generation
+            for status in live
+        ),
     )
 
 

@@ -23,6 +23,7 @@ from typing import IO
 import msgspec
 
 from tidegate.bootstrap.child import Child
+from tidegate.bootstrap.condition import ConditionBoard, raise_descriptors, resource_conditions
 from tidegate.bootstrap.fleet import Fleet
 from tidegate.bootstrap.keeper import VersionKeeper
 from tidegate.bootstrap.process import (
@@ -49,6 +50,7 @@ _STUCK_S = 20.0
 """A worker whose loop did not come round for so long answers nobody: it is replaced. Longer than a disk
 stalls that recovers."""
 _LOOK_S = 1.0
+_SOCKETS = "tidegate-"
 _STOP_S = 20.0
 _TOLD = 20  # services that are named at the start
 _ORPHANS_S = 20.0
@@ -69,6 +71,7 @@ class ServerRecord(msgspec.Struct, frozen=True):
 
     pid: int
     settings: ServerSettings
+    sockets: str = ""
 
 
 class Supervisor:
@@ -95,11 +98,12 @@ class Supervisor:
         self._clock = clock or SystemClock()
         self._began_s = self._clock.monotonic_s()
         self._home: Home = settings.place
-        self._sockets = tempfile.mkdtemp(prefix="tidegate-")  # short, as the names of sockets have to be
+        self._sockets = tempfile.mkdtemp(prefix=_SOCKETS)  # short, as the names of sockets have to be
         self._follower = RouteFollower(RouteStore(self._home.route(settings.cell), cell=settings.cell))
         self._look_at_s = 0.0
         self._suspects: set[str] = set()
         self._versions = VersionKeeper(settings, sockets=self._sockets, clock=self._clock)
+        self._board = ConditionBoard(self._home, tell=tell)
         self._lock: IO[str] | None = None
         self._stopping = False
         self._fleet = Fleet(settings, sockets=self._sockets, clock=self._clock, tell=tell)
@@ -153,15 +157,17 @@ class Supervisor:
                 home=str(self._home.root),
             ) from None
         self._lock = lock
+        raise_descriptors()
         was_killed = record.exists()
         for host, port, option in (
             (self._settings.host, self._settings.port, "--port"),
             (self._settings.control_host, self._settings.control_port, "--control-port"),
         ):
             self._check_port(host, port, option, within_s=_ORPHANS_S if was_killed else 0.0)
+        _sweep_sockets(record)
         StatusBoard(self._home.workers(self._settings.cell)).sweep()
         forget_failures(self._home)
-        record.write_bytes(msgspec.json.encode(ServerRecord(os.getpid(), self._settings)))
+        record.write_bytes(msgspec.json.encode(ServerRecord(os.getpid(), self._settings, self._sockets)))
 
     def _check_port(self, host: str, port: int, option: str, *, within_s: float) -> None:
         """Pass if we can have a port, now or within a while."""
@@ -182,6 +188,7 @@ class Supervisor:
         if self._clock.monotonic_s() >= self._look_at_s:
             self._look_at_s = self._clock.monotonic_s() + _LOOK_S
             self._check_hangs()
+            self._board.show([*resource_conditions(self._settings), *self._versions.conditions()])
         if self._restart_asked:
             self._restart_asked = False
             self._fleet.restart()
@@ -244,6 +251,7 @@ class Supervisor:
         for child in others:
             child.stop(give_up_s - self._clock.monotonic_s())
         self._versions.stop_trials()
+        self._board.clear()
         (self._home.run / "server.json").unlink(missing_ok=True)
         self._release()
 
@@ -252,6 +260,14 @@ class Supervisor:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+
+def _sweep_sockets(record: Path) -> None:
+    """Remove the sockets' folder of a server of this home that was killed."""
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        left = msgspec.json.decode(record.read_bytes(), type=ServerRecord).sockets
+        if left and Path(left).name.startswith(_SOCKETS):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _refusal(host: str, port: int) -> OSError | None:

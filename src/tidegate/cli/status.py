@@ -36,6 +36,8 @@ def status(service: str | None, home: Path | None, as_json: bool) -> None:
             f"Server {seen.server.pid} on {local.home.root}: data port {seen.server.data}, "
             f"control port {seen.server.control}"
         )
+    for condition in seen.conditions:
+        click.echo(f"{condition.subject} ({condition.state}): {condition.words}")
     if not seen.services:
         click.echo("No service has a route yet.")
         return

@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -80,6 +81,27 @@ class Tensors(msgspec.Struct, frozen=True):
     platform: str = "tidegate"
 
 
+class _Compiled:
+    """What a contract is compiled to: the same for all versions that have it, and there may be thousands."""
+
+    def __init__(self, contract: Contract, max_rows: int) -> None:
+        self.decoder = RowDecoder(contract.input, max_rows=max_rows)
+        self.encoder = RowEncoder(contract.output)
+        self.input_check = Validator(contract.input)
+        self.output_check = Validator(contract.output)
+
+
+_COMPILED: WeakValueDictionary[tuple[str, int], _Compiled] = WeakValueDictionary()
+
+
+def _compiled(contract: Contract, max_rows: int) -> _Compiled:
+    key = (contract.fingerprint, max_rows)
+    found = _COMPILED.get(key)
+    if found is None:
+        found = _COMPILED[key] = _Compiled(contract, max_rows)
+    return found
+
+
 class LoadedVersion:
     """One version, compiled from its manifest: everything that a request needs on its way."""
 
@@ -119,10 +141,11 @@ class LoadedVersion:
         self.limits = limits or Limits()
         self.journal = journal
         self.tensors = tensors or Tensors()
-        self.decoder = RowDecoder(contract.input, max_rows=self.limits.max_rows)
-        self.encoder = RowEncoder(contract.output)
-        self.input_check = Validator(contract.input)
-        self.output_check = Validator(contract.output)
+        compiled = self._compiled = _compiled(contract, self.limits.max_rows)
+        self.decoder = compiled.decoder
+        self.encoder = compiled.encoder
+        self.input_check = compiled.input_check
+        self.output_check = compiled.output_check
         self.features = features
         self.layout = journal_layout(contract) if features is None else features.layout
         self.tolerances = tuple(sorted((tolerances or {}).items()))
