@@ -96,6 +96,27 @@ class Try(msgspec.Struct, frozen=True):
     failed: dict[str, int]
 
 
+def _nothing() -> None: ...
+
+
+class Way(NamedTuple):
+    """A way to roll back.
+
+    Attributes:
+        name: For the table.
+        count: How many tries.
+        act: Rolls back.
+        before: Done before each try, outside its time.
+        first: Done once, before all tries.
+    """
+
+    name: str
+    count: int
+    act: Callable[[], None]
+    before: Callable[[], None] = _nothing
+    first: Callable[[], None] = _nothing
+
+
 # --- the observer, a process of its own ---
 
 
@@ -217,14 +238,15 @@ def _give_half(local: Local, manifest: Any) -> None:
     local.routes.change(SERVICE, widen)
 
 
-def _try(local: Local, observer: Observer, act: Callable[[], None], manifest: Any) -> Try:
+def _try(local: Local, observer: Observer, way: Way, manifest: Any) -> Try:
     _give_half(local, manifest)
     n_before = observer.take(find=True).n_candidate
     give_up_s = time.monotonic() + 20.0
     while (before := observer.take(find=True)).n_candidate < n_before + 20 and time.monotonic() < give_up_s:
         time.sleep(0.1)
+    way.before()
     began_s = time.monotonic()
-    act()
+    way.act()
     took_s = time.monotonic() - began_s
     time.sleep(max(0.1, AFTER_S - took_s))
     after = observer.take()
@@ -300,10 +322,9 @@ class Bench:
         )
         assert moved.decision.outcome == "committed", moved
 
-    def without_controller(self) -> None:
+    def kill_controller(self) -> None:
         for process in self.server.child("tidegate.control"):
             process.kill()
-        self.here()
 
     def by_command(self) -> None:
         done = self.server.command("rollback", SERVICE)
@@ -390,18 +411,18 @@ def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int, n_co
     capacity = load.closed(target, seconds=2.0, connections=16).ok_per_s
     bench.here()
     overload = load.Arrivals(target, 1.0, 64, rate_per_s=OVERLOAD * capacity, tick_us=1000.0)
-    ways: list[tuple[str, int, Callable[[], None], Callable[[], None]]] = [
-        ("control port", n_tries, bench.by_control, lambda: None),
-        ("command, from nothing", n_commands, bench.by_command, lambda: None),
-        ("ready process, database killed", n_tries, bench.here, kill_database),
-        ("the same, controller killed", n_tries, bench.without_controller, lambda: None),
+    ways = [
+        Way("control port", n_tries, bench.by_control),
+        Way("command, from nothing", n_commands, bench.by_command),
+        Way("ready process, database killed", n_tries, bench.here, first=kill_database),
+        Way("the same, controller killed", n_tries, bench.here, before=bench.kill_controller),
     ]
     results: dict[str, list[Try]] = {}
     observer = Observer(bench.server.port, bench.server.home.metrics)
     try:
-        for name, count, act, first in ways:
-            first()
-            results[name] = _under_load(bench, overload, observer, act, count)
+        for way in ways:
+            way.first()
+            results[way.name] = _under_load(bench, overload, observer, way)
     finally:
         observer.stop()
     report = Report("rollback", raw=results)
@@ -423,10 +444,8 @@ def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int, n_co
     return report
 
 
-def _under_load(
-    bench: Bench, overload: load.Arrivals, observer: Observer, act: Callable[[], None], count: int
-) -> list[Try]:
-    arrivals = msgspec.structs.replace(overload, seconds=6.0 + 8.0 * count)
+def _under_load(bench: Bench, overload: load.Arrivals, observer: Observer, way: Way) -> list[Try]:
+    arrivals = msgspec.structs.replace(overload, seconds=6.0 + 8.0 * way.count)
     with load.start(arrivals):  # it is ended with the block, however much time it has left
         time.sleep(1.0)
-        return [_try(bench.local, observer, act, bench.manifest) for _ in range(count)]
+        return [_try(bench.local, observer, way, bench.manifest) for _ in range(way.count)]
