@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
 
 from benchmarks.load import Target
-from benchmarks.model import CACHE, Model
+from benchmarks.model import CACHE, SLOW, Model, case_b_slow
 from benchmarks.process import Server, free_port, program, run_once
 
 N_BODIES = 256
@@ -168,7 +168,11 @@ class FastApi(msgspec.Struct, frozen=True):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return {"BENCH_MODEL": str(self.model.path), "BENCH_SHAPE": self.shape}
+        return {
+            "BENCH_MODEL": str(self.model.path),
+            "BENCH_SHAPE": self.shape,
+            "BENCH_SLOW": str(SLOW) if self.model == case_b_slow() else "",
+        }
 
     def preparation(self, home: Path) -> list[list[str]]:
         del home  # it has none
@@ -227,7 +231,8 @@ def tidegate_of(model: Model, shape: str, *, workers: int) -> Tidegate:
     Named fields come from the declared service in `service/`; the other shapes are what a bare model
     file gets: its contract is inferred from the graph.
     """
-    source = SERVICES / model.name.replace("-", "_") if shape == "named" else model.path
+    declared = shape == "named" or model == case_b_slow()
+    source = SERVICES / model.name.replace("-", "_") if declared else model.path
     return Tidegate(source, model.name, workers)
 
 

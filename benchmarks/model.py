@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 CACHE = Path(__file__).parent / ".cache"
+SLOW = CACHE / "slow"
+"""While this file is there, the model that can be slowed down takes twice as long."""
 SEED = 20261120
 A_FEATURES, A_TREES, A_LEAVES, A_ROWS = 20, 100, 31, 20_000
 B_FEATURES, B_WIDTH, B_LAYERS, B_OUTPUTS = 64, 2048, 8, 10
@@ -58,6 +60,11 @@ def case_b() -> Model:
 def case_b_single() -> Model:
     """Return case B with a first dimension of 1 in the graph: a model that cannot be batched."""
     return Model("case-b-single", _cached("case-b-single.onnx", lambda: _build_perceptron(1)), B_FEATURES)
+
+
+def case_b_slow() -> Model:
+    """Return case B as the service that can be slowed down runs it."""
+    return Model("case-b-slow", case_b().path, B_FEATURES)
 
 
 def _cached(name: str, build: Callable[[], bytes]) -> Path:

@@ -7,7 +7,8 @@ journalled, no version is chosen.
 
 Settings, from the environment because uvicorn starts the workers: BENCH_MODEL, path of an ONNX graph
 with an input `x` [n, features] and one output [n, outputs]; BENCH_SHAPE, `named` (a JSON field a feature,
-of which there must be 20) or `vector` (one field `x`).
+of which there must be 20) or `vector` (one field `x`); BENCH_SLOW, a file that makes every call take
+twice as long while it is there, or nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def _open_session(path: str) -> Any:
 
 session = _open_session(os.environ["BENCH_MODEL"])
 N_FEATURES: int = session.get_inputs()[0].shape[1]
+SLOW = os.environ.get("BENCH_SLOW", "")
 app = FastAPI(openapi_url=None)
 
 
@@ -67,6 +69,8 @@ class VectorRow(BaseModel):
 
 
 def _answer(row: list[float]) -> Response:
+    if SLOW and os.path.exists(SLOW):  # noqa: PTH110 - the quickest way to ask
+        session.run(None, {"x": np.array([row], dtype=np.float32)})
     outputs = session.run(None, {"x": np.array([row], dtype=np.float32)})[0][0]
     return Response(orjson.dumps({"prediction": outputs.tolist()}), media_type="application/json")
 
