@@ -141,3 +141,25 @@ def test_repeated_class_is_refused():
 def test_probabilities_that_do_not_sum_to_one_are_refused():
     with pytest.raises(NotMeasurable, match="sum to 1"):
         multiclass(["a"], [[0.5, 0.6]], ["a", "b"], rng=np.random.default_rng(0))
+
+
+def test_rows_that_belong_together_make_intervals_wider_and_leave_figures_alone():
+    rng = np.random.default_rng(0)
+    day = np.repeat(np.arange(30), 60)
+    usual = rng.normal(size=1800)
+    storm = 1.5 * rng.normal(size=30)[day]  # which the model does not know of
+    chance = 1 / (1 + np.exp(-usual))
+    happened = rng.random(1800) < 1 / (1 + np.exp(-usual - storm))
+
+    apart = {each.name: each for each in binary(happened, chance, rng=rng)}
+    together = {each.name: each for each in binary(happened, chance, rng=rng, cluster=day)}
+    singles = {each.name: each for each in binary(happened, chance, rng=rng, cluster=np.arange(1800))}
+
+    assert set(apart) == set(together)
+    for name, each in together.items():
+        assert each.value == pytest.approx(apart[name].value)
+        assert each.method == "bootstrap"
+    widths = [each["precision"].high - each["precision"].low for each in (together, apart)]
+    assert widths[0] > 1.5 * widths[1]
+    for end in ("low", "high"):
+        assert getattr(singles["auc"], end) == pytest.approx(getattr(apart["auc"], end), abs=0.01)

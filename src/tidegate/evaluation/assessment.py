@@ -36,7 +36,8 @@ class Subject(msgspec.Struct, frozen=True):
         rules: Rules that the model must keep.
         matrix: What decisions bring in money.
         span: When the rows are from.
-        cluster: Which rows belong together, integers from 0; None: rows are independent. Of numbers only.
+        cluster: Which rows belong together, integers from 0; None: rows are independent. It counts for
+            the figures of events and numbers.
     """
 
     outcomes: Column
@@ -72,7 +73,9 @@ def assess_binary(
         worth = value(subject.outcomes, predicted, subject.matrix, rng=rng, level=level)
     if threshold is None:
         threshold = 0.5 if worth is None else worth.threshold
-    figures = binary(subject.outcomes, predicted, rng=rng, threshold=threshold, level=level)
+    figures = binary(
+        subject.outcomes, predicted, rng=rng, threshold=threshold, level=level, cluster=subject.cluster
+    )
     report = common_report(
         subject,
         ("binary", figures),

@@ -25,11 +25,13 @@ def binary(
     rng: np.random.Generator,
     threshold: float = 0.5,
     level: float = 0.95,
+    cluster: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Estimate, ...]:
     """Measure probabilities of an event, and the decisions `prediction >= threshold` made from them.
 
     AUC with DeLong's interval; shares (accuracy, precision, recall, specificity) with Wilson's; log
-    loss, Brier score, F1 and Matthews correlation with a bootstrap.
+    loss, Brier score, F1 and Matthews correlation with a bootstrap. Where rows belong together, all by a
+    bootstrap of whole clusters.
 
     Args:
         outcomes: 0 or 1 (or bool), shape (n_rows,).
@@ -37,6 +39,7 @@ def binary(
         rng: Source of randomness of the bootstrap.
         threshold: Where a decision turns positive, in [0, 1].
         level: Confidence, in (0, 1).
+        cluster: Which rows belong together, integers from 0; None: rows are independent.
 
     Raises:
         NotMeasurable: See `metric.binary_report`.
@@ -56,25 +59,66 @@ def binary(
         "f1": (lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[:, 1] + s[:, 2]), True),
         "matthews": (_matthews, True),
     }
-    interval = None if np.isnan(report.auc) else delong(happened, predicted, level=level)
+    if cluster is not None:
+        figures |= _SHARES
+    interval = None
+    if not np.isnan(report.auc):
+        interval = (
+            delong(happened, predicted, level=level)
+            if cluster is None
+            else _clustered_auc(happened, predicted, cluster, rng=rng, level=level)
+        )
     area = estimate_of(
         "auc",
         report.auc,
         interval,
-        method="delong",
+        method="delong" if cluster is None else "bootstrap",
         n_rows=report.n_rows,
         level=level,
         larger_is_better=True,
     )
+    found = (area, *resampled(terms, figures, rng=rng, level=level, cluster=cluster))
+    if cluster is not None:
+        return found
     tp, fp, fn, tn = (int(count) for count in cells.sum(axis=0))
     return (
-        area,
-        *resampled(terms, figures, rng=rng, level=level),
+        *found,
         share("accuracy", tp + tn, tp + fp + fn + tn, level=level),
         share("precision", tp, tp + fp, level=level),
         share("recall", tp, tp + fn, level=level),
         share("specificity", tn, tn + fp, level=level),
     )
+
+
+_SHARES: dict[str, tuple[Figure, bool | None]] = {
+    "accuracy": (lambda s: (s[:, 0] + s[:, 3]) / s[:, :4].sum(axis=1), True),
+    "precision": (lambda s: s[:, 0] / (s[:, 0] + s[:, 1]), True),
+    "recall": (lambda s: s[:, 0] / (s[:, 0] + s[:, 2]), True),
+    "specificity": (lambda s: s[:, 3] / (s[:, 3] + s[:, 1]), True),
+}
+
+
+def _clustered_auc(
+    happened: npt.NDArray[np.bool_],
+    predicted: Floats,
+    cluster: npt.NDArray[np.int64],
+    *,
+    rng: np.random.Generator,
+    level: float,
+    n_replicates: int = 500,
+) -> Interval | None:
+    """Return the interval of the AUC from draws of whole clusters."""
+    _, group = np.unique(predicted, return_inverse=True)
+    n_groups, n_clusters = int(group.max()) + 1, int(cluster.max()) + 1
+    events, others = np.flatnonzero(happened), np.flatnonzero(~happened)
+    areas = np.empty(n_replicates)
+    for each in range(n_replicates):
+        drawn = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters).astype(np.float64)
+        up = np.bincount(group[events], weights=drawn[cluster[events]], minlength=n_groups)
+        down = np.bincount(group[others], weights=drawn[cluster[others]], minlength=n_groups)
+        pairs = up.sum() * down.sum()
+        areas[each] = (up * (np.cumsum(down) - down / 2)).sum() / pairs if pairs else np.nan
+    return percentile_interval(areas, level=level)
 
 
 def share(

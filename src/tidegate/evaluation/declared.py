@@ -115,9 +115,11 @@ def assess_declared(
             if losses is None
             else roll(at_us, losses, errors=errors, every_us=judged.every_us, rng=rng, level=level),
         )
-    if subject.cluster is not None and task in ("binary", "multiclass"):
+    if subject.cluster is not None:
+        beyond = "Figures of classes, slices" if task == "multiclass" else "Slices"
         notes.append(
-            f"Intervals: rows of one {declared.group} count as independent here; they are rather wider."
+            f"{beyond}, calibration, groups: rows of one {declared.group} count as independent there, and "
+            "intervals are narrower than they should be."
         )
     return msgspec.structs.replace(report, notes=(*report.notes, *notes))
 
