@@ -47,12 +47,19 @@ class Limits(msgspec.Struct, frozen=True):
             this is half a second, past which a refusal serves the caller better than a wait.
         pinning: Whether a caller may name the version or the arm that answers, by header. Off: who may
             choose could keep away from a candidate, or load one that was only to be tried.
+        criticality: How much a request matters that does not say itself: `shadow`, `batch`, `normal`
+            or `critical`. Under overload the least is refused first.
+        caller_rate_per_s: Requests a second that one caller may send to one worker; None for no
+            bound. For fairness among callers; overload needs no bound of this kind.
+        caller_burst: Requests that a caller may send at once after a pause.
+        caller_header: Header by which callers are told apart; "" for their network address.
     """
 
     deadline_ms: float = 2_000.0
     max_rows: int = 10_000
     max_body_bytes: int = 16 << 20
     max_waiting_rows: int = 512
+    pinning: bool = False
     criticality: str = "normal"
     caller_rate_per_s: float | None = None
     caller_burst: int = 20
@@ -77,4 +84,26 @@ class Limits(msgspec.Struct, frozen=True):
         if self.caller_burst < 1:
             raise InvalidSetting(f"Limits.caller_burst is {self.caller_burst}, expected at least 1.")
 
-    pinning: bool = False
+
+class Cache(msgspec.Struct, frozen=True):
+    """How long and how much answers are kept for others who send the same.
+
+    Attributes:
+        ttl_s: How long an answer may be given again, seconds.
+        max_bytes: What the kept answers of one version may take in one worker.
+    """
+
+    ttl_s: float
+    max_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        """Refuse what keeps nothing.
+
+        Raises:
+            InvalidSetting: A value is not above 0.
+        """
+        if not (self.ttl_s > 0 and self.max_bytes > 0):
+            raise InvalidSetting(
+                f"A cache of {self.ttl_s:g} s and {self.max_bytes} bytes keeps nothing.",
+                hint="Declare both above 0, or no cache.",
+            )

@@ -82,6 +82,7 @@ class Call:
         "arm",
         "arrived_us",
         "bucket",
+        "cache_key",
         "caller_id",
         "criticality",
         "deadline_s",
@@ -142,6 +143,7 @@ class Call:
         self.abandoned = False
         self.settled = False
         self.criticality = 2  # Criticality.NORMAL, which takes longer to look up than to write
+        self.cache_key: bytes | None = None  # of an answer that others may wait for
         self.on_abandon: Callable[[], None] | None = None
         self.error: TidegateError | None = None
         self.group: Group

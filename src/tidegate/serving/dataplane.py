@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
 from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, encode_refusals
@@ -18,6 +19,7 @@ from tidegate.journal.lane import JournalLane, Writing
 from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
+from tidegate.serving.cache import ResponseCache
 from tidegate.serving.call import BreakerOpen, Call, DeadlineExceeded, Group, Overloaded, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion, UnknownService
 from tidegate.serving.guard import ask_stand_in, fall_back, inspect, is_fault, take_stand_in
@@ -94,6 +96,12 @@ class DataPlane:
 
     def submit(self, call: Call) -> None:
         """Take a call; its `reply` is called when it is answered and journalled."""
+        version = call.arm.version
+        if version.cache is not None and not call.arm.safe_mode and self._reuse(call, version.cache):
+            return
+        self._enqueue(call)
+
+    def _enqueue(self, call: Call) -> None:
         if not self._arrived:
             self._loop.call_soon(self._turn)
         self._arrived.append(call)
@@ -251,6 +259,7 @@ class DataPlane:
         calls = group.calls
         self._unfinished.difference_update(calls)
         if any(call.settled for call in calls):
+            self._scatter(calls)
             calls = [call for call in calls if not call.settled]
             if not calls:
                 return
@@ -286,6 +295,8 @@ class DataPlane:
         if good is not None:
             if version.breaker.n_failed:
                 self._clear(version, len(good.calls))
+            if version.cache is not None:
+                self._keep(good, version.cache)
             self._finished.append(good)
         for part, error in bad:
             self._blame(version)
@@ -293,6 +304,7 @@ class DataPlane:
 
     def _fall_back(self, part: Group, error: TidegateError) -> None:
         """Let the declared chain answer a call: the stable version first, then tables and constants."""
+        self._scatter(part.calls)
         found = None if part.arm.stand_in is None else ask_stand_in(part, error)
         if found is None:
             fall_back(part, error)
@@ -336,11 +348,67 @@ class DataPlane:
             detail = {"version": version.number}
             self.record_event(Event("breaker.opened", self.clock.wall_us(), version.service, detail))
 
+    # --- answers that are kept ---
+
+    def _reuse(self, call: Call, cache: ResponseCache) -> bool:
+        """Answer a call by what is kept, or let it wait for what is being computed; False if neither."""
+        inputs = call.inputs
+        if not isinstance(inputs, Batch):
+            inputs = call.inputs = call.arm.version.decoder.gather(inputs)
+        key = cache.key(inputs)
+        outputs = cache.find(key, self.clock.monotonic_s())
+        if outputs is not None:
+            self._give(call, outputs)
+        elif cache.board(key, call):
+            Group(call.arm, [call], inputs)  # what it is answered from if its time is over before
+            self._unfinished.add(call)
+            self._watch()
+        else:
+            call.cache_key = key
+            return False
+        return True
+
+    def _give(self, call: Call, outputs: Batch) -> None:
+        assert isinstance(call.inputs, Batch)
+        group = Group(call.arm, [call], call.inputs)
+        group.outputs = outputs
+        group.flags |= Flag.CACHED
+        self._finished.append(group)
+        self._settle_later()
+
+    def _keep(self, group: Group, cache: ResponseCache) -> None:
+        """Keep the answers of a model's call, and give them to who waits for the same."""
+        assert group.outputs is not None
+        now_s = self.clock.monotonic_s()
+        for call in group.calls:
+            key, call.cache_key = call.cache_key, None
+            if key is None:
+                continue
+            outputs = group.outputs.rows(call.start, call.start + call.n_rows)
+            cache.keep(key, outputs, now_s)
+            for other in cache.land(key):
+                self._unfinished.discard(other)
+                if not other.settled:
+                    self._give(other, outputs)
+
+    def _scatter(self, calls: Sequence[Call]) -> None:
+        """Let go whoever waits for the answers of calls that will have none: each asks for itself."""
+        for call in calls:
+            key, call.cache_key = call.cache_key, None
+            cache = call.arm.version.cache
+            if key is None or cache is None:
+                continue
+            for other in cache.land(key):
+                self._unfinished.discard(other)
+                if not other.settled:
+                    self._enqueue(other)
+
     # --- deadlines of calls that wait for a slow model ---
 
     def _fail(self, calls: list[Call], error: BaseException) -> None:
         """Answer calls that a defect of ours has stopped."""
         _log.error("call.failed", exc_info=error)
+        self._scatter(calls)
         for call in calls:
             call.settled = True
             if not call.abandoned:
@@ -351,6 +419,7 @@ class DataPlane:
 
     def _expire(self, call: Call) -> None:
         call.settled = True
+        self._scatter([call])
         if call.abandoned:
             return
         call.error = DeadlineExceeded(
@@ -369,6 +438,7 @@ class DataPlane:
             self._unfinished.discard(call)
             part = call.group.part([call])
             call.settled = True
+            self._scatter([call])
             if call.abandoned:
                 continue
             error = DeadlineExceeded(

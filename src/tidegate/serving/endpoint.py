@@ -14,7 +14,7 @@ from tidegate.contract.batch import Batch
 from tidegate.contract.decode import RowDecoder
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.layout import journal_layout
-from tidegate.contract.objective import Limits
+from tidegate.contract.objective import Cache, Limits
 from tidegate.contract.schema import Contract
 from tidegate.contract.validate import Validator
 from tidegate.core.error import NotFound
@@ -23,6 +23,7 @@ from tidegate.predictor.protocol import Predictor
 from tidegate.route.route import PARTS, STABLE, ServiceRoute, compile_bucket, compile_choice
 from tidegate.serving.admission import Admission, Backlog
 from tidegate.serving.breaker import Breaker
+from tidegate.serving.cache import ResponseCache
 from tidegate.serving.call import Call, Group, NotReady
 from tidegate.serving.feature import FeatureMerge
 
@@ -118,6 +119,7 @@ class LoadedVersion:
         tensors: Tensors | None = None,
         tolerances: Mapping[str, float] | None = None,
         features: FeatureMerge | None = None,
+        cache: Cache | None = None,
     ) -> None:
         """Compile the contract's decoder, encoder and checks.
 
@@ -132,6 +134,7 @@ class LoadedVersion:
             tensors: The model's own names.
             tolerances: Output field -> difference to another version's answer that means nothing.
             features: What its model is given beside the request's fields; its executor reads them.
+            cache: How long its answers are kept; None: they are not.
         """
         self.service = service
         self.number = number
@@ -156,6 +159,7 @@ class LoadedVersion:
         self.n_asked = 0  # requests that were answered, for who has to decide what stays loaded
         self.backlog: Backlog | None = getattr(executor, "backlog", None)
         self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
+        self.cache = None if cache is None else ResponseCache(cache, contract, version=number)
         self.breaker = Breaker(draw=random.random)
         self.answered_s = 0.0  # when it last answered, monotonic clock; kept where it runs elsewhere
         self.is_elsewhere = self.backlog is not None and not getattr(executor, "in_loop", False)

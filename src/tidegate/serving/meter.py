@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from tidegate.journal.record import Flag
 from tidegate.serving.call import Group
 from tidegate.serving.endpoint import Arm
 from tidegate.serving.metric import Counter, Histogram, MetricPage
@@ -19,6 +20,7 @@ class Meter:
         "_batch_rows",
         "_batches",
         "_begun",
+        "_cached",
         "_failed",
         "_failed_us",
         "_fallback",
@@ -44,6 +46,7 @@ class Meter:
         self._batch_rows = counter("tidegate_model_call_rows_total")
         self._predict_us = counter("tidegate_model_call_microseconds_total")
         self._failed_us = counter("tidegate_failed_microseconds_total")
+        self._cached = counter("tidegate_cached_total")
         self._begun = 0.0
         self._latency: Histogram = page.histogram("tidegate_request_duration_us", labels)
 
@@ -63,7 +66,9 @@ class Meter:
             self._failed.add(len(calls))
             self._failed_us.add(sum(int((now_s - call.started_s) * 1e6) for call in calls))
         self._rows.add(group.n_rows)
-        if group.error is None:
+        if group.flags & Flag.CACHED:
+            self._cached.add(len(calls))
+        elif group.error is None:
             self._count_model_call(group)
         self._latency.observe_all([int((now_s - call.started_s) * 1e6) for call in calls])
 
