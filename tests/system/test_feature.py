@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 import tidegate as tg
-from tests.system.model import add_version, write_sum
+from tests.system.model import add_version, deploy, write_function, write_sum
 from tests.system.server import Client, Server, running, wait_until
 from tests.valkey import redis_url  # noqa: F401 - a fixture
 from tidegate.bootstrap.feature import STORE_VARIABLE
@@ -68,22 +68,37 @@ VISITS = FeatureView(
     event_id="number",
     aggregates={"n_visits": count(timedelta(hours=1))},
 )
-SERVICE = tg.Service("sum", input=Asked, output=Total, features=[LEVEL, VISITS])
+SERVICE = tg.Service("viewed", input=Asked, output=Total, features=[LEVEL, VISITS])
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("redis", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if request.param == "sqlite":
+        found = request.getfixturevalue("shared")
+        serve(found)
+        yield found
+        return
     folder = tmp_path_factory.mktemp("view")
     with pytest.MonkeyPatch.context() as patch, running(folder, n_workers=1) as found:
-        if request.param == "redis":
-            patch.setenv(STORE_VARIABLE, request.getfixturevalue("redis_url"))
-        model = write_sum(found.folder / "sum.onnx", 0.0)
-        views = [define(view) for view in SERVICE.features]
-        sample = {"a": [1.0], "who": ["x"], "at": [0], "b": [2.0], "n_visits": [0]}
-        add_version(found, "sum", model, SERVICE.contract, views=views, sample=pl.DataFrame(sample))
+        patch.setenv(STORE_VARIABLE, request.getfixturevalue("redis_url"))
+        add_version(found, "first", write_sum(found.folder / "first.onnx", 0.0))
         found.start()
-        wait_until(lambda: can_connect(found.control_port), what="the control port")
+        serve(found)
         yield found
+
+
+def serve(server: Server) -> None:
+    """Deploy the service with a model in the worker, and with one in a process of its own."""
+    views = [define(view) for view in SERVICE.features]
+    sample = {"a": [1.0], "who": ["x"], "at": [0], "b": [2.0], "n_visits": [0]}
+    graph = write_sum(server.folder / "viewed.onnx", 0.0)
+    add_version(server, "viewed", graph, SERVICE.contract, views=views, sample=pl.DataFrame(sample))
+    function = write_function(server.folder / "viewed.py", 'return {"total": columns["a"] + columns["b"]}')
+    add_version(server, "function", function, SERVICE.contract, views=views)
+    for name in ("viewed", "function"):
+        deploy(server, name)
+    server.wait_ready()
+    wait_until(lambda: can_connect(server.control_port), what="the control port")
 
 
 def can_connect(port: int) -> bool:
@@ -116,7 +131,7 @@ def push(client: Client, view: str, *events: dict[str, Any]) -> Any:
 
 def ask(client: Client, who: str, minute: float, a: float = 1.0) -> Any:
     at = START + timedelta(minutes=minute)
-    return client.post("/services/sum/predict", {"a": a, "who": who, "at": at.isoformat()})
+    return client.post("/services/viewed/predict", {"a": a, "who": who, "at": at.isoformat()})
 
 
 def test_pushed_events_are_read_merged_recorded_and_equal_to_the_offline_join(server: Server) -> None:
@@ -137,7 +152,7 @@ def test_pushed_events_are_read_merged_recorded_and_equal_to_the_offline_join(se
         assert again.json()["new"] == 1
         assert ask(client, "ann", 5).json()["output"]["total"] == 101.0
 
-    recorded = [record.inputs for record in server.records(kind="prediction", service="sum")]
+    recorded = [record.inputs for record in server.records(kind="prediction", service="viewed")]
     rows = [row for row in recorded if row["who"] in ("ann", "bob", "eve")]
     assert {row["level__state"] for row in rows} == {"fresh", "missing", "stale"}
     assert [row["level__age_us"] for row in rows[:2]] == [5 * 60_000_000, 60_000]
@@ -181,10 +196,37 @@ def test_what_is_no_event_of_the_view_is_refused_in_words(server: Server) -> Non
     ]
 
 
+def test_every_face_and_a_model_in_its_own_process_get_features(server: Server) -> None:
+    at = START + timedelta(minutes=1)
+    row = {"a": 1.0, "who": "kim", "at": at.isoformat()}
+    columns = {"a": [1.0, 2.0], "who": ["kim", "kim"], "at": [at.isoformat()] * 2}
+    tensors = [
+        {"name": "a", "shape": [2], "datatype": "FP64", "data": [1.0, 2.0]},
+        {"name": "who", "shape": [2], "datatype": "BYTES", "data": ["kim", "kim"]},
+        {"name": "at", "shape": [2], "datatype": "INT64", "data": [int(at.timestamp() * 1e6)] * 2},
+    ]
+    with Client(server.control_port) as control, server.client() as client:
+        push(control, "level", event("kim", 0, 10.0, 1))
+
+        for name in ("viewed", "function"):
+            one = client.post(f"/services/{name}/predict", row)
+            rows = client.post(f"/services/{name}/predict", {"rows": [row, {**row, "a": 2.0}]})
+            whole = client.post(f"/services/{name}/predict", {"columns": columns})
+            inferred = client.post(f"/v2/models/{name}/infer", {"inputs": tensors})
+
+            assert one.json()["output"] == {"total": 21.0}
+            for answer in (rows, whole):
+                assert [each["output"]["total"] for each in answer.json()["rows"]] == [21.0, 22.0]
+            assert inferred.json()["outputs"][0]["data"] == [21.0, 22.0]
+            described = client.get(f"/v2/models/{name}").json()
+            assert [each["name"] for each in described["inputs"]] == ["a", "who", "at"]
+
+
 def test_callers_neither_see_nor_send_features(server: Server) -> None:
     with server.client() as client:
         document = client.get("/openapi.json")
-        sent = client.post("/services/sum/predict", {"a": 1.0, "who": "x", "at": START.isoformat(), "b": 9.0})
+        row = {"a": 1.0, "who": "x", "at": START.isoformat(), "b": 9.0}
+        sent = client.post("/services/viewed/predict", row)
 
     assert "n_visits" not in document.body.decode()
     assert (sent.status, sent.code) == (422, "contract_violation")
@@ -195,7 +237,7 @@ def test_worker_has_its_store_and_no_data_frames(server: Server) -> None:
     with server.client() as client:
         ask(client, "zoe", 5)
 
-    (worker,) = server.workers()
-    paths = {each.path for each in psutil.Process(worker.pid).memory_maps()}
-    assert any("_sqlite3" in path for path in paths) == (STORE_VARIABLE not in os.environ)
-    assert not any("polars" in path for path in paths)
+    for worker in server.workers():
+        paths = {each.path for each in psutil.Process(worker.pid).memory_maps()}
+        assert any("_sqlite3" in path for path in paths) == (STORE_VARIABLE not in os.environ)
+        assert not any("polars" in path for path in paths)

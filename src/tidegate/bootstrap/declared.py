@@ -19,7 +19,9 @@ from tidegate.registry.version import parse_version_label
 from tidegate.service.manifest import Manifest
 
 
-def find_contract(local: Local, target: str, *, service: str | None = None) -> Contract:
+def find_contract(
+    local: Local, target: str, *, service: str | None = None, as_sent: bool = False
+) -> Contract:
     """Return the contract that `target` names.
 
     Args:
@@ -27,6 +29,7 @@ def find_contract(local: Local, target: str, *, service: str | None = None) -> C
         target: A service's folder, a `.py` or `.json` file that holds a contract, a model file, or a
             registered version as `service@number` or `service` (the latest).
         service: Which service of a folder.
+        as_sent: Without the features of views: what callers send, not what the model takes.
 
     Raises:
         NotFound: There is no such thing.
@@ -34,7 +37,8 @@ def find_contract(local: Local, target: str, *, service: str | None = None) -> C
     """
     path = Path(target)
     if path.is_dir():
-        return load_service(path, service).contract
+        declared = load_service(path, service)
+        return declared.request if as_sent else declared.contract
     if path.is_file():
         if path.suffix == ".py":
             return read_source(path)
@@ -43,10 +47,10 @@ def find_contract(local: Local, target: str, *, service: str | None = None) -> C
         return infer_from_model(path)
     if path.suffix and "@" not in target:
         raise NotFound(f"There is no file {target}.", path=target)
-    return registered_contract(local, target)
+    return registered_contract(local, target, as_sent=as_sent)
 
 
-def registered_contract(local: Local, label: str) -> Contract:
+def registered_contract(local: Local, label: str, *, as_sent: bool = False) -> Contract:
     """Return the contract of a registered version: `service@number`, or `service` for the latest.
 
     Raises:
@@ -54,7 +58,8 @@ def registered_contract(local: Local, label: str) -> Contract:
     """
     name, number = parse_version_label(label) if "@" in label else (label, None)
     version = show_version(local.unit, name, number=number)
-    return Manifest.from_json(local.artifacts.read_bytes(version.manifest)).contract
+    manifest = Manifest.from_json(local.artifacts.read_bytes(version.manifest))
+    return manifest.request if as_sent else manifest.contract
 
 
 def infer_from_model(path: Path) -> Contract:

@@ -32,7 +32,7 @@ def show(target: str, service: str | None, home: Path | None, as_json: bool) -> 
     """Show the fields of TARGET's contract, and its fingerprint."""
     from tidegate.bootstrap.declared import describe, find_contract
 
-    found = find_contract(open_local(home), target, service=service)
+    found = find_contract(open_local(home), target, service=service, as_sent=True)
     if as_json:
         print_json(found)
         return
@@ -58,7 +58,8 @@ def compare(old: str, new: str, home: Path | None, as_json: bool) -> None:
     from tidegate.contract.compare import compare as compare_contracts
 
     local = open_local(home)
-    comparison = compare_contracts(find_contract(local, old), find_contract(local, new))
+    before, after = (find_contract(local, each, as_sent=True) for each in (old, new))
+    comparison = compare_contracts(before, after)
     if as_json:
         print_json({"verdict": comparison.verdict, "changes": comparison.changes})
     else:
@@ -83,7 +84,7 @@ def write(target: str, file: Path, service: str | None, home: Path | None) -> No
 
     if file.suffix not in (".py", ".json"):
         raise click.UsageError("The file's name must end in .py or .json.")
-    found = find_contract(open_local(home), target, service=service)
+    found = find_contract(open_local(home), target, service=service, as_sent=True)
     if file.suffix == ".py":
         write_source(found, file)
     else:

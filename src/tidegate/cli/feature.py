@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PLACE = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """A time with its offset from UTC; without one, UTC."""
 
     name = "time"

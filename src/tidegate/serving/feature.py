@@ -155,7 +155,7 @@ class FeatureMerge:
             pad = self._columns([unread(plan, inputs.n_rows) for plan in self.plans])
             if inputs.n_rows <= _KEPT_PADS:
                 self._pads[inputs.n_rows] = pad
-        return self._merged(inputs, pad)
+        return self._beside(inputs, pad)
 
     def is_read(self, inputs: Batch) -> bool:
         """Tell whether these rows have been through a read of all these views that succeeded."""
@@ -168,13 +168,15 @@ class FeatureMerge:
         """Tell whether these rows have the columns of all these views."""
         return all(name in inputs.columns for name in self._states)
 
-    def asks(self, group: Group) -> list[tuple[Ask, npt.NDArray[np.intp] | None]]:
-        """Return what to read for a group, each key and moment once, and which answer is each row's.
+    def asks(self, inputs: Batch, arrived: list[int]) -> list[tuple[Ask, npt.NDArray[np.intp] | None]]:
+        """Return what to read for rows, each key and moment once, and which answer is each row's.
 
         The second item is None where the answers are the rows.
+
+        Args:
+            inputs: The rows.
+            arrived: When each arrived, microseconds UTC.
         """
-        inputs = group.inputs
-        arrived = [call.arrived_us for call in group.calls for _ in range(call.n_rows)]
         # What is known after the request came cannot have been known to it, whenever it says it is.
         moments = (
             [min(pair) for pair in zip(inputs[self._time].tolist(), arrived, strict=True)]
@@ -190,9 +192,9 @@ class FeatureMerge:
             asked.append((Ask(plan, [key for key, _ in places], [at for _, at in places]), index))
         return asked
 
-    def merge(self, group: Group, found: Sequence[FeatureRows]) -> None:
-        """Put what was read in the place of what was not."""
-        group.inputs = self._merged(group.inputs, self._columns(found))
+    def merged(self, inputs: Batch, found: Sequence[FeatureRows]) -> Batch:
+        """Return the rows with what was read in the place of what was not."""
+        return self._beside(inputs, self._columns(found))
 
     def refusals(self, group: Group) -> dict[Call, FeatureMissing]:
         """Return the calls that a policy does not let through to the model, each with the reason."""
@@ -239,7 +241,7 @@ class FeatureMerge:
             columns[age_column(plan)] = rows.ages_us
         return columns
 
-    def _merged(self, inputs: Batch, columns: dict[str, Column]) -> Batch:
+    def _beside(self, inputs: Batch, columns: dict[str, Column]) -> Batch:
         request = {name: inputs.columns[name] for name in self._request}
         return Batch({**request, **columns}, inputs.n_rows, blocks=inputs.blocks())
 
@@ -283,7 +285,8 @@ class FeatureExecutor:
             return
         if not self._merge.is_wide(group.inputs):  # a copy of another version's rows
             group.inputs = self._merge.widen(group.inputs)
-        asked = self._merge.asks(group)
+        arrived = [call.arrived_us for call in group.calls for _ in range(call.n_rows)]
+        asked = self._merge.asks(group.inputs, arrived)
         left_s = min(call.deadline_s for call in group.calls) - self._clock.monotonic_s()
         self._reading_rows += group.n_rows
 
@@ -294,7 +297,7 @@ class FeatureExecutor:
                     each if index is None else _taken(each, index)
                     for each, (_, index) in zip(found, asked, strict=True)
                 ]
-                self._merge.merge(group, rows)
+                group.inputs = self._merge.merged(group.inputs, rows)
             self._go_on(group, done)
 
         self._source.read([ask for ask, _ in asked], timeout_s=min(READ_S, left_s / 2), done=go_on)
