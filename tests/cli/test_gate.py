@@ -66,7 +66,7 @@ def paint(tmp_path, monkeypatch, tidegate):
     rng = np.random.default_rng(0)
     x, z = rng.normal(size=(2, 6_000))
     x = np.abs(x) * 3 + 1
-    late = (rng.random(6_000) < np.where((x > 3) ^ (z > 0), 0.8, 0.2)).astype(int)  # no line divides it
+    late = (rng.random(6_000) < np.where(np.abs(x - 3.5) < 1.5, 0.8, 0.2)).astype(int)  # a band, not a line
     (tmp_path / "paint").mkdir()
     write(tmp_path, card='owner="ana"')
     pl.DataFrame({"x": x, "z": z, "late": late, "day": np.arange(6_000) // 60}).write_csv("rows.csv")
