@@ -18,6 +18,7 @@ NAMES = {
     "memory": "what the workers and the whole tree take",
     "start": "from the command to the first right answer",
     "overload": "goodput at 1, 3 and 10 times the capacity",
+    "release": "flights, live: a good retrain is promoted unattended, five bad candidates are taken back",
     "rollback": "from the command to the last answer of the version taken away, at 10 times the capacity",
     "many": "8,000 small models within 512 MB: hits, cold loads, memory",
     "ingest": "journal segments to tallies and Parquet",
