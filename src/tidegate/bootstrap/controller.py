@@ -7,6 +7,7 @@ import threading
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
+from tidegate.bootstrap.release import Releases
 from tidegate.core.clock import SystemClock
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
@@ -14,6 +15,7 @@ from tidegate.journal.tailer import Tailer
 
 if TYPE_CHECKING:
     from tidegate.adapter.parquet.record import RecordStore
+    from tidegate.bootstrap.setting import Settings
 
 _log = logging.getLogger("tidegate.controller")
 
@@ -25,15 +27,17 @@ _RETRY_S = 5.0
 class Controller(threading.Thread):
     """Counts the journal of one home until it is told to stop."""
 
-    def __init__(self, home: Home, *, records_keep_days: int = 0) -> None:
+    def __init__(self, home: Home, *, settings: Settings | None = None, records_keep_days: int = 0) -> None:
         """Take a home.
 
         Args:
             home: Whose journal is followed.
+            settings: Where the database and the cell are, for releases; None leads none.
             records_keep_days: Days after which files of records are deleted; 0: never.
         """
         super().__init__(name="controller", daemon=True)
         self._home = home
+        self._settings = settings
         self._keep_days = records_keep_days
         self._stopping = threading.Event()
 
@@ -56,11 +60,14 @@ class Controller(threading.Thread):
         ledger = Ledger(self._home.ledger)  # in this thread: a connection belongs to the one that made it
         store = self._open_store()
         tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=store)
+        releases = None if self._settings is None else Releases(self._settings, ledger)
         cleared_on: date | None = None
         try:
             while True:
                 is_last = self._stopping.is_set()
                 progress = tailer.poll()
+                if releases is not None and not is_last:
+                    releases.tick()
                 for damage in progress.damages:
                     _log.error(
                         "segment.damaged segment=%s offset=%d: %s",
@@ -81,6 +88,8 @@ class Controller(threading.Thread):
                 if not progress.read_bytes:
                     self._stopping.wait(POLL_S)
         finally:
+            if releases is not None:
+                releases.close()
             tailer.close()
             ledger.close()
             if store is not None:

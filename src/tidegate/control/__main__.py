@@ -116,7 +116,7 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
-    controller = Controller(local.home, records_keep_days=server.records_keep_days)
+    controller = Controller(local.home, settings=settings, records_keep_days=server.records_keep_days)
     controller.start()
     uvicorn.run(
         make_app(LocalPlane(local, server.n_workers)),

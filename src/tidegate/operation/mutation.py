@@ -15,6 +15,8 @@ from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.core.principal import Principal
 from tidegate.governance.audit import AuditEvent, AuditLog
 from tidegate.registry.store import CommitUnknown, DecisionStore, StoreUnavailable, VersionStore
+from tidegate.release.book import ReleaseStore
+from tidegate.release.lease import LeaseStore
 
 T = TypeVar("T")
 
@@ -75,6 +77,12 @@ class Transaction(Protocol):
 
     @property
     def mutations(self) -> MutationStore: ...
+
+    @property
+    def releases(self) -> ReleaseStore: ...
+
+    @property
+    def leases(self) -> LeaseStore: ...
 
     @property
     def records(self) -> Mapping[str, Digest]:

@@ -124,6 +124,22 @@ def wait_ready(
     return wait, evidence
 
 
+def look_ready(cell: Cell, service: str, *, version: int, sequence: int) -> Wait:
+    """Say which living workers have `version` ready, without waiting.
+
+    Args:
+        cell: Whose workers.
+        service: Name of the service.
+        version: The version.
+        sequence: Number of the route that lists it.
+    """
+    statuses = cell.workers.live()
+    said = [_test_ready(each, service=service, version=version, sequence=sequence) for each in statuses]
+    waiting = tuple(missing for missing, _ in said if missing) if statuses else ("no worker is running",)
+    failed = tuple(why for _, why in said if why)
+    return Wait(waiting, failed, 0.0, tuple(_describe(each, service) for each in statuses))
+
+
 def wait_following(cell: Cell, route: Route, service: str, patience: Patience) -> Evidence:
     """Wait until every living worker serves what has been committed.
 

@@ -93,5 +93,6 @@ def _describe(route: ServiceRoute | None) -> dict[str, Any]:
     return {
         "generation": route.generation,
         "arms": {arm.name: {"version": arm.version, "share": arm.share} for arm in route.arms},
+        "shadows": [shadow.version for shadow in route.shadows],
         "safe_mode": route.safe_mode,
     }

@@ -124,3 +124,24 @@ def worst_excess(counts: Iterable[TrialCount], *, alpha: float) -> float:
 def keys_without_failure(*, allowance: float, alpha: float) -> float:
     """Return about how many keys of the candidate prove `allowance` if nothing fails in either arm."""
     return (-math.log(alpha) - math.log(float(_WEIGHTS[0]))) / math.log1p(allowance)
+
+
+BETS: tuple[tuple[float, float], ...] = tuple(
+    (float(fraction), -math.log(weight)) for fraction, weight in zip(_FRACTIONS, _WEIGHTS, strict=True)
+)
+"""Each bet as a part of the largest, and what its prior weight costs, in nats."""
+
+
+def growth(fraction: float, *, allowance: float, rate: float, weight: float) -> float:
+    """Return the mean log growth of one bet in one trial if both arms have events at `rate`.
+
+    Args:
+        fraction: The bet, as a part of the largest.
+        allowance: Excess that is to be refuted.
+        rate: Probability of an event in a trial.
+        weight: Probability that a trial is the candidate's, in (0, 1).
+    """
+    stake = weight * fraction
+    lost = math.log1p(max(stake * (allowance - 1 / weight), -1 + 1e-300))
+    won = math.log1p(stake * (allowance + 1 / (1 - weight)))
+    return (1 - rate) * math.log1p(stake * allowance) + rate * (weight * lost + (1 - weight) * won)

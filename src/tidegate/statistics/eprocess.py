@@ -87,9 +87,8 @@ class RatioTest(msgspec.Struct, frozen=True):
         share = np.asarray(weights, np.float64)[..., None]
         ratios = np.asarray(self.grid, np.float64)
         # theta(r)/theta(r0) = (r/r0) d and (1-theta(r))/(1-theta(r0)) = d, with this d; exact at w = 0 and 1
-        spread = np.log1p(share * (self.null - 1.0)) - np.log1p(share * (ratios - 1.0))
-        spread = np.where(np.isfinite(spread), spread, 0.0)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.log1p(share * (self.null - 1.0)) - np.log1p(share * (ratios - 1.0))
             gain = np.log(ratios / self.null)
         # with the whole of the traffic an event tells nothing: every ratio predicts it with certainty
         return np.where(share >= 1.0, 0.0, gain + spread), np.where(share >= 1.0, 0.0, spread)
@@ -191,3 +190,17 @@ def paths(test: RatioTest, from_candidate: Any, weights: Any) -> Floats:
     assert total is not None
     result: Floats = total - math.log(len(test.grid))
     return result
+
+
+def drift(test: RatioTest, *, weight: float, ratio: float = 1.0) -> Floats:
+    """Return each alternative's mean log growth an event if the true ratio of rates is `ratio`.
+
+    Args:
+        test: What is tested.
+        weight: The candidate's share, in (0, 1).
+        ratio: The truth.
+    """
+    candidate, stable = test.log_factors(weight)
+    share = weight * ratio / (weight * ratio + 1 - weight)
+    grown: Floats = share * candidate + (1 - share) * stable
+    return grown

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from tidegate.adapter.sql.engine import WRITE, describe, translated
 from tidegate.core.error import TidegateError
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest revision in `migration/versions`. Known here so that opening a database which is up to
 date does not have to import Alembic, which takes as long as everything else together."""
 

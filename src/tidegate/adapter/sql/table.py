@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -105,4 +106,34 @@ mutation = Table(
     Column("sequence", NUMBER, nullable=False, unique=True),
     Column("at_us", BigInteger, nullable=False),
     ForeignKeyConstraint(["sequence"], ["tidegate_audit.sequence"]),
+)
+
+release = Table(
+    "tidegate_release",
+    metadata,
+    Column("number", NUMBER, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("service", NAME, nullable=False),
+    Column("is_open", Boolean, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_tidegate_release_service", "service", "number"),
+    sqlite_autoincrement=True,
+)
+# A service has one open release at most: of two who start one at once, the second is refused.
+Index(
+    "uq_tidegate_release_open",
+    release.c.service,
+    unique=True,
+    sqlite_where=release.c.is_open,
+    postgresql_where=release.c.is_open,
+)
+
+lease = Table(
+    "tidegate_lease",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
 )

@@ -12,6 +12,7 @@ from tidegate.adapter.sql.audit import SqlAuditLog, SqlMutationStore
 from tidegate.adapter.sql.engine import ABANDONED_S, WAIT_S, WRITE, create, parse_url, translated
 from tidegate.adapter.sql.migrate import migrate
 from tidegate.adapter.sql.registry import SqlDecisionStore, SqlVersionStore
+from tidegate.adapter.sql.release import SqlLeaseStore, SqlReleaseStore
 from tidegate.core.digest import Digest
 from tidegate.registry.store import CommitUnknown
 
@@ -25,6 +26,8 @@ class SqlTransaction:
         self.decisions = SqlDecisionStore(connection, self._records)
         self.audit = SqlAuditLog(connection)
         self.mutations = SqlMutationStore(connection)
+        self.releases = SqlReleaseStore(connection)
+        self.leases = SqlLeaseStore(connection)
 
     @property
     def records(self) -> Mapping[str, Digest]:

@@ -1,0 +1,80 @@
+"""Releases of one home: the controller of `release`, wired to the database, the ledger and the cell."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.setting import Settings
+from tidegate.core.error import TidegateError
+from tidegate.core.principal import SYSTEM
+from tidegate.journal.ledger import Ledger
+from tidegate.operation.rollout import DatabaseBook
+from tidegate.release.book import LedgerSource
+from tidegate.release.controller import ReleaseController
+from tidegate.route.status import process_start
+
+_log = logging.getLogger("tidegate.release")
+
+_BUSY_S = 0.25
+_IDLE_S = 1.0
+"""Between two looks while a release is under way, and while none is."""
+_RETRY_S = 5.0
+
+
+class Releases:
+    """Looks at releases when it is time; nothing that happens there ends the counting beside it.
+
+    Args:
+        settings: Where the database and the cell are.
+        ledger: The tailer's, in whose thread this runs.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._local = Local(settings, principal=SYSTEM)
+        self._ledger = ledger
+        self._controller: ReleaseController | None = None
+        self._next_s = 0.0
+
+    def tick(self) -> None:
+        """Look, if it is time."""
+        if time.monotonic() < self._next_s:
+            return
+        pause_s = _RETRY_S
+        try:
+            if self._controller is None:
+                self._controller = self._open()
+            pause_s = _BUSY_S if self._controller.tick() else _IDLE_S
+        except TidegateError as error:
+            _log.warning("release.delayed: %s", error)
+        except Exception:  # noqa: BLE001 - a fault here must be seen, and must not end the counting
+            _log.exception("release.failed")
+        self._next_s = time.monotonic() + pause_s
+
+    def _open(self) -> ReleaseController:
+        local = self._local
+        pid = os.getpid()
+        return ReleaseController(
+            book=DatabaseBook(local.unit, clock=local.clock),
+            source=LedgerSource(self._ledger),
+            cells={local.settings.cell: local.cell},
+            clock=local.clock,
+            holder=f"{socket.gethostname()}:{pid}:{process_start(pid)}",
+            is_dead=_is_dead,
+        )
+
+    def close(self) -> None:
+        """Give the lease and the database back."""
+        if self._controller is not None:
+            self._controller.resign()
+        self._local.close()
+
+
+def _is_dead(holder: str) -> bool:
+    """Tell whether a holder ran on this machine and does no more."""
+    node, _, process = holder.partition(":")
+    pid, _, started = process.partition(":")
+    return node == socket.gethostname() and pid.isdigit() and process_start(int(pid)) != started

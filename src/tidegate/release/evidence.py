@@ -1,0 +1,411 @@
+"""The rules of a release: counts in, verdict out; the same function decides now and replays later.
+
+Each rule is a pure function of plain parameters and plain counts, both stored in the evidence. So a
+decision can be replayed after retention has deleted every record that was counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tidegate.core.decision import Evidence, Verdict
+from tidegate.core.error import InvalidSetting
+from tidegate.journal.pair import PairTally
+from tidegate.journal.tally import upper_us
+from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies
+from tidegate.release.plan import Guardrail, Plan, ShadowStep
+from tidegate.statistics.allowance import TrialCount, log_wealth, worst_excess
+from tidegate.statistics.disagreement import largest_disagreement
+from tidegate.statistics.eprocess import EventCount, RatioTest, log_mean_exp, regression_test, safety_test
+from tidegate.statistics.multiple import bonferroni
+from tidegate.statistics.paired import LossTest, log_worse
+from tidegate.statistics.srm import ALPHA, KeyCount, log_mismatch
+
+GUARDRAIL = "guardrail"
+SAMPLE_RATIO = "sample-ratio"
+SHADOW_FAILURES = "shadow-failures"
+SHADOW_LATENCY = "shadow-latency"
+DISAGREEMENT = "disagreement"
+
+_SLOWER = 2.0
+_LEAST_SLICE = 100
+_WORDS = {
+    "errors": "errors",
+    "contract": "outputs that break the contract",
+    "fallback": "answers by the fallback",
+    "latency": "service times above the objective",
+}
+
+
+class Judged(NamedTuple):
+    """What a rule says.
+
+    Attributes:
+        verdict: The verdict.
+        statistic: The figure that was compared with its threshold, in nats where it is an e-value.
+        reason: In words.
+    """
+
+    verdict: Verdict
+    statistic: float | None
+    reason: str
+
+
+def evaluate(rule: str, parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    """Return what a rule says of counts; anything missing or not a number leaves it undecided.
+
+    Args:
+        rule: Name of the rule, up to a colon.
+        parameters: The rule's settings.
+        observed: The counts.
+
+    Raises:
+        InvalidSetting: There is no such rule.
+    """
+    judge = _RULES.get(rule.partition(":")[0])
+    if judge is None:
+        raise InvalidSetting(f"There is no rule {rule!r}.", hint=f"Rules: {', '.join(_RULES)}.")
+    try:
+        judged = judge(parameters, observed)
+    except (KeyError, TypeError, ValueError, InvalidSetting, msgspec.ValidationError) as error:
+        return Judged(Verdict.UNDECIDED, None, f"the counts cannot be used: {error}")
+    if judged.statistic is not None and math.isnan(judged.statistic):
+        return Judged(Verdict.UNDECIDED, None, "the statistic is not a number")
+    return judged
+
+
+def evidence_of(
+    rule: str, parameters: dict[str, Any], observed: dict[str, Any], *, cut: dict[str, int] | None = None
+) -> Evidence:
+    """Evaluate a rule, and return it with everything that it rests on."""
+    judged = evaluate(rule, parameters, observed)
+    statistic = judged.statistic
+    return Evidence(
+        rule=rule,
+        verdict=judged.verdict,
+        reason=judged.reason,
+        parameters=parameters,
+        observed=observed,
+        cut=cut or {},
+        statistic=None if statistic is None else max(-1e9, min(1e9, statistic)),
+    )
+
+
+def replay(evidence: Evidence) -> Judged | None:
+    """Evaluate evidence again from what is stored in it; None where its rule is of another stage."""
+    if evidence.rule.partition(":")[0] not in _RULES:
+        return None
+    return evaluate(evidence.rule, evidence.parameters, evidence.observed)
+
+
+# -- the canary
+
+
+def events_of(tallies: Sequence[EventTally], *, low: bool) -> list[EventCount]:
+    """Return events with the weight at that end of its range at which no false verdict gets likelier."""
+    counts: dict[float, list[int]] = {}
+    for tally in tallies:
+        weight = tally.low if low else tally.high
+        for share, candidate, stable in (
+            (tally.share, tally.fresh_candidate, tally.fresh_stable),
+            (weight, tally.back_candidate, tally.back_stable),
+        ):
+            if candidate or stable:
+                into = counts.setdefault(share, [0, 0])
+                into[0] += candidate
+                into[1] += stable
+    return [EventCount(share, *found) for share, found in sorted(counts.items())]
+
+
+def trials_of(tallies: Sequence[EventTally], keys: Sequence[KeyTally]) -> list[TrialCount]:
+    """Return trials: keys at first sight, and known ones that may meet the candidate for the first time."""
+    counts: dict[float, list[int]] = {}
+
+    def add(weight: float, trials: int, candidate: int, stable: int) -> None:
+        if trials or candidate or stable:
+            into = counts.setdefault(weight, [0, 0, 0])
+            for position, count in enumerate((trials, candidate, stable)):
+                into[position] += count
+
+    for key in keys:
+        add(key.share, key.candidate + key.stable, 0, 0)
+    for tally in tallies:
+        add(tally.share, 0, tally.fresh_candidate, tally.fresh_stable)
+        # the smaller weight: an event of the candidate costs the same bet, one of stable gains less
+        weight = min(tally.low, tally.expose) if tally.expose else tally.low
+        add(weight, tally.back_trials if tally.expose else 0, tally.back_candidate, tally.back_stable)
+    return [TrialCount(weight, *found) for weight, found in sorted(counts.items())]
+
+
+def _guardrail(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    tallies = msgspec.convert(observed["events"], list[EventTally])
+    keys = msgspec.convert(observed["keys"], list[KeyTally])
+    alpha, allowed = float(parameters["alpha"]), float(parameters["allowed"])
+    regressed_at = -math.log(bonferroni(alpha, int(parameters["rules"])))
+    safe_at = -math.log(alpha)
+    what = _WORDS.get(str(parameters["event"]), str(parameters["event"]))
+    seen = _seen(what, tallies, keys)
+    log_regressed = _log_e(regression_test(float(parameters["tolerated"])), events_of(tallies, low=False))
+    if log_regressed >= regressed_at:
+        return Judged(Verdict.REGRESSED, log_regressed, f"more {seen}")
+    rows = int(observed["candidate"]) + int(observed["stable"])
+    if rows and int(observed["dropped"]) > float(parameters["max_dropped"]) * rows:
+        return Judged(
+            Verdict.UNDECIDED,
+            log_regressed,
+            f"the journal lost records around {observed['dropped']} of {rows} rows",
+        )
+    if not keys:
+        return Judged(Verdict.UNDECIDED, log_regressed, "no traffic of both arms yet")
+    if _log_e(safety_test(float(parameters["ratio"])), events_of(tallies, low=True)) >= safe_at:
+        return Judged(
+            Verdict.SAFE, log_regressed, f"proven below {parameters['ratio']} times stable's: {seen}"
+        )
+    if log_wealth(trials_of(tallies, keys), allowance=allowed) >= safe_at:
+        return Judged(
+            Verdict.SAFE, log_regressed, f"proven to exceed stable's by less than {allowed:.3%}: {seen}"
+        )
+    return Judged(Verdict.UNDECIDED, log_regressed, f"not yet proven to stay within {allowed:.3%}: {seen}")
+
+
+def _log_e(test: RatioTest, counts: Sequence[EventCount]) -> float:
+    return log_mean_exp(test.log_evidence(counts))
+
+
+def _seen(what: str, tallies: Sequence[EventTally], keys: Sequence[KeyTally]) -> str:
+    candidate = sum(tally.fresh_candidate + tally.back_candidate for tally in tallies)
+    stable = sum(tally.fresh_stable + tally.back_stable for tally in tallies)
+    n_candidate, n_stable = sum(key.candidate for key in keys), sum(key.stable for key in keys)
+    return f"{what}: {candidate} of {n_candidate} keys at first sight, stable {stable} of {n_stable}"
+
+
+def _sample_ratio(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    keys = msgspec.convert(observed["keys"], list[KeyTally])
+    log_e = log_mismatch([KeyCount(key.share, key.candidate, key.stable) for key in keys])
+    if log_e >= -math.log(float(parameters["alpha"])):
+        drawn = ", ".join(
+            f"{key.candidate} of {key.candidate + key.stable} at a share of {key.share:.2%}" for key in keys
+        )
+        return Judged(Verdict.INVALID, log_e, f"the candidate did not get its share of the keys: {drawn}")
+    return Judged(Verdict.SAFE, log_e, "keys are drawn as promised")
+
+
+def judge_canary(
+    plan: Plan, tallies: ReleaseTallies, *, step: int, rules: Sequence[Guardrail]
+) -> list[Evidence]:
+    """Return what the guardrails say while both versions answer.
+
+    Args:
+        plan: The plan.
+        tallies: What was counted.
+        step: Number of the plan's step whose exit is asked for.
+        rules: The guardrails that apply.
+    """
+    keys = [msgspec.structs.astuple(key) for key in tallies.keys]
+    rows = {"candidate": tallies.candidate, "stable": tallies.stable, "dropped": tallies.dropped}
+    found = [
+        evidence_of(
+            f"{GUARDRAIL}:{guardrail.name}",
+            {
+                "event": guardrail.name,
+                "alpha": plan.alpha,
+                "rules": rule_count(plan, rules),
+                "tolerated": guardrail.tolerated,
+                "ratio": guardrail.ratio,
+                "allowed": plan.allowed(guardrail, step),
+                "max_dropped": plan.max_dropped,
+            },
+            {
+                "events": [
+                    list(msgspec.structs.astuple(each)) for each in tallies.events.get(guardrail.name, [])
+                ],
+                "keys": [list(key) for key in keys],
+                **rows,
+            },
+            cut=tallies.cut,
+        )
+        for guardrail in rules
+    ]
+    found.append(
+        evidence_of(SAMPLE_RATIO, {"alpha": ALPHA}, {"keys": [list(key) for key in keys]}, cut=tallies.cut)
+    )
+    return found
+
+
+def excess_of(plan: Plan, tallies: ReleaseTallies, guardrail: Guardrail) -> float:
+    """Return the largest excess of a guardrail's rate that is still possible, for people."""
+    return worst_excess(trials_of(tallies.events.get(guardrail.name, []), tallies.keys), alpha=plan.alpha)
+
+
+# -- the shadow
+
+
+def _shadow_failures(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    pairs, worse, better = (int(observed[name]) for name in ("pairs", "worse", "better"))
+    alpha = float(parameters["alpha"])
+    log_e = log_worse(worse, better)
+    seen = f"the candidate alone failed for {worse} of {pairs} keys, stable alone for {better}"
+    if log_e >= -math.log(bonferroni(alpha, int(parameters["rules"]))):
+        return Judged(Verdict.REGRESSED, log_e, f"{seen}{_where(observed, failures=True)}")
+    if pairs < int(parameters["least_pairs"]):
+        return Judged(Verdict.UNDECIDED, log_e, f"{pairs} of {parameters['least_pairs']} keys seen")
+    test = LossTest(min(0.99, float(parameters["allowed"])))
+    test.observe_counts(worse=worse, better=better, even=pairs - worse - better)
+    if test.log_e >= -math.log(alpha):
+        return Judged(Verdict.SAFE, log_e, seen)
+    return Judged(Verdict.UNDECIDED, log_e, f"not yet proven: {seen}")
+
+
+def _shadow_latency(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    slower, faster = int(observed["slower"]), int(observed["faster"])
+    log_e = log_worse(slower, faster, test=regression_test(_SLOWER))
+    own, other = (_mean_us(observed[name]) for name in ("shadow_times", "answer_times"))
+    seen = f"a call takes {own / 1000:.2f} ms, stable's {other / 1000:.2f} ms"
+    is_much = own >= _SLOWER * other and own >= float(parameters["slow_us"])
+    if is_much and log_e >= -math.log(bonferroni(float(parameters["alpha"]), int(parameters["rules"]))):
+        return Judged(Verdict.REGRESSED, log_e, f"slower: {seen}")
+    if int(observed["timed"]) < int(parameters["least_pairs"]):
+        return Judged(Verdict.UNDECIDED, log_e, f"{observed['timed']} calls compared")
+    return Judged(Verdict.SAFE, log_e, seen)
+
+
+def _mean_us(times: Mapping[Any, int]) -> float:
+    total = sum(times.values())
+    return sum(upper_us(int(step)) * count for step, count in times.items()) / total if total else 0.0
+
+
+def _disagreement(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    pairs, differ = int(observed["pairs"]), int(observed["disagree"])
+    alpha, limit = float(parameters["alpha"]), float(parameters["limit"])
+    slices = _slices(observed)
+    rules = int(parameters["rules"]) * (1 + len(slices))
+    wanted = -math.log(bonferroni(alpha, rules))
+    log_e = _log_above(differ, pairs, limit)
+    seen = f"the versions disagree for {differ} of {pairs} keys"
+    if log_e >= wanted:
+        return Judged(Verdict.REGRESSED, log_e, f"{seen}{_where(observed, failures=False)}")
+    for name, rows, unlike in slices:
+        if _log_above(unlike, rows, float(parameters["slice_limit"])) >= wanted:
+            return Judged(
+                Verdict.REGRESSED,
+                _log_above(unlike, rows, float(parameters["slice_limit"])),
+                f"the versions disagree in {unlike} of {rows} rows with {name}; in all {seen}",
+            )
+    if pairs < int(parameters["least_pairs"]):
+        return Judged(Verdict.UNDECIDED, log_e, f"{pairs} of {parameters['least_pairs']} keys compared")
+    bound = largest_disagreement(differ, pairs, alpha=alpha)
+    seen = f"{seen}: at most {bound:.2%} of decisions change"
+    return Judged(Verdict.SAFE if bound <= limit else Verdict.UNDECIDED, log_e, seen)
+
+
+def _log_above(yes: int, n: int, limit: float) -> float:
+    """Return log E against "the rate is at most `limit`"; 0 while no more than that was seen."""
+    if not n or yes / n <= limit or limit >= 1:
+        return 0.0
+    mixture = math.lgamma(0.5 + yes) + math.lgamma(0.5 + n - yes) - math.lgamma(1 + n) - math.log(math.pi)
+    return mixture - yes * math.log(limit) - (n - yes) * math.log1p(-limit)
+
+
+def _slices(observed: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    return [
+        (f"{field} = {value}", int(counts[0]), int(counts[1]))
+        for field, values in sorted(observed.get("by_field", {}).items())
+        for value, counts in sorted(values.items())
+        if int(counts[0]) >= _LEAST_SLICE
+    ]
+
+
+def _where(observed: Mapping[str, Any], *, failures: bool) -> str:
+    """Return the category in which a difference lies, in words, where it lies in one."""
+    column = 2 if failures else 1
+    found: list[tuple[float, str]] = []
+    for field, values in observed.get("by_field", {}).items():
+        total = sum(int(counts[column]) for counts in values.values())
+        rows = sum(int(counts[0]) for counts in values.values())
+        for value, counts in values.items():
+            part, size = int(counts[column]), int(counts[0])
+            if part >= 5 and size < rows and total and part / total > 0.8 and part / total > 2 * size / rows:
+                found.append((part / size, f", mostly where {field} = {value}: {part} of {size} rows"))
+    return max(found)[1] if found else ""
+
+
+def rule_count(plan: Plan, rules: Sequence[Guardrail]) -> int:
+    """Return how many rules may each roll a release back: they share alpha."""
+    if plan.shadow is None:
+        return len(rules)
+    return len(rules) + (2 if plan.shadow.max_disagreement is None else 3)
+
+
+def judge_shadow(
+    plan: Plan, shadow: ShadowStep, pairs: PairTally, *, rules: Sequence[Guardrail]
+) -> list[Evidence]:
+    """Return what pairs say: the same requests, answered by both versions.
+
+    Args:
+        plan: The plan.
+        shadow: Its shadow step.
+        pairs: Sum of the pairs since the shadow began.
+        rules: The guardrails that apply later.
+    """
+    allowed = min((plan.allowed(guardrail, -1) for guardrail in rules), default=1.0)
+    common = {"alpha": plan.alpha, "rules": rule_count(plan, rules), "least_pairs": shadow.least_pairs}
+    by_field = {field: {k: list(v) for k, v in values.items()} for field, values in pairs.by_field.items()}
+    found = [
+        evidence_of(
+            SHADOW_FAILURES,
+            {**common, "allowed": allowed},
+            {
+                "pairs": pairs.key_pairs,
+                "worse": pairs.key_worse,
+                "better": pairs.key_better,
+                "errors": pairs.errors,
+                "by_field": by_field,
+            },
+        ),
+        evidence_of(
+            SHADOW_LATENCY,
+            {**common, "slow_us": shadow.slow_us, "least_pairs": min(20, shadow.least_pairs)},
+            {
+                "slower": pairs.key_slower,
+                "faster": pairs.key_faster,
+                "timed": pairs.timed,
+                "shadow_times": {str(step): count for step, count in pairs.shadow_times.items()},
+                "answer_times": {str(step): count for step, count in pairs.answer_times.items()},
+            },
+        ),
+    ]
+    if shadow.max_disagreement is not None:
+        found.append(
+            evidence_of(
+                DISAGREEMENT,
+                {
+                    **common,
+                    "limit": shadow.max_disagreement,
+                    "slice_limit": shadow.max_slice_disagreement or 1.0,
+                },
+                {"pairs": pairs.key_compared, "disagree": pairs.key_disagree, "by_field": by_field},
+            )
+        )
+    return found
+
+
+_RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Judged]] = {
+    GUARDRAIL: _guardrail,
+    SAMPLE_RATIO: _sample_ratio,
+    SHADOW_FAILURES: _shadow_failures,
+    SHADOW_LATENCY: _shadow_latency,
+    DISAGREEMENT: _disagreement,
+}
+
+
+def worst(evidence: Iterable[Evidence]) -> Verdict:
+    """Return what several rules say together: any regressed, else any invalid, else any undecided."""
+    verdicts = {each.verdict for each in evidence}
+    for verdict in (Verdict.REGRESSED, Verdict.INVALID, Verdict.UNDECIDED):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.SAFE if verdicts else Verdict.UNDECIDED

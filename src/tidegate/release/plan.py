@@ -1,0 +1,281 @@
+"""The plan of a release: which steps, what each must prove, and how long that takes.
+
+A step's exit proves only what the next step risks: next share x worst excess still possible <= the
+allowance. So a healthy service leaves small shares quickly, and only the last step needs the full margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.statistics.allowance import BETS, growth
+from tidegate.statistics.eprocess import drift, safety_test
+
+DAY_S = 86_400.0
+
+
+class TooSlow(TidegateError):
+    """At the present traffic the release would take longer than its plan allows."""
+
+    code = "release_too_slow"
+
+
+class Guardrail(msgspec.Struct, frozen=True):
+    """A kind of event of which the candidate must not have more than stable has.
+
+    Attributes:
+        name: `errors`, `contract`, `fallback` or `latency`.
+        allowance: Excess of the candidate's rate that does no harm, absolute, in (0, 1): once all
+            traffic is the candidate's, at most so much of it is worse off.
+        ratio: Ratio of the rates that does no harm, above `tolerated`; either proof is enough.
+        tolerated: Ratio above which the candidate counts as regressed.
+    """
+
+    name: str
+    allowance: float = 0.005
+    ratio: float = 1.25
+    tolerated: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.allowance < 1 or not 0 < self.tolerated < self.ratio:
+            raise InvalidSetting(
+                f"Guardrail {self.name!r} needs an allowance in (0, 1) and 0 < tolerated < ratio. "
+                f"Got {self.allowance}, {self.tolerated} and {self.ratio}."
+            )
+
+
+class PlanStep(msgspec.Struct, frozen=True):
+    """A stretch of constant share.
+
+    Attributes:
+        share: The candidate's share of the keys, in (0, 1).
+        least_s: How long it lasts at least, seconds: what breaks only after a while shall show.
+    """
+
+    share: float
+    least_s: float = 60.0
+
+
+class ShadowStep(msgspec.Struct, frozen=True):
+    """The stretch before any user is answered by the candidate.
+
+    Attributes:
+        share: Share of the keys whose requests are copied, in (0, 1].
+        least_s: How long it lasts at least, seconds.
+        least_pairs: Keys with a pair before it may end.
+        max_disagreement: Rate of answers that differ beyond their tolerance above which the candidate
+            is another service, not a better version; None looks at none.
+        max_slice_disagreement: The same within the rows of one category.
+        slow_us: Service times below it are no regression, however they compare, microseconds.
+    """
+
+    share: float = 1.0
+    least_s: float = 60.0
+    least_pairs: int = 200
+    max_disagreement: float | None = 0.5
+    max_slice_disagreement: float | None = 0.8
+    slow_us: float = 1000.0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a release of a service goes through.
+
+    Attributes:
+        shadow: Before the first step; None goes without.
+        steps: Ascending shares; everything comes after the last.
+        guardrails: What must not get worse.
+        alpha: Probability that a healthy candidate is ever rolled back, and of each proof of safety
+            that it is wrong.
+        limit_s: How long a release may take in all, seconds. A week: by then the candidate is old.
+        idle_s: How long it holds without traffic of the candidate before all goes back to stable, seconds.
+        ready_s: How long workers may take to load the candidate, seconds.
+        approve: Shares that a person must agree to before; 1.0 is the promotion.
+        waves: Cells that go first, then those after; empty: all cells at once.
+        mature_s: How long the old version shadows the new one after promotion, seconds; None: as long as
+            outcomes take.
+        max_dropped: Part of the records that may be lost before nothing is held to be proven.
+    """
+
+    shadow: ShadowStep | None = ShadowStep()
+    steps: tuple[PlanStep, ...] = (PlanStep(0.01), PlanStep(0.05), PlanStep(0.25), PlanStep(0.5))
+    guardrails: tuple[Guardrail, ...] = (
+        Guardrail("errors"),
+        Guardrail("contract"),
+        Guardrail("fallback"),
+        Guardrail("latency"),
+    )
+    alpha: float = 0.01
+    limit_s: float = 7 * DAY_S
+    idle_s: float = 3600.0
+    ready_s: float = 120.0
+    approve: tuple[float, ...] = ()
+    waves: tuple[tuple[str, ...], ...] = ()
+    mature_s: float | None = None
+    max_dropped: float = 0.001
+
+    def checked(self) -> Plan:
+        """Return the plan if a release can follow it.
+
+        Raises:
+            InvalidSetting: It contradicts itself; the message says where.
+        """
+        shares = [step.share for step in self.steps]
+        if not shares or shares != sorted(set(shares)) or not (shares[0] > 0 and shares[-1] < 1):
+            raise InvalidSetting(
+                f"The steps of a plan have ascending shares between 0 and 1. Got {shares}.",
+                hint="For example (0.01, 0.05, 0.25, 0.5); all traffic comes after the last one.",
+            )
+        names = [guardrail.name for guardrail in self.guardrails]
+        if len(set(names)) != len(names) or not names:
+            raise InvalidSetting(f"A plan names each guardrail once, and at least one. Got {names}.")
+        unknown = [share for share in self.approve if share not in (*shares, 1.0)]
+        if unknown:
+            raise InvalidSetting(
+                f"The plan waits for approval before a share of {unknown[0]}, which it has not.",
+                hint=f"It has {', '.join(map(str, (*shares, 1.0)))}.",
+            )
+        if not 0 < self.alpha < 1:
+            raise InvalidSetting(f"alpha lies between 0 and 1. Got {self.alpha}.")
+        times = (self.limit_s, self.idle_s, self.ready_s)
+        if not all(math.isfinite(time) and time > 0 for time in times):
+            raise InvalidSetting("The times of a plan are above 0 seconds.")
+        return self
+
+    def next_share(self, step: int) -> float:
+        """Return the share after step number `step`; -1 stands for what comes before the first."""
+        return self.steps[step + 1].share if step + 1 < len(self.steps) else 1.0
+
+    def allowed(self, guardrail: Guardrail, step: int) -> float:
+        """Return the excess that may still be possible when `step` ends, in (0, 1]."""
+        return min(1.0, guardrail.allowance / self.next_share(step))
+
+
+class StepForecast(msgspec.Struct, frozen=True):
+    """What a step is expected to take if the candidate is as good as stable.
+
+    Attributes:
+        share: The candidate's share; 0 for the shadow.
+        keys: New keys (or requests, where keys do not repeat) that it takes, of both arms.
+        seconds: How long that is; infinite without traffic.
+    """
+
+    share: float
+    keys: float
+    seconds: float
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """What a release is expected to take.
+
+    Attributes:
+        steps: One each, the shadow first.
+        total_s: All of them together, seconds.
+        slowest: Name of the guardrail that takes longest.
+    """
+
+    steps: tuple[StepForecast, ...]
+    total_s: float
+    slowest: str
+
+
+def forecast(plan: Plan, *, keys_per_s: float, rates: Mapping[str, float] | None = None) -> Forecast:
+    """Return how long a release takes if the candidate is exactly as good as stable.
+
+    Args:
+        plan: The plan.
+        keys_per_s: New keys a second, or requests where keys do not repeat.
+        rates: Guardrail -> part of the keys with such an event today; 0 where not said.
+    """
+    known = rates or {}
+    found: list[StepForecast] = []
+    if plan.shadow is not None:
+        keys = plan.shadow.least_pairs / plan.shadow.share
+        found.append(StepForecast(0.0, keys, max(plan.shadow.least_s, _seconds(keys, keys_per_s))))
+    slowest, slowest_s = plan.guardrails[0].name, -1.0
+    proofs = {
+        guardrail.name: _Proof(guardrail, known.get(guardrail.name, 0.0), plan.alpha)
+        for guardrail in plan.guardrails
+    }
+    for number, step in enumerate(plan.steps):
+        needed = {
+            name: proof.keys_for(plan.allowed(proof.guardrail, number), step.share)
+            for name, proof in proofs.items()
+        }
+        name = max(needed, key=needed.__getitem__)
+        seconds = max(step.least_s, _seconds(needed[name], keys_per_s))
+        keys = max(needed[name], seconds * keys_per_s)
+        for proof in proofs.values():
+            proof.spend(keys, step.share)
+        found.append(StepForecast(step.share, keys, seconds))
+        if seconds > slowest_s:
+            slowest, slowest_s = name, seconds
+    return Forecast(tuple(found), sum(step.seconds for step in found), slowest)
+
+
+def check_time(plan: Plan, expected: Forecast, *, service: str) -> None:
+    """Pass if the release is expected to end within the plan's limit.
+
+    Raises:
+        TooSlow: It is not.
+    """
+    if expected.total_s > plan.limit_s:
+        took = "for ever" if math.isinf(expected.total_s) else f"about {expected.total_s / DAY_S:.1f} days"
+        raise TooSlow(
+            f"At the present traffic of service {service!r} this release would take {took}; its plan allows "
+            f"{plan.limit_s / DAY_S:.1f} days. The guardrail {expected.slowest!r} takes longest.",
+            hint="Give the first steps a larger share, allow more (`allowance`), or start it all the same.",
+            service=service,
+        )
+
+
+class _Proof:
+    """How much of a guardrail's proof has been earned: trials so far, by share."""
+
+    def __init__(self, guardrail: Guardrail, rate: float, alpha: float) -> None:
+        self.guardrail = guardrail
+        self._rate = min(max(rate, 0.0), 1.0)
+        self._wanted = -math.log(alpha)
+        self._spent: list[tuple[float, float]] = []
+
+    def keys_for(self, allowed: float, share: float) -> float:
+        """Return how many keys of this share are still missing, by the quicker of both proofs."""
+        needed = math.inf
+        for fraction, cost in BETS:
+            earned = sum(
+                keys * growth(fraction, allowance=allowed, rate=self._rate, weight=part)
+                for keys, part in self._spent
+            )
+            gain = growth(fraction, allowance=allowed, rate=self._rate, weight=share)
+            needed = min(needed, _missing(self._wanted + cost - earned, gain))
+        if self._rate > 0:
+            test = safety_test(self.guardrail.ratio)
+            earned_each = sum(
+                (self._rate * keys * drift(test, weight=part) for keys, part in self._spent),
+                start=np.zeros(len(test.grid)),
+            )
+            wanted = self._wanted + math.log(len(test.grid))
+            gains = self._rate * drift(test, weight=share)
+            for gain, earned in zip(gains.tolist(), earned_each.tolist(), strict=True):
+                needed = min(needed, _missing(wanted - earned, gain))
+        return needed
+
+    def spend(self, keys: float, share: float) -> None:
+        if math.isfinite(keys):
+            self._spent.append((keys, share))
+
+
+def _missing(evidence: float, gain: float) -> float:
+    if evidence <= 0:
+        return 0.0
+    return evidence / gain if gain > 0 else math.inf
+
+
+def _seconds(keys: float, keys_per_s: float) -> float:
+    if keys <= 0:
+        return 0.0
+    return keys / keys_per_s if keys_per_s > 0 else math.inf
