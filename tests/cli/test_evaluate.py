@@ -101,6 +101,7 @@ def test_a_version_is_measured_by_its_trial_as_its_service_declares(painted, tmp
     said = painted("evaluate", "paint", "--html", "report.html", "--json")
     found = json.loads(said.out)
     report = found["report"]
+    text = painted("evaluate", "paint@1").out
     decision = json.loads(painted("decisions", "--kind", "evaluation", "--json").out)[0]["decision"]
 
     assert said.code == 0, said.err
@@ -115,11 +116,6 @@ def test_a_version_is_measured_by_its_trial_as_its_service_declares(painted, tmp
     assert len(report["windows"]) == 6
     assert decision["evidence"][0]["observed"]["report"] == found["digest"]
     assert "Value in EUR" in (tmp_path / "report.html").read_text()
-
-
-def test_the_report_says_how_old_its_rows_are_and_what_is_not_measured(painted):
-    text = painted("evaluate", "paint@1").out
-
     assert "paint@1 by test rows of its trial; what came true: late" in text
     assert "days old when measured" in text
     assert "By time, oldest first" in text
@@ -137,20 +133,17 @@ def test_other_rows_are_answered_by_the_model_and_rows_it_knows_are_told(painted
     assert painted("data", "show", other["rows"]).code == 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_rows_that_cannot_be_had_are_told_in_words(painted):
+    for arguments, said in (
         (("--data", "nowhere.parquet"), "neither a data file nor a snapshot"),
         (("--data", "rows.parquet", "--target", "early"), "no column 'early'"),
         (("--recent", "7d"), "There is no ledger"),
         (("--data", "x", "--recent", "7d"), "not both"),
-    ],
-)
-def test_rows_that_cannot_be_had_are_told_in_words(painted, arguments, said):
-    found = painted("evaluate", "paint", *arguments)
+    ):
+        found = painted("evaluate", "paint", *arguments)
 
-    assert found.code in (1, 2)
-    assert said in found.err
+        assert found.code in (1, 2)
+        assert said in found.err
 
 
 def test_recent_outcomes_judge_a_version_however_old_its_trial_is(painted, tmp_path):

@@ -25,9 +25,9 @@ def shapes(n=1500, wrong=0.05):
 
 @pytest.mark.parametrize("learner", [fit_linear_classifier, fit_boosted_classifier])
 def test_changed_labels_are_found_and_others_left_alone(learner):
-    table, changed = shapes()
+    table, changed = shapes(900)
 
-    report = check_mislabelled(table, "shape", learner)
+    report = check_mislabelled(table, "shape", learner, n_folds=3)
     found = np.zeros(len(table), np.bool_)
     found[[each.row for each in report.rows[: changed.sum()]]] = True
 

@@ -50,9 +50,12 @@ def trips():
     )
 
 
-def test_several_classes_have_figures_slices_groups_and_importance(trips):
-    report = assess_multiclass(trips, CLASSES, rng=np.random.default_rng(1))
+@pytest.fixture(scope="module")
+def report(trips):
+    return assess_multiclass(trips, CLASSES, rng=np.random.default_rng(1))
 
+
+def test_several_classes_have_figures_slices_groups_and_importance(trips, report):
     right = (trips.outcomes == decide(trips.columns)).mean()
     accuracy = report.figure("accuracy")
     assert accuracy.value == pytest.approx(right)
@@ -125,9 +128,7 @@ def test_recalibration_pays_where_probabilities_are_too_sure_and_not_elsewhere()
     assert recalibration_gain(happened[:100], chance[:100], rng=rng) is None
 
 
-def test_the_page_holds_what_the_text_holds_and_escapes_it(trips):
-    report = assess_multiclass(trips, CLASSES, rng=np.random.default_rng(1))
-
+def test_the_page_holds_what_the_text_holds_and_escapes_it(report):
     page = render_html(report, title="a<b")
 
     assert "<h1>a&lt;b</h1>" in page

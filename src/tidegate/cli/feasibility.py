@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tidegate.cli.option import FILE, json_option
+from tidegate.cli.option import home_option, json_option, open_local
 from tidegate.cli.run import show_comparison
 from tidegate.cli.screen import print_json, print_table
 from tidegate.cli.train import parse_params
@@ -19,7 +19,7 @@ from tidegate.cli.train import parse_params
 )
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--service", help="Which service, where the folder declares several.")
-@click.option("--data", type=FILE, help="Rows for the trainer; without it the trainer loads its own.")
+@click.option("--data", metavar="FILE|SNAPSHOT", help="Rows for the trainer; without it it loads its own.")
 @click.option(
     "--param",
     "params",
@@ -35,15 +35,17 @@ from tidegate.cli.train import parse_params
     help="Fits on shuffled outcomes; the smallest p-value is 1 in one more.",
 )
 @click.option("--label-cost", type=click.FloatRange(0), help="What the outcome of one row costs to learn.")
+@home_option
 @json_option
 def feasibility(
     folder: Path,
     *,
     service: str | None,
-    data: Path | None,
+    data: str | None,
     params: tuple[str, ...],
     shuffles: int,
     label_cost: float | None,
+    home: Path | None,
     as_json: bool,
 ) -> None:
     """Train the service in FOLDER on shuffled outcomes and on fewer rows, and say what that shows.
@@ -53,9 +55,14 @@ def feasibility(
     """
     from tidegate.bootstrap.folder import load_service
     from tidegate.operation.feasibility import assess_feasibility
+    from tidegate.operation.rows import load_rows
 
+    local = open_local(home, beside=folder)
     found = assess_feasibility(
-        load_service(folder, service), n_shuffles=shuffles, data=data, params=parse_params(params)
+        load_service(folder, service),
+        n_shuffles=shuffles,
+        data=None if data is None else load_rows(local.unit, local.artifacts, data).table,
+        params=parse_params(params),
     )
     if as_json:
         print_json(found)

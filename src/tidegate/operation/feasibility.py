@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tidegate.core.error import InvalidSetting
-from tidegate.data.source import read_table
 from tidegate.operation.train import lookup_keys
 from tidegate.service.declare import Service
 from tidegate.training.feasibility import Feasibility, assess
@@ -18,7 +16,7 @@ def assess_feasibility(
     service: Service,
     *,
     n_shuffles: int,
-    data: Path | None = None,
+    data: Any = None,
     params: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Feasibility:
@@ -27,16 +25,15 @@ def assess_feasibility(
     Args:
         service: The declaration, with its trainer.
         n_shuffles: Fits on shuffled outcomes.
-        data: Data file for the trainer.
+        data: Rows for the trainer; None: it loads its own.
         params: Passed to the trainer.
         seed: For the global generators, shuffles and subsets.
 
     Raises:
         InvalidSetting: There is no trainer, or it returned no trial.
     """
-    rows = None if data is None else read_table(data)
     with seeded(seed):
-        trained = service.train(rows, params or {})
+        trained = service.train(data, params or {})
         if trained.trial is None:
             raise InvalidSetting(
                 f"The trainer of service {service.name!r} returned no trial.",
