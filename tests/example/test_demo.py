@@ -27,6 +27,7 @@ def test_the_demo_ends_with_a_record_for_every_answer_and_better_than_the_base_r
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Journal: 2,841 records, 2,841 answers: each exactly once", done.stdout)
     assert "2,829 accepted, 2,829 joined" in done.stdout
+    assert re.search(r"14,205 served values joined again\s+from the tables,\s+0\s+differ", done.stdout)
     model = re.search(r"the model +│ (\S+) │ +(\S+) │", done.stdout)
     own_rate = re.search(r"always the replay's own +│ (\S+) │ +(\S+) │", done.stdout)
     assert 0.7 < float(model[1]) < 0.85  # above it something of the future has leaked in

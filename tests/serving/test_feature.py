@@ -6,23 +6,29 @@ import asyncio
 import math
 import threading
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import uvloop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.serving.plane import CONTRACT, Harness, Told, answers
 from tests.valkey import redis_url  # noqa: F401 - a fixture
 from tidegate.adapter.redis.online import RedisOnlineStore
 from tidegate.adapter.sqlite.online import SqliteOnlineStore
 from tidegate.contract.batch import Batch
-from tidegate.contract.field import DataType, Field
+from tidegate.contract.field import DataType, Field, Role
+from tidegate.contract.schema import Contract, Schema
 from tidegate.core.clock import SystemClock
 from tidegate.core.error import InvalidSetting
+from tidegate.feature.aggregate import count
 from tidegate.feature.definition import merged_contract
 from tidegate.feature.online import Event, OnlineStoreUnavailable, encode
 from tidegate.feature.view import Plan, Policy
@@ -387,3 +393,58 @@ def test_gaps_are_filled_before_anything_is_read() -> None:
     assert math.isnan(wide["f"][0])
     assert wide["v__state"].tolist() == ["unread"]
     assert timedelta(microseconds=int(wide["v__age_us"][0])) < timedelta(0)
+
+
+TIMED = Contract(
+    Schema((Field("tag", DataType.STRING), Field("at", DataType.TIMESTAMP, roles=(Role.TIMESTAMP,)))),
+    CONTRACT.output,
+)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    events=st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 30), st.floats(0, 9)), max_size=15),
+    rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), min_size=1, max_size=12),
+    arrived=st.integers(5, 40),
+)
+def test_rows_read_together_are_read_as_each_alone(
+    tmp_path: Path, events: Any, rows: Any, arrived: int
+) -> None:
+    value = msgspec.structs.replace(plan(), ttl_us=8)
+    trailing = Plan(
+        "counts",
+        value.entity,
+        (Field("n", DataType.INT64, default=0),),
+        ttl_us=6,
+        aggregates=(count(timedelta(microseconds=6)),),
+    )
+    store = SqliteOnlineStore(tmp_path / f"{uuid.uuid4().hex}.db")
+    for number, (tag, at_us, score) in enumerate(events):
+        for view, payload in ((value, [score]), (trailing, [])):
+            event = Event(at_us, at_us, str(number).encode(), encode(payload))
+            store.put(view.name, [(view.key_of([tag]), event)])
+    merge = FeatureMerge(TIMED, [value, trailing])
+    source = InlineSource(Store(lambda: store, clock=SystemClock()))
+
+    def merged_of(some: Any) -> list[tuple[Any, ...]]:
+        tags, moments = np.array([tag for tag, _ in some], dtype=object), np.array([at for _, at in some])
+        wide = merge.widen(Batch({"tag": tags, "at": moments}, len(some)))
+        asked = merge.asks(wide, [arrived] * len(some))
+        answer: list[Any] = []
+        source.read([ask for ask, _ in asked], timeout_s=1, done=answer.append)
+        found = [
+            each if index is None else each.take(index)
+            for each, (_, index) in zip(answer[0], asked, strict=True)
+        ]
+        merged = merge.merged(wide, found)
+        names = ["score", "n", "scores__state", "scores__age_us", "counts__state", "counts__age_us"]
+        return list(zip(*(merged[name].tolist() for name in names), strict=True))
+
+    together = merged_of(rows)
+
+    assert together == [merged_of([row])[0] for row in rows]
+    for (tag, at_us), read_row in zip(rows, together, strict=True):
+        as_of = min(at_us, arrived)
+        expected = sum(name == tag and as_of - 6 <= when < as_of for name, when, _ in events)
+        assert read_row[1] == expected
+    store.close()

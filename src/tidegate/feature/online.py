@@ -112,6 +112,11 @@ class FeatureRows(msgspec.Struct, frozen=True):
     states: npt.NDArray[np.uint8]
     ages_us: npt.NDArray[np.int64]
 
+    def take(self, index: npt.NDArray[np.intp] | slice) -> FeatureRows:
+        """Return some of the rows, in the order given."""
+        columns = {name: column[index] for name, column in self.columns.items()}
+        return FeatureRows(columns, self.states[index], self.ages_us[index])
+
     def rows_with(self, plan: Plan, policy: Policy) -> npt.NDArray[np.int64]:
         """Return the rows to which a policy of the view applies."""
         states = [state for state in State if plan.policy(state) is policy]

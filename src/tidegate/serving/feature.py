@@ -294,7 +294,7 @@ class FeatureExecutor:
             self._reading_rows -= group.n_rows
             if found is not None:
                 rows = [
-                    each if index is None else _taken(each, index)
+                    each if index is None else each.take(index)
                     for each, (_, index) in zip(found, asked, strict=True)
                 ]
                 group.inputs = self._merge.merged(group.inputs, rows)
@@ -419,7 +419,7 @@ class SharedSource:
                 start = begun[id(ask.plan)]
                 begun[id(ask.plan)] = stop = start + len(ask.keys)
                 if found is not None:
-                    mine.append(_taken(rows[id(ask.plan)], slice(start, stop)))
+                    mine.append(rows[id(ask.plan)].take(slice(start, stop)))
             one.finish(None if found is None else mine)
 
 
@@ -450,11 +450,6 @@ def _together(waiting: Sequence[_Waiting]) -> list[Ask]:
         whole.keys.extend(ask.keys)
         whole.moments.extend(ask.moments)
     return list(by_view.values())
-
-
-def _taken(rows: FeatureRows, index: Any) -> FeatureRows:
-    columns = {name: column[index] for name, column in rows.columns.items()}
-    return FeatureRows(columns, rows.states[index], rows.ages_us[index])
 
 
 def _error(service: str, plan: Plan, state: State, row: int, *, is_final: bool) -> FeatureMissing:
