@@ -108,7 +108,8 @@ def unseen_rows(
     assert champion is not None
     other = None if champion.held_out is None else _unseen(artifacts, champion, candidate)
     if other is not None:
-        return other, ""
+        note = f"on the rows that version {champion.version.number} holds out; {other.note}".rstrip("; ")
+        return other._replace(note=note), ""
     return None, (
         f"version {champion.version.number}, the champion, was fitted on the rows that this version holds "
         "out, and the other way round: hold out rows that are newer than both"
