@@ -19,8 +19,10 @@ NAMES = {
     "start": "from the command to the first right answer",
     "overload": "goodput at 1, 3 and 10 times the capacity",
     "release": "flights, live: a good retrain is promoted unattended, five bad candidates are taken back",
+    "shadow": "latency of answers beside a shadow that is quick, slow or stopped",
     "rollback": "from the command to the last answer of the version taken away, at 10 times the capacity",
     "many": "8,000 small models within 512 MB: hits, cold loads, memory",
+    "monitoring": "detections, false alarms and quality without labels on real streams; speed",
     "ingest": "journal segments to tallies and Parquet",
     "feature": "the point-in-time join of a year of flights, reads from both online stores",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.core.digest import digest_bytes
@@ -131,6 +131,37 @@ def test_share_of_keys_follows_share_of_the_arm(share):
 
     spread = (n_keys * share * (1 - share)) ** 0.5
     assert abs(hits - n_keys * share) <= 5 * spread + 1
+
+
+@settings(max_examples=5, deadline=None)
+@given(salt=st.text(max_size=20), start=st.integers(0, 10**12))
+def test_one_percent_of_a_hundred_thousand_keys_is_one_percent_to_a_third_of_a_point(salt, start):
+    route = resize(msgspec.structs.replace(route_of(1, 2), salt=salt), CANDIDATE, share=0.01, version=2)
+    bucket, choose = compile_bucket(salt), compile_choice(route)
+
+    hits = sum(choose(bucket(b"%d" % key)).name == CANDIDATE for key in range(start, start + 100_000))
+
+    assert abs(hits / 100_000 - 0.01) <= 0.003
+
+
+@settings(max_examples=20)
+@given(
+    salt=st.text(max_size=20),
+    keys=st.lists(st.binary(max_size=40), min_size=1, max_size=200),
+    shares=st.lists(st.floats(0.001, 1), min_size=2, max_size=6).map(sorted),
+)
+def test_a_key_that_has_the_candidate_keeps_it_as_the_release_widens_also_after_a_pause(salt, keys, shares):
+    route = msgspec.structs.replace(route_of(1, 2), salt=salt)
+    bucket = compile_bucket(salt)
+    had: set[bytes] = set()
+    for share in shares:
+        route = widen(route, CANDIDATE, share=share, version=2)
+        paused = resize(route, CANDIDATE, share=0.0)
+        route = resize(paused, CANDIDATE, share=share)
+        choose = compile_choice(route)
+        has = {key for key in keys if choose(bucket(key)).name == CANDIDATE}
+        assert had <= has
+        had = has
 
 
 def test_buckets_are_uniform_and_fit_the_unit_interval():

@@ -35,7 +35,8 @@ MAX_AGE_S = 5.0
 SHORT_S = 0.001
 """A call in the loop that is no longer than this delays nobody by more than a turn does."""
 SHORT_REST = 4
-"""After a short call the loop is left alone for so many times its length: a fifth of the time at most."""
+"""After a short call, and after any in another process, a shadow is left alone for so many times its
+length: it takes a fifth of the time at most, of the loop or of a core."""
 LONG_REST = 250
 """After a longer one: under half a percent of requests, less than a 99th percentile shows, meet one."""
 PAUSE_S = 0.002
@@ -296,6 +297,8 @@ class ShadowLane:
                 self._write(lane, good)
             for part, error in bad:
                 self._journal_failed(lane, part, error)
+        # a model in another process takes a core that others need; of one in the loop `_ask` has the time
+        lane.not_before_s = self._clock.monotonic_s() + SHORT_REST * group.predict_us / 1e6
         self._drop(lane, calls)
 
     def _give_up(self, lane: _Lane, group: Group) -> None:
