@@ -42,7 +42,7 @@ class Stage(StrEnum):
     ROLLED_BACK = "rolled back"  # it was taken away, and latched
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class State(msgspec.Struct, frozen=True):
     """Where a version stands, and what put it there.
 
     Attributes:
