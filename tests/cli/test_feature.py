@@ -162,3 +162,23 @@ def test_check_without_predictions_says_so(tidegate, folder, registered):
 
     assert done.code == 1
     assert "no prediction" in done.err
+
+
+def test_old_events_are_forgotten_but_not_those_in_use(tidegate, folder, registered):
+    tidegate("features", "materialise", folder, "--home", registered)
+
+    gone = tidegate("features", "forget", "level", "--before", "2026-01-03", "--home", registered)
+    refused = tidegate("features", "forget", "level", "--before", "2999-01-01", "--home", registered)
+
+    assert "level: 1 events removed" in gone.out, "the last of each key stays"
+    assert refused.code == 1
+    assert "in use" in refused.err
+
+
+def test_changed_view_of_the_same_name_is_not_put_beside_the_old_events(tidegate, folder, registered):
+    (folder / "service.py").write_text(SERVICE.replace('pl.col("level") * 2', 'pl.col("level") * 3'))
+
+    done = tidegate("features", "materialise", folder, "--home", registered)
+
+    assert done.code == 1
+    assert "'level' is not what sum@1 registered" in done.err

@@ -18,9 +18,8 @@ from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Schema
 from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
-from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.declaration import Evaluation
-from tidegate.feature.definition import ViewDefinition, stored_form
+from tidegate.feature.definition import ViewDefinition
 from tidegate.operation.mutation import new_key
 from tidegate.operation.run import record_run
 from tidegate.operation.train import Training, data_digest, train
@@ -82,6 +81,9 @@ def publish_service(
         limits=service.limits,
         placement=service.placement if service.placement != Placement() else None,
         monitoring=service.monitoring,
+        plan=service.plan,
+        cache=service.cache,
+        side_effects=service.side_effects,
         journal=service.journal,
         evaluation=service.evaluation,
         views=_definitions(local, service),
@@ -130,26 +132,15 @@ def _definitions(local: Local, service: Service) -> list[ViewDefinition]:
     """Return a service's views as plain data.
 
     Raises:
-        InvalidSetting: One means something else than in the latest version under the same name: the
-            events of both would be mixed in the store.
+        InvalidSetting: One means something else than a registered one of the same name.
     """
     if not service.features:
         return []
     from tidegate.feature.expression import define  # brings the data frames, which other services do without
+    from tidegate.operation.feature import check_meaning
 
     views = [define(view) for view in service.features]
-    with local.unit.read() as transaction:
-        latest = transaction.versions.latest(service.name)
-    before = () if latest is None else Manifest.from_json(local.artifacts.read_bytes(latest.manifest)).views
-    known = {view.name: stored_form(view) for view in before}
-    for view in views:
-        if known.get(view.name, stored_form(view)) != stored_form(view):
-            raise InvalidSetting(
-                f"View {view.name!r} of service {service.name!r} has changed, and its events in the online "
-                "store are still as before.",
-                hint="Give the changed view a new name, and materialise it.",
-                view=view.name,
-            )
+    check_meaning(local.unit, local.artifacts, views)
     return views
 
 

@@ -161,7 +161,8 @@ def _materialise(
     until: datetime | None = None,
 ) -> None:
     from tidegate.bootstrap.folder import load_service
-    from tidegate.operation.feature import declared_view, materialise_view, table_of
+    from tidegate.feature.expression import define
+    from tidegate.operation.feature import check_meaning, declared_view, materialise_view, table_of
     from tidegate.operation.mutation import new_key
 
     declared = load_service(folder, service)
@@ -169,6 +170,7 @@ def _materialise(
     if file is not None and len(views) != 1:
         raise click.UsageError("--file is the table of one view: name it with --view.")
     local = open_local(home, beside=folder)
+    check_meaning(local.unit, local.artifacts, [define(view) for view in views])
     store, key = _opened(local), key or new_key()
     done = {}
     for view in views:
@@ -271,6 +273,37 @@ def get(
     age = "" if found.age_us is None else f", {_span(found.age_us)} old"
     click.echo(f"{found.state}{age}")
     print_table(["feature", "#value"], [(name, value) for name, value in found.values.items()])
+
+
+@features.command(epilog="\b\nExamples:\n  tidegate features forget weather --before 2013-09-01")
+@click.argument("view")
+@click.option("--before", type=MOMENT, required=True, help="First event time that stays.")
+@_service_option
+@key_option
+@home_option
+@json_option
+def forget(
+    view: str, *, before: datetime, service: str | None, key: str | None, home: Path | None, as_json: bool
+) -> None:
+    """Remove old events of a registered VIEW from the online store, except the last of each key."""
+    from tidegate.operation.feature import forget_events
+    from tidegate.operation.mutation import new_key
+
+    local = open_local(home, must_exist=True)
+    plan = _definition(local, view, service).plan
+    outcome = forget_events(
+        local.unit,
+        _opened(local),
+        plan,
+        before=before,
+        principal=local.principal,
+        key=key or new_key(),
+        clock=local.clock,
+    )
+    if as_json:
+        print_json(outcome.result)
+    else:
+        click.echo(f"{view}: {outcome.result.n_events:,} events removed.")
 
 
 @features.command(

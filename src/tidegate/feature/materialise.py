@@ -120,7 +120,7 @@ def push_all(view: FeatureView, rows: Sequence[Mapping[str, Any]], store: Online
     schema = _table_schema(view, plain)
     try:
         table = pl.DataFrame({name: [row.get(name) for row in plain] for name in schema}, schema=schema)
-    except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidFeatureData(
             f"An event does not fit the table of view {view.name!r}: {reason}", view=view.name
@@ -135,7 +135,7 @@ def _time_columns(view: FeatureView) -> set[str]:
 
 
 def _moment(view: FeatureView, value: Any) -> Any:
-    """Return a time that came as text as a time."""
+    """Return a time that came as text as whole microseconds."""
     if not isinstance(value, str):
         return value
     try:
@@ -152,7 +152,7 @@ def _moment(view: FeatureView, value: Any) -> Any:
             hint="Write for example 2013-10-01T06:00:00Z.",
             view=view.name,
         )
-    return moment.astimezone(UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
 def _table_schema(

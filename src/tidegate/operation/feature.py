@@ -14,7 +14,7 @@ import msgspec
 from tidegate.core.clock import Clock
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.core.principal import Principal
-from tidegate.feature.definition import STATES, ViewDefinition, decision_time
+from tidegate.feature.definition import STATES, ViewDefinition, decision_time, stored_form
 from tidegate.feature.materialise import Materialised, materialise, push_all
 from tidegate.feature.online import OnlineStore, read
 from tidegate.feature.view import FeatureView, Plan, State
@@ -84,6 +84,26 @@ def find_view(
             f"The services {services} declare view {name!r} differently.", hint="Name one.", view=name
         )
     return found[0].view
+
+
+def check_meaning(unit: UnitOfWork, artifacts: ArtifactStore, views: Sequence[ViewDefinition]) -> None:
+    """Refuse views that mean something else than registered ones of the same names.
+
+    The events of both would be mixed in the store.
+
+    Raises:
+        InvalidSetting: One does; the message names it.
+    """
+    registered = {each.view.name: each for each in list_views(unit, artifacts)}
+    for view in views:
+        known = registered.get(view.name)
+        if known is not None and stored_form(known.view) != stored_form(view):
+            raise InvalidSetting(
+                f"View {view.name!r} is not what {known.service}@{known.version} registered under that name, "
+                "and its events in the online store are still as they were.",
+                hint="Give the changed view a new name, and materialise it.",
+                view=view.name,
+            )
 
 
 def declared_view(service: Service, name: str) -> FeatureView:
@@ -182,6 +202,50 @@ def _noted(
 
     intent = Intent(action=action, principal=principal, key=key, request=request)
     return run(unit, intent, perform=perform, result=Materialised, clock=clock)
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """What was removed from a store.
+
+    Attributes:
+        n_events: How many events.
+    """
+
+    n_events: int
+
+
+def forget_events(
+    unit: UnitOfWork,
+    store: OnlineStore,
+    plan: Plan,
+    *,
+    before: datetime,
+    principal: Principal,
+    key: str,
+    clock: Clock,
+) -> Outcome[Forgotten]:
+    """Remove a view's old events from the online store, except the last of each key.
+
+    Raises:
+        InvalidSetting: Events within the view's longest window or time to live would be removed.
+        OnlineStoreUnavailable: The store failed; repeat it.
+        Conflict: The key was used for something else.
+    """
+    before_us = int(before.timestamp() * 1e6)
+    if before_us > clock.wall_us() - plan.ttl_us:
+        raise InvalidSetting(
+            f"View {plan.name!r} reaches back {plan.ttl_us / 3.6e9:g} hours: later events are in use.",
+            hint="Name an earlier time.",
+            view=plan.name,
+        )
+    done = Forgotten(store.forget(plan.name, before_us=before_us))
+    request = {"view": plan.name, "before": before.isoformat()}
+
+    def perform(_: Transaction) -> Effect[Forgotten]:
+        return Effect(done, plan.name, {**request, "n_events": done.n_events})
+
+    intent = Intent(action="feature.forget", principal=principal, key=key, request=request)
+    return run(unit, intent, perform=perform, result=Forgotten, clock=clock)
 
 
 class Features(msgspec.Struct, frozen=True):

@@ -1,5 +1,6 @@
 """What is read online is what the offline join says, to the bit and to the last event."""
 
+import contextlib
 import math
 from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.adapter.online.store import KINDS, new_store
 from tests.feature import oracle
+from tidegate.core.error import TidegateError
 from tidegate.feature.materialise import events_of, materialise, push
 from tidegate.feature.offline import join
 from tidegate.feature.online import read
@@ -197,3 +199,22 @@ def test_log_without_a_feature_cannot_be_checked():
 
     with pytest.raises(InvalidFeatureData, match="'n_short'"):
         measure_skew(log, "at", views=[(oracle.aggregate_view(), oracle.table(ROWS))])
+
+
+@pytest.mark.parametrize(
+    "value", [None, 1e30, 2**70, True, "\ud800", "\0", [1], {"a": 1}, "soon", "2026-01-01"]
+)
+@pytest.mark.parametrize("name", ["key", "part", "event", "created", "event_id", "value", "yes"])
+def test_pushing_what_anybody_may_send_is_done_or_refused_in_words(tmp_path, name, value):
+    with new_store("sqlite", None, tmp_path) as store:
+        for view in (oracle.value_view(), oracle.aggregate_view()):
+            with contextlib.suppress(TidegateError):
+                push(view, {**ROWS[0]._asdict(), name: value}, store)
+
+
+def test_time_may_come_as_text_with_any_offset(store):
+    view = oracle.value_view()
+    times = {"event": "1970-01-01T02:00:00.000010+02:00", "created": "1969-12-31T23:00:00.000012-01:00"}
+
+    assert push(view, ROWS[0]._asdict(), store)
+    assert not push(view, {**ROWS[0]._asdict(), **times}, store)
