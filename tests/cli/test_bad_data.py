@@ -9,7 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-HOTEL = Path(__file__).parents[3] / "shared" / "data" / "hotel_bookings.parquet"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+HOTEL = SHARED / "hotel_bookings.parquet"
+COMPAS = SHARED / "compas_two_years.parquet"
 
 CONTRACT = """
 import tidegate as tg
@@ -161,3 +163,40 @@ def test_hotel_bookings_are_validated_and_their_dirt_is_put_aside(tidegate, tmp_
     assert found["snapshot"]["n_rows"] + found["quarantine"]["n_rows"] == 119_390
     assert found["quarantine"]["n_rows"] in range(31_994, 32_000)
     assert "quarantined_for" in {column["name"] for column in aside["columns"]}
+
+
+COMPAS_CONTRACT = """
+import tidegate as tg
+
+
+class Defendant(tg.Input):
+    age: int = tg.field(ge=18, le=120)
+    race: str = tg.category(
+        "African-American", "Asian", "Caucasian", "Hispanic", "Native American", "Other"
+    )
+    sex: str = tg.category("Female", "Male")
+    priors_count: int = tg.field(ge=0)
+    decile_score: int = tg.field(ge=1, le=10)
+    score_text: str = tg.category("Low", "Medium", "High")
+    c_charge_degree: str = tg.category("F", "M")
+    is_recid: int = tg.field(ge=0, le=1)
+    days_b_screening_arrest: int = tg.field(ge=-30, le=30)
+
+
+class Answer(tg.Output):
+    p: float
+"""
+
+
+@pytest.mark.skipif(not COMPAS.exists(), reason="the shared data folder is not here")
+def test_compas_rows_that_propublica_left_out_are_put_aside(tidegate, tmp_path):
+    (tmp_path / "compas.py").write_text(COMPAS_CONTRACT)
+    (tmp_path / "rules.json").write_text('[{"rule": "unique", "columns": ["id"]}]')
+
+    said = tidegate("data", "snapshot", "compas", COMPAS, "--contract", "compas.py", "--rules", "rules.json",
+                    "--on-breach", "quarantine", "--json")  # fmt: skip
+    found = json.loads(said.out)
+
+    assert said.code == 0, said.out
+    assert found["snapshot"]["n_rows"] == 6_172  # as ProPublica's own filter leaves
+    assert found["quarantine"]["n_rows"] == 7_214 - 6_172

@@ -165,6 +165,21 @@ def test_what_is_sensitive_is_judged_with_and_not_spoken_of():
     assert any("sensitive" in note for note in report.notes)
 
 
+def test_a_slice_by_time_is_told_as_a_time():
+    start_us = 1_704_067_200_000_000  # 2024-01-01
+    rows = columns(at=start_us + np.arange(N) * 3_600_000_000)
+    late = np.arange(N) >= N // 2
+    rows["came"] = np.where(late, rows["x"] < 0, rows["x"] > 0).astype(int)
+    inputs = (*INPUTS, Field("at", DataType.TIMESTAMP))
+
+    report = assess(
+        contract(P, inputs=inputs), Evaluation(), Judged(columns=rows, target="came", model=model)
+    )
+
+    assert "at >= 2024-01-" in str(report.slices[0])
+    assert report.slices[0].confirmed
+
+
 def test_answers_that_are_known_need_no_inputs():
     rows = {"came": np.array([0, 1] * 50)}
     predicted = np.linspace(0.1, 0.9, 100)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.contract.batch import Batch
-from tidegate.contract.field import Field
+from tidegate.contract.field import DataType, Field
 from tidegate.contract.schema import Contract
 from tidegate.contract.validate import Validator
 from tidegate.core.error import InvalidSetting
@@ -115,6 +115,7 @@ def assess_declared(
             if losses is None
             else roll(at_us, losses, errors=errors, every_us=judged.every_us, rng=rng, level=level),
         )
+    report = _with_times(report, contract)
     if subject.cluster is not None:
         beyond = "Figures of classes, slices" if task == "multiclass" else "Slices"
         notes.append(
@@ -122,6 +123,22 @@ def assess_declared(
             "intervals are narrower than they should be."
         )
     return msgspec.structs.replace(report, notes=(*report.notes, *notes))
+
+
+def _with_times(report: Report, contract: Contract) -> Report:
+    """Tell slices by time as times."""
+    times = {field.name for field in contract.input.fields if field.type is DataType.TIMESTAMP}
+    slices = tuple(
+        msgspec.structs.replace(
+            found,
+            conditions=tuple(
+                msgspec.structs.replace(condition, is_time=condition.column in times)
+                for condition in found.conditions
+            ),
+        )
+        for found in report.slices
+    )
+    return msgspec.structs.replace(report, slices=slices)
 
 
 def _assessed(

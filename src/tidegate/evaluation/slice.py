@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import combinations
 
 import msgspec
@@ -35,6 +36,7 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
         low: Least number that fits; None: no lower end.
         high: Least number that no longer fits; None: no upper end.
         missing: Whether it has to be missing.
+        is_time: The numbers are microseconds UTC.
     """
 
     column: str
@@ -42,6 +44,7 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
     low: float | None = None
     high: float | None = None
     missing: bool = False
+    is_time: bool = False
 
     def matches(self, column: Column) -> npt.NDArray[np.bool_]:
         """Return which rows fit, shape (n_rows,)."""
@@ -65,10 +68,15 @@ class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.value is not None:
             return f"{self.column} = {self.value}"
         parts = [
-            f"{self.column} >= {self.low:.6g}" if self.low is not None else "",
-            f"{self.column} < {self.high:.6g}" if self.high is not None else "",
+            f"{self.column} >= {self._told(self.low)}" if self.low is not None else "",
+            f"{self.column} < {self._told(self.high)}" if self.high is not None else "",
         ]
         return " and ".join(part for part in parts if part) or f"{self.column} is present"
+
+    def _told(self, number: float) -> str:
+        if not self.is_time:
+            return f"{number:.6g}"
+        return datetime.fromtimestamp(number / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 class SliceFinding(msgspec.Struct, frozen=True):
