@@ -61,6 +61,8 @@ def _release(server: Server, flights: pl.DataFrame, name: str, fitted: dict[str,
         flight.start_release(server, version)
         state = flight.wait_ended(server, version, within_s=LIMIT_S)
         took_s = time.monotonic() - began_s
+        if state.is_open:
+            server.command("release", "abort", SERVICE, "--reason", "it takes too long to measure")
     with server.local() as local:
         found = [each for each in list_decisions(local.unit, SERVICE) if each.decision.version == version]
         same = all(replay_decision(local.unit, each.id).is_same for each in found)
@@ -74,7 +76,7 @@ def _release(server: Server, flights: pl.DataFrame, name: str, fitted: dict[str,
     ]
     statuses = passengers.statuses
     return Ended(
-        ending=str(state.ending),
+        ending=str(state.ending or f"still {state.stage}"),
         took_s=took_s,
         largest_share=max(shares, default=0.0),
         answered=passengers.versions[version],

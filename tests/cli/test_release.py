@@ -1,0 +1,164 @@
+"""Releases by commands: wrong use is refused in words, and what is under way is shown and steered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import msgspec
+import pytest
+
+import tidegate as tg
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.publish import Origin, publish
+from tidegate.bootstrap.setting import Settings
+from tidegate.contract.declare import contract_of
+from tidegate.operation.release import deploy_first
+from tidegate.route.route import Latch
+
+SERVICE = "sum"
+FREE = ("--override", "there is no data to gate it by")
+
+
+class Pair(tg.Input):
+    a: float
+    b: float
+
+
+class Narrow(tg.Input):
+    a: float
+    b: float = tg.field(ge=0, le=1)
+
+
+class Total(tg.Output):
+    total: float
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A home in which service `sum` serves version 1, and versions 2 (like it) and 3 (narrower) wait."""
+    folder = tmp_path_factory.mktemp("template")
+    local = Local(Settings(home=str(folder / "home")))
+    model = folder / "model.py"
+    model.write_text("def predict(columns):\n    return {'total': columns['a'] + columns['b']}\n")
+    for contract in (contract_of(Pair, Total), contract_of(Pair, Total), contract_of(Narrow, Total)):
+        publish(
+            local,
+            SERVICE,
+            model,
+            contract=contract,
+            sample={"a": [1.0], "b": [0.5]},
+            origin=Origin(changelog=str(contract.fingerprint)),
+        )
+    deploy_first(
+        local.unit,
+        local.cell,
+        SERVICE,
+        fallback_of=local.fallback_of,
+        principal=local.principal,
+        clock=local.clock,
+        version=1,
+    )
+    local.close()
+    return folder / "home"
+
+
+@pytest.fixture
+def home(template, tmp_path, monkeypatch):
+    """A copy of it, where commands look for one."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(template, tmp_path / ".tidegate")
+    with Local(Settings(home=str(tmp_path / ".tidegate"))) as local:
+        yield local
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((9, *FREE), "There is no version sum@9"),
+        ((3, *FREE), "Version 3 of service 'sum' breaks the contract that callers have: input b"),
+        (
+            (2, "--steps", "1,150", *FREE),
+            "A share is a number of percent above 0 and at most 100. Got '150'.",
+        ),
+        ((2, "--steps", "50,5", *FREE), "ascending shares"),
+        ((2, "--approve", "7", *FREE), "waits for approval before a share of 0.07"),
+        ((1, *FREE), "Version 1 of service 'sum' has all the traffic already"),
+        ((2,), "tidegate gate"),
+    ],
+)
+def test_a_release_with_no_good_end_is_refused_in_words(tidegate, home, arguments, words):
+    said = tidegate("release", "start", SERVICE, *arguments)
+
+    assert said.code == 1
+    assert words in said.err
+
+
+def test_a_second_release_of_one_service_is_refused(tidegate, home):
+    first = tidegate("release", "start", SERVICE, 2, *FREE)
+    second = tidegate("release", "start", SERVICE, 2, *FREE)
+
+    assert first.code == 0, first.err
+    assert second.code == 1
+    assert "under way" in second.err
+
+
+def test_a_rolled_back_version_is_not_released(tidegate, home):
+    home.routes.change(
+        SERVICE, lambda old: msgspec.structs.replace(old, latched=(Latch(2, "slow", "ana", 0),))
+    )
+
+    said = tidegate("release", "start", SERVICE, 2, *FREE)
+
+    assert said.code == 1
+    assert "was rolled back by ana: slow" in said.err
+
+
+def test_a_release_is_started_shown_steered_and_called_off(tidegate, home):
+    started = tidegate("release", "start", SERVICE, 2, "--steps", "5,50", "--approve", "100", *FREE)
+    status = tidegate("release", "status", "--json")
+    paused = tidegate("release", "pause", "--reason", "holiday")
+    shown = tidegate("release", "status")
+    again = tidegate("release", "pause")
+    resumed = tidegate("release", "resume")
+    unreasoned = tidegate("release", "promote")
+    aborted = tidegate("release", "abort", SERVICE)
+    nothing = tidegate("release", "abort", SERVICE)
+    late = tidegate("release", "pause", SERVICE)
+
+    assert "has started: version 2 of sum beside version 1" in started.out
+    assert "no traffic was counted lately" in started.out
+    state = json.loads(status.out)["state"]
+    assert [step["share"] for step in state["plan"]["steps"]] == [0.05, 0.5]
+    assert state["plan"]["approve"] == [1.0]
+    assert paused.out == "The release of sum holds at 0.0%.\n"
+    assert "paused" in shown.out
+    assert again.code == 1
+    assert resumed.code == 0
+    assert unreasoned.code == 1
+    assert aborted.out == "The release of sum is over: version 1 has its traffic.\n"
+    assert nothing.out == "No release of sum goes on: version 1 has its traffic.\n"
+    assert (late.code, "No release of service 'sum' is under way." in late.err) == (1, True)
+    listed = json.loads(tidegate("release", "list", "--json").out)
+    assert [each["ending"] for each in listed] == ["aborted"]
+    kinds = [each["decision"]["outcome"] for each in json.loads(tidegate("decisions", "--json").out)]
+    assert {"started", "paused", "resumed", "aborted"} <= set(kinds)
+
+
+def test_a_decision_is_shown_and_replayed(tidegate, home):
+    tidegate("release", "start", SERVICE, 2, *FREE)
+    number = json.loads(tidegate("decisions", SERVICE, "--kind", "release", "--json").out)[-1]["id"]
+
+    shown = tidegate("decisions", "show", number)
+    replayed = tidegate("decisions", "replay", number)
+
+    assert f"{number}: release of sum version 2: started" in shown.out
+    assert (replayed.code, "Every verdict is the same." in replayed.out) == (0, True)
+    assert tidegate("decisions", "show", 999).code == 1
+
+
+def test_without_a_release_it_is_said_so(tidegate, home):
+    said = tidegate("release", "status")
+
+    assert said.code == 1
+    assert "There never was a release here." in said.err
