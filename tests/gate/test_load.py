@@ -15,11 +15,22 @@ from tidegate.gate.verdict import applies
 class FakeProbe:
     """Two servers whose answers take what they are told, on a machine that is busy now and then."""
 
-    def __init__(self, *, model=50.0, slow=1.0, extra_us=0.0, noise=0.5, seed=0, alone=False, failing=0):
+    def __init__(
+        self,
+        *,
+        model=50.0,
+        slow=1.0,
+        extra_us=0.0,
+        noise=0.5,
+        seed=0,
+        alone=False,
+        failing=0,
+        champion_failing=0,
+    ):
         self.sides = ("candidate",) if alone else ("candidate", "champion")
         self.rng = np.random.default_rng(seed)
         self.model, self.slow, self.extra_us = model, slow, extra_us
-        self.noise, self.failing = noise, failing
+        self.noise, self.failing, self.champion_failing = noise, failing, champion_failing
         self.n_asked = {"candidate": 0, "champion": 0}
         self.memory = {"candidate": 60 << 20, "champion": 50 << 20}
 
@@ -33,7 +44,8 @@ class FakeProbe:
         if busy:  # another process takes the processor for some of them
             latency[self.rng.random(n_requests) < 0.03] += 4_000
         waited = 5_000.0 * busy + self.rng.random()
-        return Burst(latency.tolist(), model, self.failing if side == "candidate" else 0, waited)
+        failed = self.failing if side == "candidate" else self.champion_failing
+        return Burst(latency.tolist(), model, failed, waited)
 
     def memory_bytes(self, side):
         return self.memory[side]
@@ -84,8 +96,9 @@ def test_what_is_clear_is_decided_at_the_first_look():
     assert probe.n_asked["champion"] == (load.LOOKS[0] + load._WARM_BURSTS) * load.BURST_REQUESTS
 
 
-def test_failed_requests_under_load_regress():
+def test_failed_requests_under_load_regress_unless_the_champion_s_fail_as_well():
     assert judged(failing=2).verdict is Verdict.REGRESSED
+    assert judged(failing=2, champion_failing=2).verdict is Verdict.UNDECIDED
 
 
 def test_alone_the_declared_objective_counts_and_without_one_nothing():

@@ -90,7 +90,11 @@ class Load:
         Raises:
             OSError: Nobody listens there.
         """
-        self._head = f"POST {path} HTTP/1.1\r\nhost: {address[0]}\r\ncontent-type: application/json\r\n"
+        self._head = (
+            f"POST {path} HTTP/1.1\r\nhost: {address[0]}\r\ncontent-type: application/json\r\n"
+            # How long an answer takes is what is asked: nothing may be refused because it might be late.
+            f"tidegate-timeout-ms: {_WAIT_S * 1000:.0f}\r\n"
+        )
         self._requests = [self._request(body) for body in bodies]
         self._next = 0
         self._lines = [_Line(address) for _ in range(n_connections)]

@@ -14,7 +14,7 @@ from tidegate.gate.declaration import Gates
 from tidegate.gate.probe import Burst, CheckedInputs, Probe
 from tidegate.gate.record import in_bytes
 from tidegate.gate.verdict import against_margin, found, not_asked
-from tidegate.statistics.interval import Interval
+from tidegate.statistics.interval import Interval, newcombe
 
 BURST_REQUESTS = 100
 """Requests before the other server's turn: a fraction of a second, so that what else the machine does
@@ -112,10 +112,7 @@ def latency(
     n_failed = sum(burst.n_failed for burst in measured.candidate)
     n_requests = sum(len(burst.latency_us) for burst in measured.candidate)
     if n_failed:
-        words = f"{n_failed:,} of {n_requests:,} requests under load were not answered by the model"
-        return found(
-            gate, Verdict.REGRESSED, words, observed={"n_failed": n_failed, "n_requests": n_requests}
-        )
+        return _failing(gate, measured, n_failed, n_requests, level=gates.level)
     if not measured.champion:
         return _alone(gate, measured.candidate, objective_ms)
     speed = speeds(measured.candidate, measured.champion, level=_look_level(gates), rng=rng)
@@ -264,6 +261,27 @@ def _decided(candidate: list[Burst], champion: list[Burst], gates: Gates, rng: n
 
 def _look_level(gates: Gates) -> float:
     return 1 - (1 - gates.level) / len(LOOKS)
+
+
+def _failing(gate: str, measured: Measured, n_failed: int, n_requests: int, *, level: float) -> Evidence:
+    """Judge a version some of whose requests were not answered: by whether the champion's were.
+
+    Failures come in rows, so bursts are counted, not requests.
+    """
+    observed = {"n_failed": n_failed, "n_requests": n_requests}
+    words = f"{n_failed:,} of {n_requests:,} requests under load were not answered by the model"
+    theirs = sum(burst.n_failed for burst in measured.champion)
+    if theirs:
+        own_bursts, their_bursts = (
+            sum(burst.n_failed > 0 for burst in side) for side in (measured.candidate, measured.champion)
+        )
+        n = len(measured.candidate)
+        observed["champion_failed"] = theirs
+        if newcombe(own_bursts, n, their_bursts, len(measured.champion), level=level).low <= 0:
+            words += f", and {theirs:,} of the champion's: measure again while the machine does less else"
+            return found(gate, Verdict.UNDECIDED, words, observed=observed)
+        words += f", {theirs:,} of the champion's"
+    return found(gate, Verdict.REGRESSED, words, observed=observed)
 
 
 def _alone(gate: str, bursts: Sequence[Burst], objective_ms: float | None) -> Evidence:
