@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import random
 import runpy
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.system.model import write_sum
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import publish
 from tidegate.bootstrap.setting import Settings
+from tidegate.contract.batch import Batch
+from tidegate.core.clock import SystemClock
+from tidegate.core.home import Home
+from tidegate.core.identifier import uuid7_factory
+from tidegate.feature.definition import merged_layout
 from tidegate.feature.expression import define
+from tidegate.journal.record import Stream, Turn
+from tidegate.journal.segment import JournalWriter
 
 SERVICE = """
 from datetime import UTC, datetime, timedelta
@@ -182,3 +192,62 @@ def test_changed_view_of_the_same_name_is_not_put_beside_the_old_events(tidegate
 
     assert done.code == 1
     assert "'level' is not what sum@1 registered" in done.err
+
+
+def record(home: Path, folder: Path, served: list[float]) -> None:
+    """Journal one prediction a value, each of ann on the third of January."""
+    service = runpy.run_path(str(folder / "service.py"))["service"]
+    plans = [view.plan for view in service.features]
+    n_rows, clock = len(served), SystemClock()
+    at_us = int(datetime(2026, 1, 3, tzinfo=UTC).timestamp() * 1e6)
+    writer = JournalWriter(Home(home).journal, cell="local", node="n", worker=0, clock=clock)
+    encoder = writer.stream(
+        Stream("sum", 1, service.contract.fingerprint, merged_layout(service.request, plans))
+    )
+    columns = {
+        "a": np.ones(n_rows),
+        "who": np.array(["ann"] * n_rows, dtype=object),
+        "b": np.array(served),
+        "level__state": np.array(["fresh"] * n_rows, dtype=object),
+        "level__age_us": np.zeros(n_rows, dtype=np.int64),
+    }
+    new_id = uuid7_factory(clock, random.Random(0))
+    turn = Turn([new_id() for _ in served], [at_us] * n_rows, Batch(columns, n_rows))
+    writer.append([encoder.encode(turn)])
+    writer.close()
+
+
+def test_check_names_what_was_served_otherwise_than_trained_and_says_no(tidegate, folder, registered):
+    record(registered, folder, [2.0] * 150)
+
+    done = tidegate("features", "check", folder, "--home", registered)
+    told = tidegate("features", "check", folder, "--home", registered, "--json")
+
+    assert done.code == told.code == 3
+    assert "100.00%" in done.out
+    assert "Served otherwise than trained: b." in done.out
+    (found,) = json.loads(told.out)["features"]
+    assert (found["verdict"], found["skew"]["n_mismatches"]) == ("regressed", 150)
+    assert (found["example"]["served"], found["example"]["recomputed"]) == (2.0, 4.0)
+
+
+def test_check_of_equal_features_says_how_much_it_knows(tidegate, folder, registered):
+    record(registered, folder, [4.0] * 150)
+
+    few = tidegate("features", "check", folder, "--home", registered)
+    enough = tidegate("features", "check", folder, "--home", registered, "--tolerate", "0.05")
+
+    assert few.code == enough.code == 0
+    assert "too few records" in few.out
+    assert "Served as trained." in enough.out
+
+
+def test_check_takes_tables_from_files(tidegate, folder, registered, tmp_path):
+    record(registered, folder, [10.0] * 30)
+    (tmp_path / "level.csv").write_text("who,at,level\nann,2026-01-02T00:00:00Z,5.0\n")
+
+    done = tidegate(
+        "features", "check", folder, "--home", registered, "--json", "--file", f"level={tmp_path}/level.csv"
+    )
+
+    assert json.loads(done.out)["features"][0]["skew"]["n_mismatches"] == 0
