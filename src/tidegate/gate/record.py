@@ -24,7 +24,7 @@ _STEADY = 0.02
 _MIN_SCALED_ROWS = 200
 
 UNIT_FACTORS = (1.609344, 1.852, 2.20462, 2.54, 3.28084, 3.6, 3.785, 10.0, 12.0, 24.0, 25.4, 60.0, 100.0,
-                2.237, 1000.0, 1024.0, 3600.0, 1440.0, 86400.0, 1e6)  # fmt: skip
+                2.237, 1000.0, 3600.0, 1440.0, 86400.0, 1e6)  # fmt: skip
 """What one unit is of another: miles and kilometres, pounds and kilograms, minutes and hours, cents and
 euros. A factor near one of these is believed on less than one that nobody would choose."""
 
@@ -145,7 +145,8 @@ def scale(values: Column, others: Column) -> float | None:
     before, after = float(np.abs(a - b).mean()), float(np.abs(a / known - b).mean())
     noise = np.hypot(*(each.std() / max(abs(each.mean()), 1e-12) / np.sqrt(len(each)) for each in (one, two)))
     is_unit = abs(factor / known - 1) <= _NEAR + 3 * noise and after <= _EXPLAINED * before
-    return known if is_unit and after <= _LEFT * float(np.abs(b).mean()) else 1.0
+    left = (_LEFT + 3 * noise) * float(np.abs(b).mean())
+    return known if is_unit and after <= left else 1.0
 
 
 def parity(evidence: Evidence | None, kind: str) -> Evidence:
