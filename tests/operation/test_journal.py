@@ -17,6 +17,7 @@ from tidegate.journal.reader import End, list_segments
 from tidegate.journal.record import Event, Flag, Outcome, RecordKind, Refusal
 from tidegate.journal.tailer import Tailer
 from tidegate.operation.journal import JournalView, Wanted, check_segments, count, prediction_ids
+from tidegate.route.route import bucket_of
 
 SECOND_US = 1_000_000
 
@@ -164,3 +165,27 @@ def test_counts_are_those_of_the_ledger(folder, tmp_path):
 def test_counts_before_there_is_a_ledger_are_refused_in_words(tmp_path):
     with pytest.raises(NotFound, match="no ledger"):
         count(tmp_path / "ledger.db")
+
+
+def test_every_record_says_its_arm_its_share_and_where_its_key_fell(tmp_path):
+    ids, keys = new_ids(3), [b"%d" % number * 16 for number in range(4)]
+    writer = new_writer(tmp_path)
+    alone = msgspec.structs.replace(new_stream(), salt="pepper")
+    put(writer, alone, new_turn(ids[:1], at_us=START_US))
+    put(writer, alone, new_turn(ids[1:2], at_us=START_US + 1, key_hashes=keys[:2], rows_per_request=[2]))
+    candidate = msgspec.structs.replace(new_stream(arm="candidate"), salt="pepper", share=0.25)
+    put(writer, candidate, new_turn(ids[2:], at_us=START_US + 2, key_hashes=keys[3:], buckets=[0.125]))
+    writer.close()
+
+    records = read(tmp_path)
+
+    assert [(record.arm, record.share) for record in records] == [
+        *[("stable", 1.0)] * 3,
+        ("candidate", 0.25),
+    ]
+    assert [record.bucket for record in records] == [
+        bucket_of(ids[0], "pepper"),
+        bucket_of(keys[0], "pepper"),
+        bucket_of(keys[1], "pepper"),
+        0.125,
+    ]

@@ -98,6 +98,8 @@ class Stream(msgspec.Struct, frozen=True):
         kind: Prediction or shadow.
         shadows: Versions that got copies of its requests.
         tolerances: Of a shadow: output field and the difference to the answer that means nothing.
+        salt: Mixed into the keys' buckets. Where buckets are not stored, since there was only one arm,
+            they follow from it and the key (or the request's id).
     """
 
     service: str
@@ -109,6 +111,7 @@ class Stream(msgspec.Struct, frozen=True):
     kind: RecordKind = RecordKind.PREDICTION
     shadows: tuple[int, ...] = ()
     tolerances: tuple[tuple[str, float], ...] = ()
+    salt: str = ""
 
 
 NO_ID = bytes(16)

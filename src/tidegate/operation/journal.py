@@ -27,6 +27,7 @@ from tidegate.journal.plain import plain_row
 from tidegate.journal.reader import Damage, End, Frame, SegmentReader, list_segments
 from tidegate.journal.record import Flag, RecordKind
 from tidegate.journal.tally import Tally, TallyKey
+from tidegate.route.route import bucket_of
 
 _ID_BYTES = 16
 _MAX_MERGED = 256
@@ -66,6 +67,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
         offset: Where its frame begins, bytes.
         version: Number of the version.
         arm: Part of the route.
+        share: Part of the keys that the arm had, in [0, 1].
+        bucket: Where the row's own key fell on the route's unit interval; None where the caller chose.
         prediction_id: Public id.
         inputs: As stored: without sensitive fields.
         outputs: The answer; empty if there was none.
@@ -84,6 +87,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     offset: int
     version: int | None = None
     arm: str = ""
+    share: float | None = None
+    bucket: float | None = None
     prediction_id: str = ""
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
@@ -194,6 +199,8 @@ class _Segment:
                 answered_by=answered[0] if answered else "",
                 service_us=round(float(turns.service_us[request]), 1),
                 caller_id=(callers[request] if callers else None) or "",
+                share=told.share,
+                bucket=_bucket_of(turns, row, request),
             )
 
     def _other(self, kind: int, frame: Frame) -> Iterator[Record]:
@@ -231,6 +238,17 @@ class _Segment:
                 *place,
                 detail={"name": event.name, **event.detail},
             )
+
+
+def _bucket_of(turns: Turns, row: int, request: int) -> float | None:
+    """Return the bucket of a row, computed where one arm had all keys and none was stored."""
+    if turns.buckets is not None:
+        return float(turns.buckets[row])
+    if not turns.stream.salt:
+        return None
+    keys = turns.key_hashes
+    identity = turns.request_ids[16 * request :][:16] if keys is None else keys[16 * row :][:16]
+    return bucket_of(identity, turns.stream.salt)
 
 
 def _matches(record: Record, wanted: Wanted) -> bool:

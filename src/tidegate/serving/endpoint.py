@@ -156,6 +156,7 @@ class LoadedVersion:
         self.deadline_s = self.limits.deadline_ms / 1000
         # a model that runs in the loop has a queue only where a request is too large for one turn
         self.is_on_demand = False  # loaded when it was asked for; set by whoever loaded it
+        self.unwell = ""  # why it does not answer its check inputs at present, in words
         self.n_asked = 0  # requests that were answered, for who has to decide what stays loaded
         self.backlog: Backlog | None = getattr(executor, "backlog", None)
         self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
@@ -212,6 +213,7 @@ class Arm:
         shadows: Sequence[Arm] = (),
         kind: RecordKind = RecordKind.PREDICTION,
         bucket: Callable[[bytes], float] | None = None,
+        salt: str = "",
     ) -> None:
         """Name a part of the route.
 
@@ -223,6 +225,7 @@ class Arm:
             shadows: Who gets copies of its requests.
             kind: What its records tell of.
             bucket: Maps a key to its bucket.
+            salt: Of that map.
         """
         self.name = name
         self.service = version.service
@@ -243,6 +246,7 @@ class Arm:
             kind=kind,
             shadows=tuple(shadow.version.number for shadow in self.shadows),
             tolerances=version.tolerances if kind is RecordKind.SHADOW else (),
+            salt=salt,
         )
 
     def buckets_of(self, call: Call) -> list[float]:
@@ -293,6 +297,7 @@ class Endpoint:
                     safe_mode=route.safe_mode,
                     shadows=self._shadows,
                     bucket=self._bucket,
+                    salt=route.salt,
                 )
                 for arm in loaded
             )
