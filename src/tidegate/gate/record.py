@@ -145,7 +145,7 @@ def scale(values: Column, others: Column) -> float | None:
     before, after = float(np.abs(a - b).mean()), float(np.abs(a / known - b).mean())
     noise = np.hypot(*(each.std() / max(abs(each.mean()), 1e-12) / np.sqrt(len(each)) for each in (one, two)))
     is_unit = abs(factor / known - 1) <= _NEAR + 3 * noise and after <= _EXPLAINED * before
-    left = (_LEFT + 3 * noise) * float(np.abs(b).mean())
+    left = (_LEFT + noise) * float(np.abs(b).mean())
     return known if is_unit and after <= left else 1.0
 
 
