@@ -126,7 +126,9 @@ def _report(results: dict[str, Ended]) -> Report:
     report.tables.append(Table("Releases on flights, unattended", columns, rows))
     for name, ended in results.items():
         wanted = "promoted" if name == RETRAIN else "rolled-back"
-        right = ended.ending == wanted and (name == RETRAIN or CAUSES[name] in ended.reason)
+        right = ended.ending == wanted and (
+            name == RETRAIN or any(cause in ended.reason for cause in CAUSES[name])
+        )
         report.goals.append(Goal(f"release, {name}: {wanted}, the cause named", float(right), 1.0, True))
         report.goals.append(Goal(f"release, {name}: 5xx to callers", float(ended.failed), 0.0, False))
     return report

@@ -63,7 +63,7 @@ def test_a_bad_candidate_answers_nobody_and_the_evidence_names_the_cause(server,
         ended = wait_ended(server, bad.number, within_s=60)
 
     assert (ended.ending, passengers.broken) == ("rolled-back", [])
-    assert CAUSES[how] in ended.reason
+    assert any(cause in ended.reason for cause in CAUSES[how])
     assert set(passengers.statuses) == {200}
     assert bad.number not in passengers.versions
     route = server.local().routes.read().services[SERVICE]
