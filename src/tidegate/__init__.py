@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from tidegate.gate.declaration import Gates as Gates
     from tidegate.registry.card import Card as Card
     from tidegate.monitoring.declaration import Monitoring as Monitoring
+    from tidegate.release.plan import Guardrail as Guardrail, ShadowStep as ShadowStep
     from tidegate.service.declare import (
+        Cache as Cache,
         Constant as Constant,
         Lookup as Lookup,
         Objectives as Objectives,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         Service as Service,
         Trained as Trained,
     )
+    from tidegate.service.plan import Plan as Plan
     from tidegate.training.trial import Trial as Trial
 
 _HOMES = {
@@ -62,6 +65,10 @@ _HOMES = {
     "Invariant": "evaluation.robustness",
     "Monotone": "evaluation.robustness",
     "Monitoring": "monitoring.declaration",
+    "Guardrail": "release.plan",
+    "ShadowStep": "release.plan",
+    "Plan": "service.plan",
+    "Cache": "service.declare",
     "Constant": "service.declare",
     "Lookup": "service.declare",
     "Objectives": "service.declare",

@@ -33,13 +33,13 @@ def predict(columns):
 class Row(tg.Input):
     """A row in one field."""
 
-    x: Any = tg.vector(model.B_FEATURES)
+    x: list[float] = tg.vector(model.B_FEATURES)
 
 
 class Score(tg.Output):
     """What the last layer gives."""
 
-    y: Any = tg.vector(model.B_OUTPUTS)
+    y: list[float] = tg.vector(model.B_OUTPUTS)
 
 
 service = tg.Service("case-b-slow", input=Row, output=Score)

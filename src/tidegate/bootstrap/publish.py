@@ -15,7 +15,7 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import read_settings
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.infer import columns_of
-from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.objective import Cache, Limits, Objectives
 from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract, Schema
 from tidegate.contract.validate import Validator
@@ -38,6 +38,7 @@ from tidegate.predictor.rule import RuleOptions
 from tidegate.registry.card import Card
 from tidegate.registry.lineage import collect_lineage
 from tidegate.registry.version import Version
+from tidegate.release.plan import Plan
 from tidegate.service.declare import Constant, Fallback, Lookup, Rule
 from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest, NativeTensor
 
@@ -96,6 +97,9 @@ def publish(
     card: Card | None = None,
     placement: Placement | None = None,
     monitoring: Monitoring | None = None,
+    plan: Plan | None = None,
+    cache: Cache | None = None,
+    side_effects: bool = False,
     origin: Origin | None = None,
     key: str | None = None,
 ) -> Published:
@@ -120,6 +124,9 @@ def publish(
         card: What a person says of it.
         placement: Where the model runs, and what it may take there.
         monitoring: How closely it is watched.
+        plan: What a release of it goes through.
+        cache: How long answers are kept; None: they are not.
+        side_effects: Whether a prediction does something beside answering.
         origin: Where the model comes from.
         key: Idempotency key; a fresh one if None.
 
@@ -153,6 +160,9 @@ def publish(
         card=card,
         placement=placement,
         monitoring=monitoring,
+        plan=plan,
+        cache=cache,
+        side_effects=side_effects,
     )
     _try_fallbacks(local, manifest)
     outcome = register_version(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
@@ -14,7 +15,7 @@ from tidegate.contract.tolerance import tolerances
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
 from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
-from tidegate.service.manifest import Manifest
+from tidegate.service.manifest import CheckInputs, Manifest
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.endpoint import Executor, LoadedVersion, Tensors
 from tidegate.serving.feature import FeatureExecutor, FeatureMerge, Source
@@ -34,6 +35,7 @@ class VersionLoader:
         self._settings = settings
         self._loop = loop
         self._clock = SystemClock()
+        self._checks: WeakKeyDictionary[LoadedVersion, CheckInputs] = WeakKeyDictionary()
         self._artifacts = LocalArtifactStore(settings.server.place.artifacts)
 
     async def load(self, number: int, digest: str, stage: Stage, *, is_new: bool = True) -> LoadedVersion:
@@ -95,6 +97,7 @@ class VersionLoader:
             ),
             tolerances=tolerances(manifest.contract.output, manifest.objectives.tolerance),
             features=features,
+            cache=manifest.cache,
         )
         checks = manifest.check_inputs
         if checks is not None and executor.is_there:
@@ -103,7 +106,21 @@ class VersionLoader:
             except BaseException:
                 version.close()
                 raise
+        if checks is not None:
+            self._checks[version] = checks
         return version
+
+    async def check(self, version: LoadedVersion, *, timeout_s: float) -> None:
+        """Put its check inputs to a loaded version once more; nothing happens if it has none.
+
+        Raises:
+            CheckFailed: It does not answer them as it should.
+        """
+        checks = self._checks.get(version)
+        if checks is not None:
+            await check_answers(
+                version, checks.rows, checks.outputs, tolerance=checks.tolerance, timeout_s=timeout_s
+            )
 
     @cached_property
     def _features(self) -> Source:

@@ -21,6 +21,7 @@ from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
 from tidegate.registry.card import Card
+from tidegate.release.plan import Plan
 from tidegate.training.trial import Trial
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
@@ -73,6 +74,21 @@ def Objectives(  # noqa: N802 - reads as the class it makes
         if not value >= 0:
             raise InvalidSetting(f"tolerance of {name!r} must be at least 0, got {value}.", field=name)
     return objective.Objectives(latency_p99_ms, availability, horizon_s, given)
+
+
+def Cache(  # noqa: N802 - reads as the class it makes
+    ttl: str | float, *, max_mb: float = 64
+) -> objective.Cache:
+    """Declare that answers are kept for a while.
+
+    Args:
+        ttl: How long an answer may be given again: seconds, or text such as `60s`.
+        max_mb: What the kept answers of one version may take in one worker, in units of 2^20 bytes.
+
+    Raises:
+        InvalidSetting: A value is not above 0.
+    """
+    return objective.Cache(duration_s(ttl), int(max_mb * (1 << 20)))
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,9 @@ class Service:
         features: Sequence[FeatureView] = (),
         placement: Placement | None = None,
         monitoring: Monitoring | None = None,
+        plan: Plan | None = None,
+        cache: objective.Cache | None = None,
+        side_effects: bool = False,
     ) -> None:
         """Declare a service.
 
@@ -183,6 +202,10 @@ class Service:
                 after the request's fields, callers do not send them.
             placement: Where its model runs, and what it may take there.
             monitoring: How closely it is watched: budget of false alarms, tolerated loss, owner.
+            plan: What a release of a version goes through; the default plan if None.
+            cache: How long answers are kept for others who send the same; None: they are not.
+            side_effects: Whether a prediction does something beside answering, so that it must neither
+                be answered from a cache nor asked for twice.
 
         Raises:
             InvalidSetting: A declaration contradicts itself; the message names it.
@@ -197,13 +220,17 @@ class Service:
         self.evaluation = None if evaluation is None else evaluation.checked(self.contract)
         self.gates = None if gates is None else gates.checked()
         self.card = card
+        self.plan = None if plan is None else plan.checked()
         self.monitoring = None if monitoring is None else monitoring.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
         )
         self.journal = _journal_mode(name, journal)
+        self.cache = cache
+        self.side_effects = side_effects
         self._check_fallbacks()
         self._check_features()
+        self._check_cache()
         self._trainer: Trainer | None = None
 
     def trainer(self, function: Trainer) -> Trainer:
@@ -240,6 +267,12 @@ class Service:
         return trained
 
     def _check_features(self) -> None:
+        if self.features and self.cache is not None:
+            raise InvalidSetting(
+                f"Service {self.name!r} declares features and a cache of answers: an answer would be kept "
+                "while its features change.",
+                hint="Leave one of them out.",
+            )
         for view in self.features:
             if not self.fallback and Policy.FALLBACK in (view.missing, view.stale):
                 raise InvalidSetting(
@@ -247,6 +280,13 @@ class Service:
                     hint="Declare one, as in fallback=tg.Constant({...}), or another policy.",
                     view=view.name,
                 )
+
+    def _check_cache(self) -> None:
+        if self.cache is not None and self.side_effects:
+            raise InvalidSetting(
+                f"Service {self.name!r} has side effects and declares a cache.",
+                hint="Declare no cache: an answer that was kept does nothing but answer.",
+            )
 
     def _check_fallbacks(self) -> None:
         for fallback in self.fallback:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.contract.objective import Limits, Objectives
+from tidegate.contract.objective import Cache, Limits, Objectives
 from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
@@ -19,6 +19,7 @@ from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
 from tidegate.predictor.protocol import Spec
 from tidegate.registry.card import Card
+from tidegate.release.plan import Plan
 
 
 class FallbackSpec(msgspec.Struct, frozen=True):
@@ -81,6 +82,9 @@ class Manifest(msgspec.Struct, frozen=True):
         views: Where the features among the contract's inputs come from.
         placement: Where the model runs; None where nothing is declared.
         monitoring: How closely it is watched; None: the defaults.
+        cache: How long answers are kept; None: they are not.
+        side_effects: Whether a prediction does something beside answering.
+        plan: What a release of it goes through; None: the default plan.
     """
 
     service: str
@@ -99,6 +103,9 @@ class Manifest(msgspec.Struct, frozen=True):
     views: tuple[ViewDefinition, ...] = ()
     placement: Placement | None = None
     monitoring: Monitoring | None = None
+    cache: Cache | None = None
+    side_effects: bool = False
+    plan: Plan | None = None
     explainer: Spec | None = None
 
     @property
