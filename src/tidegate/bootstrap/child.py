@@ -60,6 +60,11 @@ class Child:
         """How long it stays away yet; 0 if it runs or is due."""
         return 0.0 if self._process is not None else max(0.0, self._start_at_s - self._clock.monotonic_s())
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether it has run for a good while."""
+        return self._process is not None and self._clock.monotonic_s() - self.started_s > _STEADY_S
+
     def tend(self) -> None:
         """Start it if it is time to; notice that it died."""
         now_s = self._clock.monotonic_s()

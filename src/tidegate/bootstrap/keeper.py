@@ -171,7 +171,7 @@ class VersionKeeper:
         """Yield what an operator should know of the runners."""
         for seat in self._seats.values():
             child = seat.child
-            if child.n_deaths >= LOOP_DEATHS:
+            if child.n_deaths >= LOOP_DEATHS and not child.is_steady:
                 words = (
                     f"The {child.name} has died {child.n_deaths} times in a row, last {child.last_exit}; "
                     f"it is started again in {child.waits_s:.0f} s. Until then its fallback answers, or "

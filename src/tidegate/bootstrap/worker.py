@@ -28,6 +28,7 @@ from tidegate.bootstrap.process import (
     wanted_path,
     worker_page,
 )
+from tidegate.bootstrap.pulse import Pulse
 from tidegate.bootstrap.stage import Stage, read_stage
 from tidegate.bootstrap.tls import tls_context
 from tidegate.bootstrap.version import VersionLoader
@@ -122,6 +123,7 @@ class Worker:
             asked=self._asked,
             clock=self._clock,
         )
+        self._pulse = Pulse(self._loader, self._every_version, unwell=self._plane.unwell)
         self._status_due = False
         self._status_writing: asyncio.Task[None] | None = None
         self._loading: dict[tuple[str, int], asyncio.Task[None]] = {}
@@ -194,6 +196,7 @@ class Worker:
             self._seen_at.set(int(self._clock.monotonic_s() * 1000))
             self._plane.journal_refusals()
             self._cold.check()
+            self._pulse.tick()
             if self._settings.server.is_orphaned:  # the supervisor is gone, and with it who would restart us
                 self._stopping.set()
 
@@ -369,7 +372,12 @@ class Worker:
             return
         task = self._loop.create_task(self._cold.demand(name))
         self._trying.add(task)
-        task.add_done_callback(lambda task: self._trying.discard(task) or task.exception())
+        task.add_done_callback(self._tried)
+
+    def _tried(self, task: asyncio.Task[None]) -> None:
+        self._trying.discard(task)
+        if not task.cancelled():
+            task.exception()  # the status says why a version could not be loaded
 
     def _find_on_demand(self, method: bytes, path: bytes) -> Handler | None:
         """Return who answers a request for a service that is not loaded."""
@@ -442,6 +450,9 @@ class Worker:
             return True
         return any(version.executor.waiting_rows for version in self._loaded.get(name, {}).values())
 
+    def _every_version(self) -> list[LoadedVersion]:
+        return [version for versions in self._loaded.values() for version in versions.values()]
+
     def _asked(self, name: str) -> Callable[[], int]:
         versions = tuple(self._loaded.get(name, {}).values())
         return lambda: sum(version.n_asked for version in versions)
@@ -465,8 +476,8 @@ class Worker:
 
     def _status(self) -> WorkerStatus:
         route, hidden = self._follower.route, self._plane.on_demand
-        told = route.services.keys() - hidden if hidden else route.services.keys()
-        told = [*told, *(self._moved & hidden), *({name for name, _ in self._failed} & hidden)]
+        told = set(route.services) - hidden
+        told |= (self._moved | {name for name, _ in self._failed}) & hidden
         services = {
             name: ServiceStatus(
                 generation=self._generations.get(name, self._applied.get(name, 0) if name in hidden else 0),

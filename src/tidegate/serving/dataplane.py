@@ -59,6 +59,7 @@ class DataPlane:
         self.new_id = new_id
         self.endpoints: dict[str, Endpoint] = {}
         self.on_demand: frozenset[str] = frozenset()
+        self.unwell: dict[tuple[str, int], str] = {}  # why a version does not answer its check inputs now
         self._loop = loop
         self._journal = JournalLane(journal, loop, clock=clock)
         self.is_alone: Callable[[], bool] = lambda: False

@@ -40,6 +40,7 @@ STATUS: dict[str, int] = {
     "deadline_exceeded": 504,
     "unsupported": 501,
     "predictor_failed": 500,
+    "quarantined_input": 422,
     "output_violation": 500,
     "predictor_not_loadable": 503,
     "corrupt": 500,

@@ -104,7 +104,7 @@ def service_resources(plane: DataPlane, name: str, *, metrics: Path) -> Resource
         f"/v2/repository/models/{name}/load".encode(): refusal,
         f"/v2/repository/models/{name}/unload".encode(): refusal,
         base + b"/infer": {b"POST": InferHandler(plane, endpoint, signatures)},
-        base + b"/ready": _get(plane, lambda: _model_readiness(endpoint), name),
+        base + b"/ready": _get(plane, lambda: _model_readiness(plane, endpoint), name),
         base + b"/stats": _get(plane, lambda: (200, model_statistics(metrics, every)), name),
         **_description(plane, base, endpoint, signatures, stable),
     }
@@ -187,12 +187,25 @@ def _readiness(plane: DataPlane) -> tuple[int, Any]:
     ready = bool(plane.endpoints or plane.on_demand) and all(
         end.arms or name in plane.on_demand for name, end in kept
     )
+    if ready and plane.unwell and all(_unwell(plane, end) for _, end in kept):
+        ready = False  # one service that is unwell is no reason to keep callers from the others
     return 200 if ready else 400, {"ready": ready}
 
 
-def _model_readiness(endpoint: Endpoint) -> tuple[int, Any]:
+def _unwell(plane: DataPlane, endpoint: Endpoint) -> str:
+    if not endpoint.arms:
+        return ""
+    return plane.unwell.get((endpoint.service, endpoint.stable.number), "")
+
+
+def _model_readiness(plane: DataPlane, endpoint: Endpoint) -> tuple[int, Any]:
     if endpoint.arms:
-        return 200, {"name": endpoint.service, "ready": True}
+        why = _unwell(plane, endpoint)
+        if not why:
+            return 200, {"name": endpoint.service, "ready": True}
+        who = f"Version {endpoint.stable.number} of service {endpoint.service!r}"
+        error = f"{who} does not pass its checks: {why}"
+        return 400, {"name": endpoint.service, "ready": False, "error": error}
     error = f"Service {endpoint.service!r} has no version ready in this worker."
     return 400, {"name": endpoint.service, "ready": False, "error": error}
 
