@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tidegate.contract.field import Field
 from tidegate.core.error import TidegateError
 from tidegate.feature.aggregate import figure
+from tidegate.feature.block import Blocks, columns_of
 from tidegate.feature.view import Plan, Policy, State, stand_in
 
 
@@ -123,7 +124,9 @@ class FeatureRows(msgspec.Struct, frozen=True):
         return np.flatnonzero(np.isin(self.states, states))
 
 
-def read(plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: Moments) -> FeatureRows:
+def read(
+    plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: Moments, blocks: Blocks | None = None
+) -> FeatureRows:
     """Return what was known of each key strictly before `at_us`, as the offline join would.
 
     Args:
@@ -131,13 +134,14 @@ def read(plan: Plan, store: OnlineStore, keys: Sequence[bytes], *, at_us: Moment
         store: Where its events are.
         keys: From `plan.key_of`; an empty one finds nothing.
         at_us: The moment of all, or of each.
+        blocks: What was read of this store before, refreshed.
 
     Raises:
         OnlineStoreUnavailable: The store cannot be read.
     """
     moments = each(at_us, len(keys))
     if plan.aggregates:
-        return _read_aggregates(plan, store, keys, moments)
+        return _read_aggregates(plan, store, keys, moments, blocks)
     return _read_values(plan, store, keys, moments)
 
 
@@ -171,30 +175,55 @@ def _read_values(
 
 
 def _read_aggregates(
-    plan: Plan, store: OnlineStore, keys: Sequence[bytes], moments: Sequence[int]
+    plan: Plan, store: OnlineStore, keys: Sequence[bytes], moments: Sequence[int], blocks: Blocks | None
 ) -> FeatureRows:
     defaults = [stand_in(field) for field in plan.features]
     position = {item: index for index, item in enumerate(plan.stored)}
     places = [None if item.stored is None else position[item.stored] for item in plan.aggregates]
+    known = [
+        None if blocks is None else blocks.find(plan, key, at_us)
+        for key, at_us in zip(keys, moments, strict=True)
+    ]
+    rest = [row for row, block in enumerate(known) if block is None]
+    found = iter(
+        store.within(
+            plan.name,
+            [keys[row] for row in rest],
+            since_us=[moments[row] - plan.ttl_us for row in rest],
+            at_us=[moments[row] for row in rest],
+        )
+        if rest
+        else ()
+    )
     rows, states, ages = [], [], []
-    since_us = [at_us - plan.ttl_us for at_us in moments]
-    found = store.within(plan.name, keys, since_us=since_us, at_us=moments)
-    for events, at_us in zip(found, moments, strict=True):
-        # The one created last counts of several with one time and identifier: they come in this
-        # order, so the last one stays, in the place of the first: the times keep their order.
-        current = {(event_us, event_id): payload for event_us, _, event_id, payload in events}
-        times = [event_us for event_us, _ in current]
-        columns = list(zip(*_decode_all(list(current.values())), strict=True))
-        row = []
-        for aggregate, place, default in zip(plan.aggregates, places, defaults, strict=True):
-            first = bisect_left(times, at_us - aggregate.window_us)
-            held = times if place is None or not times else columns[place]
-            value = figure(aggregate, held[first:])
-            row.append(default if value is None else value)
-        rows.append(row)
-        states.append(State.FRESH if times else State.MISSING)
-        ages.append(at_us - times[-1] if times else -1)
+    for block, at_us in zip(known, moments, strict=True):
+        if block is None:
+            figures, latest_us = _figures(plan, places, next(found), at_us)
+        else:
+            latest_us = block.latest(at_us - plan.ttl_us, at_us)
+            asked = zip(plan.aggregates, places, strict=True)
+            figures = [block.figure(aggregate, place, at_us) for aggregate, place in asked]
+        rows.append([d if value is None else value for value, d in zip(figures, defaults, strict=True)])
+        states.append(State.MISSING if latest_us is None else State.FRESH)
+        ages.append(-1 if latest_us is None else at_us - latest_us)
     return _gather(plan.features, rows, states, ages)
+
+
+def _figures(
+    plan: Plan, places: list[int | None], events: list[Kept], at_us: int
+) -> tuple[list[float | int | None], int | None]:
+    """Return the figures over a window's events, and the time of the last one."""
+    # The one created last counts of several with one time and identifier: they come in this
+    # order, so the last one stays, in the place of the first: the times keep their order.
+    current = {(event_us, event_id): payload for event_us, _, event_id, payload in events}
+    times = [event_us for event_us, _ in current]
+    columns = columns_of(list(current.values()))
+    figures = []
+    for aggregate, place in zip(plan.aggregates, places, strict=True):
+        first = bisect_left(times, at_us - aggregate.window_us)
+        held = times if place is None or not times else columns[place]
+        figures.append(figure(aggregate, held[first:]))
+    return figures, times[-1] if times else None
 
 
 def _gather(
@@ -213,10 +242,3 @@ encode: Callable[[list[Any]], bytes] = msgspec.msgpack.Encoder().encode
 
 decode: Callable[[bytes], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decode
 """Read an event's values from its payload."""
-
-_decode_rows: Callable[[bytes], list[list[Any]]] = msgspec.msgpack.Decoder(list[list[Any]]).decode
-
-
-def _decode_all(payloads: list[bytes]) -> list[list[Any]]:
-    """Read many payloads at once: as one array, whose head is the mark 0xdd and the length."""
-    return _decode_rows(b"".join((b"\xdd", len(payloads).to_bytes(4, "big"), *payloads)))

@@ -19,6 +19,7 @@ from tidegate.contract.batch import Batch, Column
 from tidegate.contract.schema import Contract
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
+from tidegate.feature.block import Blocks, Versioned
 from tidegate.feature.definition import (
     STATES,
     age_column,
@@ -327,6 +328,7 @@ class Store:
         self._open = open
         self._clock = clock
         self._store: OnlineStore | None = None
+        self._blocks: Blocks | None = None
         self._retry_at_s = 0.0
 
     def read(self, asks: Sequence[Ask]) -> Found:
@@ -335,8 +337,13 @@ class Store:
             return None
         try:
             if self._store is None:
-                self._store = self._open()
-            return [read(ask.plan, self._store, ask.keys, at_us=ask.moments) for ask in asks]
+                self._store = store = self._open()
+                self._blocks = Blocks(store, store) if isinstance(store, Versioned) else None
+            if self._blocks is not None:
+                self._blocks.refresh()
+            return [
+                read(ask.plan, self._store, ask.keys, at_us=ask.moments, blocks=self._blocks) for ask in asks
+            ]
         except TidegateError as error:
             _log.error("features.not_read: %s", error.message)
             self.close()
@@ -344,7 +351,7 @@ class Store:
             return None
 
     def close(self) -> None:
-        store, self._store = self._store, None
+        store, self._store, self._blocks = self._store, None, None
         if store is not None:
             try:
                 store.close()

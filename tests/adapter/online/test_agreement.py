@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.adapter.online.store import KINDS, new_store
 from tests.feature import oracle
+from tidegate.adapter.sqlite.online import SqliteOnlineStore
 from tidegate.core.error import TidegateError
+from tidegate.feature.block import Blocks
 from tidegate.feature.materialise import events_of, materialise, push
 from tidegate.feature.offline import join
 from tidegate.feature.online import read
@@ -23,6 +25,7 @@ from tidegate.feature.skew import measure_skew
 from tidegate.feature.transform import InvalidFeatureData
 from tidegate.feature.view import Policy, State
 
+PLAN = oracle.aggregate_view().plan
 STATES = [state.name.lower() for state in State]
 
 
@@ -72,6 +75,46 @@ def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events
             for question in asked:
                 found = read(view.plan, store, [view.plan.key_of(question[:2])], at_us=question.at)
                 assert oracle.same(answers(found)[0], oracle.trailing(pushed, question))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events=oracle.events, asked=oracle.asked, extra=oracle.asked)
+def test_blocks_of_events_read_before_give_the_same_whoever_puts_in_between(tmp_path, events, asked, extra):
+    view = oracle.aggregate_view()
+    with new_store("sqlite", None, tmp_path) as reader:
+        writer = SqliteOnlineStore(reader._path)
+        blocks = Blocks(reader, reader)
+        pushed = []
+        for position, row in enumerate([None, *events]):
+            if row is not None:
+                push(view, row._asdict(), writer if position % 2 else reader)
+                pushed.append(row)
+            for question in (*asked, *extra, *asked):
+                blocks.refresh()
+                key = view.plan.key_of(question[:2])
+                found = read(PLAN, reader, [key], at_us=question.at, blocks=blocks)
+                assert oracle.same(answers(found)[0], oracle.trailing(pushed, question))
+        writer.close()
+
+
+def test_blocks_spare_the_store_until_it_changes(tmp_path):
+    view = oracle.aggregate_view()
+    plan, key = view.plan, view.plan.key_of(("a", 0))
+    with new_store("sqlite", None, tmp_path) as store:
+        materialise(view, oracle.table(ROWS), store)
+        asked = []
+        within = store.within
+        store.within = lambda *args, **named: asked.append(named) or within(*args, **named)
+        blocks = Blocks(store, store)
+
+        for at in (13, 13, 13):
+            blocks.refresh()
+            read(plan, store, [key, key], at_us=at, blocks=blocks)
+        assert len(asked) == 1
+        push(view, oracle.Row("b", 1, 3, None, 9, 1.0, True)._asdict(), store)
+        blocks.refresh()
+        read(plan, store, [key], at_us=13, blocks=blocks)
+        assert len(asked) == 2
 
 
 @pytest.mark.slow

@@ -87,6 +87,12 @@ class SqliteOnlineStore:
         with self._reported():
             return [execute(_WITHIN, (view, key, since, at, at)).fetchall() for key, since, at in asked]
 
+    def version(self) -> tuple[int, int]:
+        """Return something that is another after anybody has put or removed an event."""
+        with self._reported():
+            (by_others,) = self._connection.execute("PRAGMA data_version").fetchone()
+        return by_others, self._connection.total_changes
+
     def forget(self, view: str, *, before_us: int) -> int:
         with self._reported():
             return self._connection.execute(_FORGET, (view, before_us)).rowcount
