@@ -1,6 +1,6 @@
-"""Getting out of trouble over the control port: rollback and safe mode, in threads of their own.
+"""Traffic over the control port: rollback, safe mode and releases, in threads of their own.
 
-They need neither the database nor a worker's loop, and wait behind no other page.
+Rollback and safe mode need neither the database nor a worker's loop, and wait behind no other page.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tidegate.core.error import InvalidSetting
+from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.operation.release import Moved
+from tidegate.operation.watching import ReleaseView
+from tidegate.release.machine import State
 
 MAX_BODY_BYTES = 1 << 16
 _LANE_THREADS = 4
@@ -36,6 +38,14 @@ class TrafficPlane(Protocol):
 
     def change_safe_mode(self, service: str, request: SafeMode) -> Moved:
         """Switch safe mode. Raises NotFound, InvalidSetting, Latched, RouteStorageError."""
+        ...
+
+    def release(self, service: str) -> ReleaseView:
+        """Return a service's latest release. Raises NotFound, StoreUnavailable."""
+        ...
+
+    def steer(self, service: str, word: str, request: Word) -> State | None:
+        """Say one of `WORDS` to the release under way. Raises NotFound, Conflict, StoreUnavailable."""
         ...
 
 
@@ -69,6 +79,21 @@ class SafeMode(msgspec.Struct, forbid_unknown_fields=True):
     key: str | None = None
 
 
+class Word(msgspec.Struct, forbid_unknown_fields=True):
+    """What a person says to a release.
+
+    Attributes:
+        reason: Why, in words.
+        key: Idempotency key.
+    """
+
+    reason: str = ""
+    key: str | None = None
+
+
+WORDS = ("pause", "resume", "approve", "promote", "abort")
+
+
 def traffic_routes(plane: TrafficPlane) -> list[Route]:
     """Return the routes that move traffic."""
     lane = ThreadPoolExecutor(_LANE_THREADS, thread_name_prefix="traffic")
@@ -85,7 +110,19 @@ def traffic_routes(plane: TrafficPlane) -> list[Route]:
         said = await read_body(request, SafeMode)
         return await in_lane(lambda: plane.change_safe_mode(request.path_params["name"], said))
 
+    async def release(request: Request) -> Response:
+        return await in_lane(lambda: plane.release(request.path_params["name"]))
+
+    async def steer(request: Request) -> Response:
+        word = request.path_params["word"]
+        if word not in WORDS:
+            raise NotFound(f"A release is not told to {word[:40]!r}.", hint=f"Words: {', '.join(WORDS)}.")
+        said = await read_body(request, Word)
+        return await in_lane(lambda: plane.steer(request.path_params["name"], word, said))
+
     return [
+        Route("/services/{name}/release", release),
+        Route("/services/{name}/release/{word}", steer, methods=["POST"]),
         Route("/rollback", roll_back, methods=["POST"]),
         Route("/services/{name}/rollback", roll_back, methods=["POST"]),
         Route("/services/{name}/safe-mode", safe_mode, methods=["POST"]),
