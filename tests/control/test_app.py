@@ -10,9 +10,24 @@ import pytest
 
 from tidegate.bootstrap.overview import ArmView, Overview, ServerView, ServiceView, WorkerView
 from tidegate.control.app import make_app
+from tidegate.core.digest import digest_bytes
 from tidegate.core.error import Corrupt, NotFound
+from tidegate.core.principal import Principal
+from tidegate.operation.state import ListedVersion
+from tidegate.registry.state import Stage, State
 from tidegate.registry.store import StoreUnavailable
 from tidegate.route.route import ServiceRoute
+
+
+LISTED = ListedVersion(
+    service="flights",
+    number=2,
+    manifest=digest_bytes(b"manifest"),
+    contract=digest_bytes(b"contract"),
+    created_at_us=1,
+    principal=Principal("ana"),
+    state=State(Stage.GATED, 5, 7, ("latency",), "passed"),
+)
 
 
 class FakePlane:
@@ -40,6 +55,8 @@ class FakePlane:
         return ["flights"]
 
     def versions(self, service):
+        if service == "flights":
+            return [LISTED]
         raise NotFound(f"No version of a service {service!r} is registered.", hint="Register one.")
 
     def route(self, service):
@@ -157,3 +174,11 @@ def test_a_database_that_is_down_is_unavailable_not_a_bug():
 
     assert answer.status == 503
     assert answer.json()["error"]["code"] == "store_unavailable"
+
+
+def test_versions_are_listed_with_where_they_stand():
+    (listed,) = get(FakePlane(), "/services/flights/versions").json()["versions"]
+
+    assert listed["number"] == 2
+    assert listed["state"]["stage"] == "gated"
+    assert listed["state"]["overridden"] == ["latency"]
