@@ -18,7 +18,6 @@ from tidegate.registry.state import Stage, State
 from tidegate.registry.store import StoreUnavailable
 from tidegate.route.route import ServiceRoute
 
-
 LISTED = ListedVersion(
     service="flights",
     number=2,
