@@ -40,6 +40,8 @@ class Controller(threading.Thread):
         self._settings = settings
         self._keep_days = records_keep_days
         self._stopping = threading.Event()
+        self.behind_bytes = 0
+        """Bytes of the journal that were not counted at the last look."""
 
     def run(self) -> None:
         """Follow; begin again after a fault, since serving must not depend on it."""
@@ -66,6 +68,7 @@ class Controller(threading.Thread):
             while True:
                 is_last = self._stopping.is_set()
                 progress = tailer.poll()
+                self.behind_bytes = progress.behind_bytes
                 if releases is not None and not is_last:
                     releases.tick()
                 for damage in progress.damages:

@@ -18,7 +18,7 @@ FILE_VARIABLE = "TIDEGATE_CONFIG"
 FILE = Path("tidegate.toml")
 """Read from the current folder if it is there; `TIDEGATE_CONFIG` names another."""
 
-SECRET = frozenset({"database_url", "online_store"})
+SECRET = frozenset({"alert_urls", "database_url", "online_store"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             are loaded when they are asked for. 64 small models load in a second and take 100 MB.
         records_keep_days: Days after which the Parquet files of predictions are deleted. 0: never, since
             only their owner knows how long they must, or must not, be kept.
+        alert_urls: Who is told of signals, separated by commas: `https://...` is a webhook, all else an
+            address of apprise (`mailto://`, `slack://` ...). May hold a token: give it by environment.
     """
 
     home: str = str(DEFAULT_HOME)
@@ -63,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     on_demand_above: int = 64
     records_keep_days: int = 0
+    alert_urls: str = ""
 
     @property
     def server(self) -> ServerSettings:

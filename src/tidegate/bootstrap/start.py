@@ -163,6 +163,8 @@ def serve(local: Local) -> NoReturn:
         os.environ["TIDEGATE_DATABASE_URL"] = local.settings.database_url
     if local.settings.online_store:
         os.environ[STORE_VARIABLE] = local.settings.online_store
+    if local.settings.alert_urls:
+        os.environ["TIDEGATE_ALERT_URLS"] = local.settings.alert_urls
     local.unit.close()
     sys.stdout.flush()
     line = command("supervisor", local.settings.server)

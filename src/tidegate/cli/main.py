@@ -35,6 +35,7 @@ COMMANDS = {
         "safe_mode", "safe_mode", "Send every request to the fallback, or let the models answer again."
     ),
     "latch": Lazy("latch", "latch", "List and clear what keeps rolled-back versions from coming back."),
+    "watch": Lazy("watch", "watch", "Watch services live: traffic, errors, latency, signals."),
     "monitor": Lazy("monitor", "monitor", "Let the monitors look at what a service did."),
     "report": Lazy("monitor", "report", "Write a service's report of a period as one HTML page."),
     "signals": Lazy(

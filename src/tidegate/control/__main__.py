@@ -20,16 +20,26 @@ from tidegate.bootstrap.overview import Overview, overview
 from tidegate.bootstrap.process import ServerSettings, told
 from tidegate.bootstrap.push import Pusher
 from tidegate.bootstrap.setting import Settings
+from tidegate.bootstrap.watcher import Watcher, make_watcher
 from tidegate.control.app import make_app
-from tidegate.control.metric import exposition
-from tidegate.control.traffic import RollBack, SafeMode
+from tidegate.control.metric import WatchCollector, exposition
+from tidegate.control.traffic import RollBack, SafeMode, Word
 from tidegate.core.error import NotFound
 from tidegate.core.principal import SYSTEM, local_principal
 from tidegate.feature.online import Pushed
 from tidegate.operation.meant import service_to_roll_back
 from tidegate.operation.release import Moved, change_safe_mode, roll_back
+from tidegate.operation.rollout import (
+    abort_release,
+    approve_release,
+    pause_release,
+    promote_now,
+    resume_release,
+)
 from tidegate.operation.state import ListedVersion, list_states
 from tidegate.operation.version import list_services
+from tidegate.operation.watching import ReleaseView, watch_release
+from tidegate.release.machine import State
 from tidegate.route.route import ServiceRoute
 
 DATABASE_VARIABLE = "TIDEGATE_DATABASE_URL"
@@ -38,8 +48,10 @@ DATABASE_VARIABLE = "TIDEGATE_DATABASE_URL"
 class LocalPlane:
     """What the control plane shows, read from the home and the database."""
 
-    def __init__(self, local: Local, n_workers: int) -> None:
+    def __init__(self, local: Local, n_workers: int, controller: Controller, watcher: Watcher) -> None:
         self._local = local
+        self.controller = controller
+        self.watcher = watcher
         self._n_workers = n_workers
         # the port is the machine's own: who reaches it is taken for the user who runs the server
         self._person = local_principal()
@@ -93,8 +105,42 @@ class LocalPlane:
             key=request.key,
         )
 
+    def release(self, service: str) -> ReleaseView:
+        local = self._local
+        return watch_release(local.unit, local.home.ledger, service, clock=local.clock)
+
+    def steer(self, service: str, word: str, request: Word) -> State | None:
+        local = self._local
+        if word == "abort":
+            return abort_release(
+                lambda: local.unit,
+                local.cells,
+                service,
+                principal=self._person,
+                clock=local.clock,
+                reason=request.reason,
+                key=request.key,
+            )
+        return _SAY[word](
+            local.unit,
+            service,
+            principal=self._person,
+            clock=local.clock,
+            reason=request.reason,
+            key=request.key,
+        )
+
     def metrics(self) -> bytes:
-        return exposition(self._local.home.metrics)
+        watched = WatchCollector(self.controller.behind_bytes, self.watcher.open_signals)
+        return exposition(self._local.home.metrics, watched)
+
+
+_SAY = {
+    "pause": pause_release,
+    "resume": resume_release,
+    "approve": approve_release,
+    "promote": promote_now,
+}
 
 
 def main() -> None:
@@ -118,8 +164,10 @@ def main() -> None:
         signal.signal(signum, lambda *_: None)
     controller = Controller(local.home, settings=settings, records_keep_days=server.records_keep_days)
     controller.start()
+    watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
+    watcher.start()
     uvicorn.run(
-        make_app(LocalPlane(local, server.n_workers)),
+        make_app(LocalPlane(local, server.n_workers, controller, watcher)),
         host=server.control_host,
         port=server.control_port,
         ssl_certfile=server.tls_certificate or None,
@@ -127,6 +175,7 @@ def main() -> None:
         access_log=False,
         log_level="warning",
     )
+    watcher.stop()
     controller.stop()
 
 

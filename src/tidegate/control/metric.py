@@ -6,7 +6,7 @@ Counts of all workers are added up, those of workers that died included: a page 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -57,10 +57,32 @@ class PageCollector(Collector):
         yield pages
 
 
-def exposition(folder: Path) -> bytes:
+class WatchCollector(Collector):
+    """What the controller knows: how far it is behind, and what the monitors found."""
+
+    def __init__(self, behind_bytes: int, signals: Mapping[tuple[str, str, str], int]) -> None:
+        self._behind_bytes = behind_bytes
+        self._signals = signals
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield one series a service, monitor and severity: as many as are declared, never one a field."""
+        behind = GaugeMetricFamily("tidegate_journal_behind_bytes", "Bytes of the journal not counted yet")
+        behind.add_metric([], self._behind_bytes)
+        yield behind
+        signals = GaugeMetricFamily(
+            "tidegate_signals_open", "Signals that are not over", labels=["service", "monitor", "severity"]
+        )
+        for labels, count in sorted(self._signals.items()):
+            signals.add_metric(list(labels), count)
+        yield signals
+
+
+def exposition(folder: Path, *more: Collector) -> bytes:
     """Return the metrics of all processes of a server in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(PageCollector(folder))
+    for collector in more:
+        registry.register(collector)
     return generate_latest(registry)
 
 

@@ -117,8 +117,10 @@ class SignalBook:
         found = [signal for signal in self._signals.values() if id and signal.id.startswith(id)]
         return found[0] if len(found) == 1 else None
 
-    def update(self, on: date, findings: Sequence[Finding]) -> list[Signal]:
+    def update(self, on: date, findings: Sequence[Finding], *, stamp: str = "") -> list[Signal]:
         """Take the findings of one day in, and return the signals that began or ended with it.
+
+        `stamp` tells looks of the same day apart, where there are several.
 
         A finding belongs to the open signal of its kind with which it shares a subject. Signals that
         were not found again for `QUIET_WINDOWS` windows are over.
@@ -128,7 +130,7 @@ class SignalBook:
         for finding in findings:
             known = self._same(finding)
             if known is None:
-                known = self._begin(on, finding)
+                known = self._begin(on, finding, stamp)
                 changed.append(known)
             else:
                 known = msgspec.structs.replace(
@@ -160,8 +162,8 @@ class SignalBook:
                 return signal
         return None
 
-    def _begin(self, on: date, finding: Finding) -> Signal:
-        name = f"{self.service}|{finding.kind}|{finding.subjects[0]}|{on.isoformat()}"
+    def _begin(self, on: date, finding: Finding, stamp: str) -> Signal:
+        name = f"{self.service}|{finding.kind}|{finding.subjects[0]}|{on.isoformat()}{stamp}"
         return Signal(
             id=digest_bytes(name.encode()).removeprefix("sha256:")[:12],
             service=self.service,

@@ -1,0 +1,1 @@
+"""Ways to people: webhooks, and through apprise whatever it knows."""

@@ -1,0 +1,170 @@
+"""The watcher: what the monitors find while a server runs, beside the controller."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+
+from tidegate.adapter.notify.channel import channels_of
+from tidegate.bootstrap.local import Local
+from tidegate.contract.objective import Objectives
+from tidegate.core.error import InvalidSetting, NotFound, TidegateError
+from tidegate.journal.ledger import Ledger
+from tidegate.journal.record import RecordKind
+from tidegate.journal.tally import US_PER_MINUTE, Tally
+from tidegate.monitoring.alert import Outbox
+from tidegate.monitoring.burn import Burn, burning
+from tidegate.monitoring.signal import Finding, Severity, Signal, SignalBook, State, counts_by
+from tidegate.operation.monitor import watched_subject
+from tidegate.operation.signal import keep_signals, stored_signals
+from tidegate.operation.version import list_services
+
+_log = logging.getLogger("tidegate.watcher")
+
+ALERT_VARIABLE = "TIDEGATE_ALERT_URLS"
+_ROUND_S = 30.0
+_LOOK_BACK_MINUTES = 360
+_PERIOD_DAYS = 60  # of which a day's run is made: long enough for what creeps, seconds to look at
+
+
+def make_watcher(local: Local) -> Watcher:
+    """Return a watcher that tells the addresses of the settings.
+
+    An address that cannot be used is logged: it must not keep a server from starting.
+    """
+    try:
+        channels = channels_of(os.environ.get(ALERT_VARIABLE, "").split(","))
+    except TidegateError as error:
+        _log.error("alert.unusable: %s", error)
+        channels = []
+    return Watcher(local, Outbox(channels, clock=local.clock))
+
+
+class Watcher(threading.Thread):
+    """Every half minute the burn rates, after each day all monitors; whatever begins is told."""
+
+    def __init__(self, local: Local, outbox: Outbox) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self._local = local
+        self._outbox = outbox
+        self._stopping = threading.Event()
+        self._books: dict[str, SignalBook] = {}
+        self._done_on: date | None = None
+        self.open_signals: Mapping[tuple[str, str, str], int] = {}
+
+    def run(self) -> None:
+        """Look, until told to stop; a fault is seen and does not end it."""
+        while not self._stopping.is_set():
+            try:
+                self.look()
+            except TidegateError as error:
+                _log.warning("watcher.delayed: %s", error)
+            except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the watching
+                _log.exception("watcher.failed")
+            self._stopping.wait(_ROUND_S)
+
+    def stop(self) -> None:
+        """End after the present look."""
+        self._stopping.set()
+
+    def look(self) -> None:
+        """Look once at everything that is due."""
+        now_us = self._local.clock.wall_us()
+        today = datetime.fromtimestamp(now_us / 1e6, UTC).date()
+        services = list_services(self._local.unit)
+        changed: list[Signal] = []
+        for service in services:
+            changed += self._burn(service, now_us, today)
+            if self._done_on != today:
+                changed += self._yesterday(service, today)
+        self._done_on = today
+        self.open_signals = {
+            (service, *key): count
+            for service in services
+            for key, count in counts_by(stored_signals(self._local.unit, service)).items()
+        }
+        self._outbox.put(signal for signal in changed if signal.state is State.OPEN)
+        for trouble in self._outbox.deliver():
+            _log.warning("alert.delayed: %s", trouble)
+
+    def _burn(self, service: str, now_us: int, today: date) -> list[Signal]:
+        subject, _ = watched_subject(self._local.unit, self._local.artifacts, service)
+        objectives = subject.objectives
+        if objectives.availability is None and objectives.latency_p99_ms is None:
+            return []
+        minute = now_us // US_PER_MINUTE
+        findings = [_burning(each) for each in self._burns(service, minute, objectives)]
+        book = self._books.get(service)
+        if book is None:
+            known = [each for each in stored_signals(self._local.unit, service) if each.kind == "slo"]
+            book = SignalBook(service, owner=subject.monitoring.owner, signals=known)
+            self._books[service] = book
+        before = {signal.id: signal for signal in book.signals}
+        book.update(today, findings, stamp=str(minute))
+        changed = [signal for signal in book.signals if before.get(signal.id) != signal]
+        return keep_signals(
+            self._local.unit, changed, principal=self._local.principal, clock=self._local.clock
+        )
+
+    def _burns(self, service: str, minute: int, objectives: Objectives) -> list[Burn]:
+        try:
+            ledger = Ledger(self._local.home.ledger, read_only=True)
+        except NotFound:  # nothing was asked yet
+            return []
+        minutes: dict[int, Tally] = {}
+        with closing(ledger):
+            since = minute - _LOOK_BACK_MINUTES
+            for key, tally in ledger.tallies(service, kind=RecordKind.PREDICTION, since_minute=since):
+                minutes.setdefault(key.minute, Tally()).add(tally)
+        return burning(minutes, minute, objectives)
+
+    def _yesterday(self, service: str, today: date) -> list[Signal]:
+        """Run the monitors over the days that are whole."""
+        from tidegate.adapter.parquet.history import StoredHistory
+        from tidegate.operation.monitor import examine
+
+        subject, outcome = watched_subject(self._local.unit, self._local.artifacts, service)
+        home = self._local.home
+        history = StoredHistory(home.records, home.ledger, service, outcome=outcome)
+        try:
+            days = [day for day in history.days() if day < today]
+        except NotFound:
+            return []
+        rest = days[subject.monitoring.reference_days :]
+        if not rest:  # the reference is not whole yet
+            return []
+        first = max(rest[0], today - timedelta(days=_PERIOD_DAYS))
+        try:
+            result = examine(
+                history,
+                subject,
+                over=(first, rest[-1]),
+                reference=(days[0], days[subject.monitoring.reference_days - 1]),
+            )
+        except InvalidSetting as error:
+            _log.warning("monitor.skipped service=%s: %s", service, error)
+            return []
+        return keep_signals(
+            self._local.unit, result.signals, principal=self._local.principal, clock=self._local.clock
+        )
+
+
+def _burning(burn: Burn) -> Finding:
+    share = burn.n_bad / max(1, burn.n_requests)
+    what = "answered with an error" if burn.objective == "availability" else "slower than promised"
+    return Finding(
+        kind="slo",
+        subjects=(burn.objective,),
+        title=f"The budget of {burn.objective} burns {burn.rate:.1f} times too fast: {share:.2%} {what}",
+        severity=Severity.CRITICAL,
+        evidence=msgspec.to_builtins(burn),
+        remedy="Look at `tidegate status` and the errors: `tidegate journal show --errors`. "
+        "If a version moved since, `tidegate rollback`.",
+        cost=f"{burn.n_bad:,} requests in {burn.long_minutes} minutes",
+    )

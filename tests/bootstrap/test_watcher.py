@@ -1,0 +1,85 @@
+"""The watcher looks at a real home with a clock that is told the time."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.journal.fake import FakeClock
+from tests.monitoring.home import BREAK, LAST, N_DAYS, fill
+from tests.monitoring.stream import FIRST
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.setting import read_settings
+from tidegate.bootstrap.watcher import Watcher, make_watcher
+from tidegate.core.home import Home
+from tidegate.journal.ledger import Ledger
+from tidegate.journal.record import RecordKind
+from tidegate.journal.tally import Tally, TallyKey
+from tidegate.monitoring.alert import Outbox
+from tidegate.monitoring.signal import State
+from tidegate.operation.signal import stored_signals
+
+
+class Told:
+    name = "told"
+
+    def __init__(self):
+        self.signals = []
+
+    def send(self, signal):
+        self.signals.append(signal)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    place = Home(tmp_path_factory.mktemp("home"))
+    fill(place, latency_p99_ms=25, availability=0.999)
+    return place
+
+
+def midnight(day):
+    return int(datetime(day.year, day.month, day.day, 0, 5, tzinfo=UTC).timestamp() * 1e6)
+
+
+def test_new_signals_are_kept_told_once_and_burns_come_and_go(home):
+    with Local(read_settings({"home": str(home.root)}).settings) as local:
+        local.clock = clock = FakeClock(midnight(LAST + timedelta(days=1)))
+        told = Told()
+        watcher = Watcher(local, Outbox([told], clock=clock))
+
+        watcher.look()
+
+        (signal,) = [each for each in stored_signals(local.unit) if each.kind == "input"]
+        assert signal.first_on == FIRST + timedelta(days=BREAK)
+        assert [each.id for each in told.signals if each.kind == "input"] == [signal.id]
+        assert watcher.open_signals["loans", "input", signal.severity.value] == 1
+
+        n_told = len(told.signals)
+        clock.forward(60)
+        watcher.look()
+        assert len(told.signals) == n_told
+
+        ledger = Ledger(home.ledger)
+        minute = clock.wall_us() // 60_000_000
+        with ledger.transaction():
+            for back in range(60):
+                key = TallyKey("loans", 1, "stable", RecordKind.PREDICTION, minute - back)
+                ledger.add_tallies({key: Tally(requests=100, failed=5)})
+        ledger.close()
+        watcher.look()
+        (burn,) = [each for each in told.signals if each.kind == "slo"]
+        assert "availability burns 50.0 times too fast" in burn.title
+
+        clock.forward(3600)
+        for _ in range(3):
+            watcher.look()
+        (over,) = [each for each in stored_signals(local.unit) if each.kind == "slo"]
+        assert over.state is State.RESOLVED
+
+
+def test_a_home_without_traffic_is_watched_without_complaint(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("TIDEGATE_ALERT_URLS", "no address")
+    with Local(read_settings({"home": str(tmp_path)}).settings) as local:
+        make_watcher(local).look()
+
+    assert "alert.unusable" in caplog.text
+    assert N_DAYS > BREAK
