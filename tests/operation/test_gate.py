@@ -65,6 +65,16 @@ def test_anything_but_safe_stops(unit, record, verdict):
     assert state.stopped_by == ("latency",)
 
 
+def test_gates_beside_an_earlier_champion_are_outdated(unit, record):
+    record(contract=Verdict.SAFE)
+
+    assert gate_state(unit, "paint", 2, champion=1).passed
+    assert gate_state(unit, "paint", 2, champion=2).passed
+    outdated = gate_state(unit, "paint", 2, champion=3)
+    assert not outdated.passed
+    assert "gate it again" in outdated.words
+
+
 def test_a_version_that_met_no_gate_has_not_passed(unit):
     state = gate_state(unit, "paint", 7)
 

@@ -94,7 +94,9 @@ def start(
         fallback_of=local.fallback_of,
         principal=local.principal,
         clock=local.clock,
-        gate_of=lambda name, number: gate_state(local.unit, name, number),
+        gate_of=lambda name, number: gate_state(
+            local.unit, name, number, champion=None if route is None else route.stable
+        ),
         override=override,
         traffic=read_traffic(local.home.ledger, service, clock=local.clock, latency_us=latency_us),
         allow_slow=allow_slow,

@@ -53,6 +53,7 @@ def switch(
             clock=local.clock,
             reason=reason,
         )
+    route = local.routes.read().services.get(service)
     moved = switch_to(
         local.unit,
         local.cell,
@@ -65,7 +66,7 @@ def switch(
         key=key,
     )
     outcome = moved.decision.outcome
-    state = gate_state(local.unit, service, version)
+    state = gate_state(local.unit, service, version, champion=route.stable if route else None)
     if not state.passed and outcome != "aborted":
         click.secho(f"{state.words} It has the traffic all the same.", fg="yellow", err=True)
     if as_json:

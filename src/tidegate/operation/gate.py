@@ -23,6 +23,7 @@ COMPARED = "compared"
 """Rule of the evidence that says what a version was compared with; no gate."""
 
 UNGATED = "ungated"
+OUTDATED = "outdated"
 
 _BADNESS = (Verdict.SAFE, Verdict.UNDECIDED, Verdict.REGRESSED, Verdict.INVALID)
 
@@ -76,7 +77,8 @@ class GateState(msgspec.Struct, frozen=True):
     Attributes:
         service: Name of the service.
         version: Number of the version.
-        outcome: `passed`, `stopped`, or `ungated` where it has not met them.
+        outcome: `passed`, `stopped`, `ungated` where it has not met them, or `outdated` where it passed
+            them beside a version that is no longer the champion.
         decision: Number of the decision that holds the evidence; None where there is none.
         champion: The version it was compared with; None without one.
         at_us: When, microseconds UTC; 0 where it was not.
@@ -108,6 +110,9 @@ class GateState(msgspec.Struct, frozen=True):
         label = version_label(self.service, self.version)
         if self.outcome == UNGATED:
             return f"{label} has not been through its gates."
+        if self.outcome == OUTDATED:
+            then = "without a champion" if self.champion is None else f"beside version {self.champion}"
+            return f"{label} passed its gates {then}, and the champion is another now: gate it again."
         beside = "" if self.champion is None else f", beside version {self.champion}"
         if self.passed:
             waived = [finding.gate for finding in self.findings if finding.override is not None]
@@ -117,17 +122,27 @@ class GateState(msgspec.Struct, frozen=True):
         return f"{label} was stopped by {', '.join(self.stopped_by)}{beside}."
 
 
-def gate_state(unit: UnitOfWork, service: str, version: int) -> GateState:
+def gate_state(unit: UnitOfWork, service: str, version: int, *, champion: int | None = None) -> GateState:
     """Return where a version stands with its gates: its last decision, and the overrides since and before.
 
     An override counts for the verdict it was given on, or a better one: of a gate that was undecided
     and was overridden, a later `regressed` stops the version again.
+
+    Args:
+        unit: The metadata database.
+        service: Name of the service.
+        version: Number of the version.
+        champion: The version that has the traffic now, which it has to have been compared with; None:
+            whichever it was.
     """
     overrides = tuple(map(_override, _all(unit, service, GATE_OVERRIDE, version)))
     stored = _last(unit, service, GATE, version)
     if stored is None:
         return GateState(service, version, overrides=overrides)
-    return state_of(stored, overrides)
+    state = state_of(stored, overrides)
+    if state.passed and champion is not None and champion not in (state.champion, version):
+        return msgspec.structs.replace(state, outcome=OUTDATED)
+    return state
 
 
 def state_of(stored: StoredDecision, overrides: Sequence[Override] = ()) -> GateState:
