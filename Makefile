@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-short test test-fast check format bench docs lock clean
+.PHONY: help demo demo-short test test-fast check format bench bench-decisions docs lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ format: $(READY) ## Rewrite the code in the project's format
 
 bench: $(READY) ## Measure the server beside the plain alternatives
 	$(BIN)/python -m benchmarks
+
+bench-decisions: $(READY) ## Simulate how releases are decided, beside the rules that others use
+	$(BIN)/python -m benchmarks decisions
 
 docs: $(READY) ## Rewrite the generated reference pages
 	$(BIN)/python -m docs.generate

@@ -21,8 +21,10 @@ NAMES = {
     "release": "flights, live: a good retrain is promoted unattended, five bad candidates are taken back",
     "shadow": "latency of answers beside a shadow that is quick, slow or stopped",
     "rollback": "from the command to the last answer of the version taken away, at 10 times the capacity",
+    "runner": "what a process of its own costs a fast model; one runner for two workers beside one each",
     "many": "8,000 small models within 512 MB: hits, cold loads, memory",
     "monitoring": "detections, false alarms and quality without labels on real streams; speed",
+    "decisions": "traffic until a release is decided, false verdicts, the rules that others use",
     "ingest": "journal segments to tallies and Parquet",
     "feature": "the point-in-time join of a year of flights, reads from both online stores",
 }

@@ -17,10 +17,10 @@ from tidegate.core.clock import Clock
 from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
-from tidegate.journal.watch import Watch
+from tidegate.journal.watch import ReleaseTallies, Watch
 from tidegate.release.book import Book, Source
 from tidegate.release.carry import Compared, carry_out, compare, give_back
-from tidegate.release.evidence import judge_canary, judge_shadow
+from tidegate.release.evidence import judge_canary, judge_shadow, share_between, worst
 from tidegate.release.lease import Leadership, LeaseLost
 from tidegate.release.machine import (
     KIND,
@@ -51,6 +51,8 @@ MOVED = "moved"
 _LONGEST_S = 10.0
 """Most time that one look may say has passed: a machine that slept has watched nothing."""
 _TOUCH_S = 10.0
+_LATE = 2.0
+"""Least durations after which a smaller step than the planned one is looked for."""
 _ATTEMPTS = 100
 _URGENCY = (Route.LATCHED, Route.OVERTAKEN, Route.BEHIND, Route.AS_WANTED)
 
@@ -210,8 +212,8 @@ class ReleaseController:
         seen = Seen(elapsed_s, looked.route, looked.reason, looked.by, failed=failed)
         if state.stage is Stage.PREPARING:
             return self._see_ready(state, seen)
-        count, evidence = self._judge(state)
-        return replace(seen, count=count, evidence=tuple(evidence))
+        count, evidence, between = self._judge(state)
+        return replace(seen, count=count, evidence=tuple(evidence), between=between)
 
     def _see_ready(self, state: State, seen: Seen) -> Seen:
         """Look whether workers have the candidate; have the tailer count before there is anything."""
@@ -237,23 +239,21 @@ class ReleaseController:
     def _watch(self, state: State) -> Watch:
         return Watch(state.watch_id, state.service, state.stable, state.candidate, state.latency_us)
 
-    def _judge(self, state: State) -> tuple[int, Sequence[Evidence]]:
-        """Return how much of the candidate was seen, and what the rules of the stage say."""
+    def _judge(self, state: State) -> tuple[int, Sequence[Evidence], float]:
+        """Return how much of the candidate was seen, what its rules say, and of which nearer share."""
         shadow = state.plan.shadow
         try:
             if state.stage is Stage.SHADOW or (state.stage is Stage.APPROVAL and state.step < 0 and shadow):
                 assert shadow is not None
                 pairs = self._source.pairs(state.service, answered=state.stable, shadow=state.candidate)
-                return pairs.pairs, judge_shadow(state.plan, shadow, pairs, rules=state.rules)
+                return pairs.pairs, judge_shadow(state.plan, shadow, pairs, rules=state.rules), 0.0
             if state.stage in (Stage.CANARY, Stage.APPROVAL) and state.step >= 0:
                 self._source.watch(self._watch(state))
                 tallies = self._source.tallies(state.watch_id)
-                return tallies.candidate, judge_canary(
-                    state.plan, tallies, step=state.step, rules=state.rules
-                )
+                return tallies.candidate, *_judge_canary(state, tallies)
         except TidegateError as error:
             _log.warning("release.evidence_unavailable service=%s: %s", state.service, error)
-        return state.seen, ()
+        return state.seen, (), 0.0
 
     # -- doing
 
@@ -349,14 +349,18 @@ class ReleaseController:
 
     def _keep(self, state: State, following: Advance, token: int | None, *, kind: str) -> State:
         after = following.state
+        if token is None:
+            # nothing can be kept, so nothing moves on; what was taken back is found by its latch
+            if following.retreat:
+                self._live.pop(state.id, None)
+            return after if following.retreat else state
         if after.revision != state.revision:
-            if token is not None:
-                decision = (
-                    self._decision(after, following.outcome, following.evidence, kind=kind)
-                    if following.outcome
-                    else None
-                )
-                self._book.save(after, decision, revision=state.revision, token=token)
+            decision = (
+                self._decision(after, following.outcome, following.evidence, kind=kind)
+                if following.outcome
+                else None
+            )
+            self._book.save(after, decision, revision=state.revision, token=token)
             _log.info(
                 "release.%s service=%s version=%d: %s",
                 following.outcome or after.stage.value,
@@ -364,7 +368,7 @@ class ReleaseController:
                 after.candidate,
                 after.reason,
             )
-        elif token is not None and after.is_open:
+        elif after.is_open:
             self._touch(after, token)
         self._live[after.id] = after
         return after
@@ -391,6 +395,20 @@ class ReleaseController:
             self._book.resign(self._leadership)
         except TidegateError as error:
             _log.warning("release.lease_not_given_back: %s", error)
+
+
+def _judge_canary(state: State, tallies: ReleaseTallies) -> tuple[Sequence[Evidence], float]:
+    """Return what the rules say of the next share; or, where that takes long, of one before it."""
+    plan, step, rules = state.plan, state.step, state.rules
+    found = judge_canary(plan, tallies, step=step, rules=rules)
+    is_late = state.stage is Stage.CANARY and state.stage_s >= _LATE * plan.steps[step].least_s
+    if worst(found) is not Verdict.UNDECIDED or not is_late:
+        return found, 0.0
+    share = share_between(plan, tallies, step=step, share=state.share, rules=rules)
+    if share is None:
+        return found, 0.0
+    nearer = judge_canary(plan, tallies, step=step, rules=rules, following=share)
+    return (nearer, share) if worst(nearer) is Verdict.SAFE else (found, 0.0)
 
 
 def _change_surely(cell: Cell, service: str, change: Change) -> RouteFile:

@@ -142,6 +142,11 @@ def trials_of(tallies: Sequence[EventTally], keys: Sequence[KeyTally]) -> list[T
 
 
 def _guardrail(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    """Judge one kind of event.
+
+    Either proof of safety is enough, by ratio or by allowance. A candidate that is not safe violates
+    both, so that the mean of their e-values is an e-value against it: two chances, one alpha.
+    """
     tallies = msgspec.convert(observed["events"], list[EventTally])
     keys = msgspec.convert(observed["keys"], list[KeyTally])
     alpha, allowed = float(parameters["alpha"]), float(parameters["allowed"])
@@ -161,14 +166,17 @@ def _guardrail(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Ju
         )
     if not keys:
         return Judged(Verdict.UNDECIDED, log_regressed, "no traffic of both arms yet")
-    if _log_e(safety_test(float(parameters["ratio"])), events_of(tallies, low=True)) >= safe_at:
-        return Judged(
-            Verdict.SAFE, log_regressed, f"proven below {parameters['ratio']} times stable's: {seen}"
+    log_safe = log_mean_exp(
+        [
+            _log_e(safety_test(float(parameters["ratio"])), events_of(tallies, low=True)),
+            log_wealth(trials_of(tallies, keys), allowance=allowed),
+        ]
+    )
+    if log_safe >= safe_at:
+        reason = (
+            f"proven to exceed stable's by less than {allowed:.3%}, or {parameters['ratio']} times: {seen}"
         )
-    if log_wealth(trials_of(tallies, keys), allowance=allowed) >= safe_at:
-        return Judged(
-            Verdict.SAFE, log_regressed, f"proven to exceed stable's by less than {allowed:.3%}: {seen}"
-        )
+        return Judged(Verdict.SAFE, log_regressed, reason)
     return Judged(Verdict.UNDECIDED, log_regressed, f"not yet proven to stay within {allowed:.3%}: {seen}")
 
 
@@ -195,7 +203,12 @@ def _sample_ratio(parameters: Mapping[str, Any], observed: Mapping[str, Any]) ->
 
 
 def judge_canary(
-    plan: Plan, tallies: ReleaseTallies, *, step: int, rules: Sequence[Guardrail]
+    plan: Plan,
+    tallies: ReleaseTallies,
+    *,
+    step: int,
+    rules: Sequence[Guardrail],
+    following: float | None = None,
 ) -> list[Evidence]:
     """Return what the guardrails say while both versions answer.
 
@@ -204,7 +217,9 @@ def judge_canary(
         tallies: What was counted.
         step: Number of the plan's step whose exit is asked for.
         rules: The guardrails that apply.
+        following: The share that is asked for; that of the next step if None.
     """
+    share = plan.next_share(step) if following is None else following
     keys = [msgspec.structs.astuple(key) for key in tallies.keys]
     rows = {"candidate": tallies.candidate, "stable": tallies.stable, "dropped": tallies.dropped}
     found = [
@@ -216,7 +231,7 @@ def judge_canary(
                 "rules": rule_count(plan, rules),
                 "tolerated": guardrail.tolerated,
                 "ratio": guardrail.ratio,
-                "allowed": plan.allowed(guardrail, step),
+                "allowed": min(1.0, guardrail.allowance / share),
                 "max_dropped": plan.max_dropped,
             },
             {
@@ -236,9 +251,43 @@ def judge_canary(
     return found
 
 
-def excess_of(plan: Plan, tallies: ReleaseTallies, guardrail: Guardrail) -> float:
-    """Return the largest excess of a guardrail's rate that is still possible, for people."""
-    return worst_excess(trials_of(tallies.events.get(guardrail.name, []), tallies.keys), alpha=plan.alpha)
+_LEAST_GROWTH = 1.5
+
+
+def share_between(
+    plan: Plan, tallies: ReleaseTallies, *, step: int, share: float, rules: Sequence[Guardrail]
+) -> float | None:
+    """Return a share before the next step's that may be risked already; None if none is worth it.
+
+    A service with few users runs out of new ones at a small share, and would never prove what the next
+    step asks for. What it has proven allows less, and there it meets more users.
+
+    Args:
+        plan: The plan.
+        tallies: What was counted.
+        step: Number of the present step.
+        share: The present share.
+        rules: The guardrails that apply.
+    """
+    risked = min(
+        (guardrail.allowance / excess_of(plan, tallies, guardrail, halved=True) for guardrail in rules),
+        default=0.0,
+    )
+    found = math.floor(min(risked, plan.next_share(step)) * 1e4) / 1e4
+    return found if _LEAST_GROWTH * share <= found < plan.next_share(step) else None
+
+
+def excess_of(plan: Plan, tallies: ReleaseTallies, guardrail: Guardrail, *, halved: bool = False) -> float:
+    """Return the largest excess of a guardrail's rate that is still possible.
+
+    Args:
+        plan: The plan.
+        tallies: What was counted.
+        guardrail: Which rate.
+        halved: At half of alpha, as a guardrail is judged where the proof by ratio has said nothing.
+    """
+    trials = trials_of(tallies.events.get(guardrail.name, []), tallies.keys)
+    return worst_excess(trials, alpha=plan.alpha / 2 if halved else plan.alpha)
 
 
 # -- the shadow

@@ -92,6 +92,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
         mature_s: How long the reverse shadow lasts, seconds.
         stage: Where it stands.
         step: Number of the plan's step, -1 before the first.
+        between: A share between this step's and the next one's that was safe to go to; 0 for none.
         wave: Number of the wave of cells that moves now.
         stage_s: How long it has stood there, seconds of watching.
         total_s: How long it has been watched in all, seconds.
@@ -122,6 +123,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     mature_s: float = 0.0
     stage: Stage = Stage.PREPARING
     step: int = -1
+    between: float = 0.0
     wave: int = 0
     stage_s: float = 0.0
     total_s: float = 0.0
@@ -174,6 +176,7 @@ class Seen(msgspec.Struct, frozen=True):
         failed: Why a worker cannot load it, in words.
         count: Rows of the candidate, or pairs, so far.
         evidence: What its rules say.
+        between: A share before the next step's at which they are all safe; 0 for none.
     """
 
     elapsed_s: float = 0.0
@@ -184,6 +187,7 @@ class Seen(msgspec.Struct, frozen=True):
     failed: str = ""
     count: int = 0
     evidence: tuple[Evidence, ...] = ()
+    between: float = 0.0
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -292,7 +296,10 @@ def _observe(state: State, seen: Seen, *, n_waves: int) -> Advance:
         return _freeze(state, "; ".join(invalid), seen.evidence)
     verdict = worst(seen.evidence)
     if verdict is Verdict.SAFE and state.stage_s >= _least_s(state):
-        return _move_on(state, seen, n_waves=n_waves)
+        if seen.between > state.share:
+            reason = f"safe to go to {seen.between:.2%}, not yet to {state.next_share:.2%}"
+            return _enter(replace(state, between=seen.between), Stage.CANARY, state.step, reason, seen)
+        return _move_on(replace(state, between=0.0), seen, n_waves=n_waves)
     if state.idle_s >= state.plan.idle_s:
         reason = f"no traffic of the candidate for {state.idle_s:.0f} s"
         return _give_back(state, Ending.TIMED_OUT, reason, seen.evidence)

@@ -239,7 +239,7 @@ class _Proof:
     def __init__(self, guardrail: Guardrail, rate: float, alpha: float) -> None:
         self.guardrail = guardrail
         self._rate = min(max(rate, 0.0), 1.0)
-        self._wanted = -math.log(alpha)
+        self._wanted = math.log(2 / alpha)  # the proofs by ratio and by allowance share alpha
         self._spent: list[tuple[float, float]] = []
 
     def keys_for(self, allowed: float, share: float) -> float:

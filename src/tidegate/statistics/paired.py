@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.core.error import InvalidSetting
-from tidegate.statistics.eprocess import EventCount, RatioTest, log_mean_exp, regression_test
+from tidegate.statistics.eprocess import REGRESSED_GRID, EventCount, RatioTest, log_mean_exp
 
 Floats = npt.NDArray[np.float64]
+
+PAIRED_GRID = (1.02, 1.05, *REGRESSED_GRID)
+"""Alternatives for discordant pairs: of those, small ratios already matter where versions differ often."""
 
 _STAKES = (0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.95)
 """Bets as parts of the largest that cannot lose everything."""
@@ -29,7 +32,7 @@ def log_worse(worse: int, better: int, *, test: RatioTest | None = None) -> floa
         better: Pairs in which only stable was wrong.
         test: Another null or grid than the default.
     """
-    chosen = test or regression_test()
+    chosen = test or RatioTest(1.0, PAIRED_GRID)
     return log_mean_exp(chosen.log_evidence([EventCount(0.5, worse, better)]))
 
 
