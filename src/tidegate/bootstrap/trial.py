@@ -59,7 +59,11 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
     predictor.warm_up()
     rows = sample_rows(manifest)
     one_us = _time_call(predictor, repeat(rows, 1))
-    if light and one_us <= LOOP_CALL_US:
+    if manifest.predictor.kind == "remote":  # workers ask its server themselves; here it has answered once
+        predictor.close()
+        return Stage(runner=False, call_us={1: one_us}, max_batch_rows=64, peak_bytes=_peak_bytes())
+    placement = manifest.placement or Placement()
+    if light and one_us <= LOOP_CALL_US and not placement.isolated:
         predictor.close()
         return Stage(runner=False, call_us={1: one_us}, max_batch_rows=64, peak_bytes=_peak_bytes())
     if light and n_threads > 1:
@@ -70,7 +74,7 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
     call_us = {n_rows: _time_call(predictor, repeat(rows, n_rows)) for n_rows in sizes}
     predictor.close()
     best = max(sizes, key=lambda n_rows: n_rows / call_us[n_rows])
-    placement, peak_bytes = manifest.placement or Placement(), _peak_bytes()
+    peak_bytes = _peak_bytes()
     return Stage(
         runner=True,
         call_us=call_us,

@@ -70,6 +70,8 @@ class VersionLoader:
                     raise
                 remote.reconnect()
             executor = remote
+        elif manifest.predictor.kind == "remote":
+            executor = await open_upstream(manifest, self._loop)
         else:
             predictor = await self._loop.run_in_executor(None, self._build, manifest, manifest.predictor)
             executor = InlineExecutor(predictor, call_soon=self._loop.call_soon)
@@ -139,3 +141,19 @@ def _offered(manifest: Manifest) -> dict[str, str]:
     """Return the model's own names of the fields that callers send and get."""
     known = {*manifest.request.input.names, *manifest.contract.output.names}
     return {field: tensor for field, tensor in manifest.tensor_names.items() if field in known}
+
+
+async def open_upstream(manifest: Manifest, loop: asyncio.AbstractEventLoop) -> Executor:
+    """Return the executor of a model that another server runs, its addresses looked up.
+
+    Raises:
+        RemoteUnavailable: The server's name has no address.
+        InvalidSetting: What is declared of it cannot be used.
+    """
+    from tidegate.predictor.remote import read_options
+    from tidegate.serving.http.upstream import UpstreamExecutor
+
+    options = read_options(manifest.predictor)
+    upstream = UpstreamExecutor(manifest.contract, options, loop=loop, side_effects=manifest.side_effects)
+    await upstream.resolve()
+    return upstream

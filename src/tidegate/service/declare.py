@@ -20,6 +20,7 @@ from tidegate.feature.view import FeatureView, Policy
 from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
+from tidegate.predictor.remote import RemoteOptions, split_url
 from tidegate.registry.card import Card
 from tidegate.release.plan import Plan
 from tidegate.training.trial import Trial
@@ -91,6 +92,29 @@ def Cache(  # noqa: N802 - reads as the class it makes
     return objective.Cache(duration_s(ttl), int(max_mb * (1 << 20)))
 
 
+def Remote(  # noqa: N802 - reads as the class it makes
+    url: str, *, model: str, version: str = "", timeout: str | float = 10.0, hedge: bool = False
+) -> RemoteOptions:
+    """Name a model that another server runs, asked by the Open Inference Protocol.
+
+    A trainer returns it as `tg.Trained(model=tg.Remote(...))`. Only what is declared here is ever asked:
+    no address comes from a caller, and redirects are not followed.
+
+    Args:
+        url: Where the server is, such as `https://models.example:8443`.
+        model: What it calls the model.
+        version: Which version of it; "" for the server's choice.
+        timeout: Longest time that one call may take: seconds, or text such as `5s`.
+        hedge: Ask a second time where the first ask takes longer than most; the first answer wins.
+            Not for a service with side effects.
+
+    Raises:
+        InvalidSetting: It is not the address of a server.
+    """
+    split_url(url)
+    return RemoteOptions(url, model, version, duration_s(timeout), hedge)
+
+
 @dataclass(frozen=True)
 class Lookup:
     """Answer from a table by exact match.
@@ -137,7 +161,7 @@ class Trained:
     """What a trainer returns.
 
     Attributes:
-        model: A fitted model of a supported kind, or a path to a model file.
+        model: A fitted model of a supported kind, a path to a model file, or `tg.Remote`.
         sample: Real input rows (data frame or array): parity and check inputs are taken from it.
         metrics: Figures to keep with the version.
         parameters: Parameters that were used.

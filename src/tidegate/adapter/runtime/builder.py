@@ -32,6 +32,12 @@ def _function(spec: Spec, context: BuildContext) -> Predictor:
     return build_function(spec, context)
 
 
+def _remote(spec: Spec, context: BuildContext) -> Predictor:
+    from tidegate.predictor.remote import build_remote
+
+    return build_remote(spec, context)
+
+
 def _skops(spec: Spec, context: BuildContext) -> Predictor:
     from tidegate.adapter.runtime.skops import build_skops
 
@@ -57,6 +63,7 @@ BUILDERS: Mapping[str, Builder] = MappingProxyType(
         "lookup": _lookup,
         "onnx": _onnx,
         "python": _function,
+        "remote": _remote,
         "rule": _rule,
         "skops": _skops,
         "xgboost": _xgboost,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from tidegate.adapter.runtime.fitted import FittedModel, recognise
@@ -17,6 +18,7 @@ from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.binding import Signature, Tensor, as_field_name, bind
 from tidegate.predictor.protocol import Spec
+from tidegate.predictor.remote import RemoteOptions
 from tidegate.training.parity import Tolerance
 
 
@@ -50,6 +52,8 @@ def prepare(
         UntrustedTypes: A skops file holds types that nobody has agreed to.
         MissingExtra: A library is not installed.
     """
+    if isinstance(model, RemoteOptions):
+        return _prepare_remote(model, contract)
     if isinstance(model, str | Path):
         path = Path(model)
         if path.is_dir():
@@ -93,6 +97,19 @@ def _prepare_python(files: dict[str, bytes | Path], module: str, contract: Contr
         )
     notes = (f"It runs in a process of its own, as {module}:predict.",)
     return Prepared(Spec("python", options={"entry": f"{module}:predict"}), contract, files, notes=notes)
+
+
+def _prepare_remote(remote: RemoteOptions, contract: Contract | None) -> Prepared:
+    if contract is None:
+        raise InvalidSetting(
+            "A remote predictor is registered with its contract.",
+            hint="Declare a service whose trainer returns tg.Trained(model=tg.Remote(...)).",
+        )
+    options = msgspec.to_builtins(remote)
+    notes = (f"It is asked at {remote.url}, as model {remote.model!r}.",)
+    return Prepared(
+        Spec("remote", options=options), contract, {"remote.json": msgspec.json.encode(options)}, notes=notes
+    )
 
 
 def _prepare_folder(folder: Path, contract: Contract | None) -> Prepared:

@@ -36,6 +36,7 @@ STATUS: dict[str, int] = {
     "safe_mode": 503,
     "breaker_open": 503,
     "runner_unavailable": 503,
+    "remote_unavailable": 503,
     "journal_unavailable": 503,
     "deadline_exceeded": 504,
     "unsupported": 501,
