@@ -90,16 +90,16 @@ def _release(server: Server, flights: pl.DataFrame, name: str, fitted: dict[str,
 def run(options: Options) -> Iterator[Report]:
     """Release each candidate; of a smoke run only the good one and one bad one."""
     flights = flight.read_flights()
-    half = len(flights) // 2
+    first, second = flight.halves(flights)
     folder = Path(tempfile.mkdtemp(prefix="tidegate-release-"))
     bad = dict(list(BAD.items())[:1]) if options.short else BAD
     results: dict[str, Ended] = {}
     try:
         with running(folder, n_workers=1) as server:
-            flight.register_model(server, "first", flight.fit(flights[:half]))
+            flight.register_model(server, "first", flight.fit(first))
             deploy(server, SERVICE, version=1)
             server.start()
-            fitted = flight.fit(flights[half:])
+            fitted = flight.fit(second)
             for name, body in {**bad, RETRAIN: GOOD}.items():
                 results[name] = _release(server, flights, name, fitted, body)
     finally:

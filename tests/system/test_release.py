@@ -13,6 +13,7 @@ from tests.system.flight import (
     SERVICE,
     Passengers,
     fit,
+    halves,
     read_flights,
     register_model,
     start_release,
@@ -36,7 +37,7 @@ def flights():
 @pytest.fixture(scope="module")
 def server(tmp_path_factory, flights) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("flights"), n_workers=1) as found:
-        register_model(found, "first", fit(flights[: len(flights) // 2]))
+        register_model(found, "first", fit(halves(flights)[0]))
         deploy(found, SERVICE, version=1)
         found.start()
         yield found
@@ -57,7 +58,7 @@ def shares_given(server, version):
 
 @pytest.mark.parametrize("how", ["answers NaN for one airline"])  # the others: python -m benchmarks release
 def test_a_bad_candidate_answers_nobody_and_the_evidence_names_the_cause(server, flights, how):
-    bad = register_model(server, how, fit(flights[len(flights) // 2 :]), BAD[how])
+    bad = register_model(server, how, fit(halves(flights)[1]), BAD[how])
     with Passengers(server.port, flights) as passengers:
         start_release(server, bad.number)
         ended = wait_ended(server, bad.number, within_s=60)
@@ -74,7 +75,7 @@ def test_a_bad_candidate_answers_nobody_and_the_evidence_names_the_cause(server,
 
 
 def test_an_equally_good_retrain_gets_all_traffic_unattended(server, flights):
-    good = register_model(server, "second", fit(flights[len(flights) // 2 :]))
+    good = register_model(server, "second", fit(halves(flights)[1]))
     with Passengers(server.port, flights) as passengers:
         start_release(server, good.number)
         second = server.command("release", "start", SERVICE, good.number, "--override", "me too")

@@ -30,6 +30,7 @@ COMMANDS = {
     "restart": Lazy("restart", "restart", "Replace the workers one by one, without refusing anybody."),
     "switch": Lazy("switch", "switch", "Move all traffic of a service to another version."),
     "release": Lazy("release", "release", "Move traffic to a version by evidence, step by step."),
+    "experiment": Lazy("experiment", "experiment", "Have several versions answer fixed shares of the keys."),
     "rollback": Lazy("rollback", "rollback", "Undo what moved last."),
     "safe-mode": Lazy(
         "safe_mode", "safe_mode", "Send every request to the fallback, or let the models answer again."

@@ -87,7 +87,7 @@ def deploy_first(
         Conflict: The service serves a version already.
         TidegateError: The route cannot be written.
     """
-    making = _Making(
+    making = Making(
         cell=cell,
         service=service,
         kind=FIRST_DEPLOYMENT,
@@ -150,7 +150,7 @@ def switch_to(
         StoreUnavailable: The database cannot be reached; nothing was moved.
         TidegateError: The route cannot be written.
     """
-    making = _Making(
+    making = Making(
         cell=cell,
         service=service,
         kind=SWITCH,
@@ -209,9 +209,7 @@ def roll_back(
         TidegateError: As `release.rollback.switch_back`.
     """
     kind = ROLLBACK if latch else SWITCH_BACK
-    making = _Making(
-        cell=cell, service=service, kind=kind, principal=principal, key=_usable(key), clock=clock
-    )
+    making = Making(cell=cell, service=service, kind=kind, principal=principal, key=_usable(key), clock=clock)
     done = making.remembered()
     if done is not None:
         return done
@@ -250,7 +248,7 @@ def change_safe_mode(
     Raises:
         TidegateError: As `release.safe_mode.set_safe_mode`.
     """
-    making = _Making(
+    making = Making(
         cell=cell,
         service=service,
         kind=SAFE_MODE_ON if on else SAFE_MODE_OFF,
@@ -283,7 +281,7 @@ def unlatch(
     Raises:
         TidegateError: As `release.switch.clear_latch`.
     """
-    making = _Making(
+    making = Making(
         cell=cell,
         service=service,
         kind=CLEAR_LATCH,
@@ -301,7 +299,7 @@ def unlatch(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Making:
+class Making:
     """One move of traffic while it is made: noted first, then done, then kept."""
 
     cell: Cell
