@@ -190,3 +190,55 @@ def test_check_inputs_which_belong_to_no_call_are_answered(tmp_path: Path) -> No
             version.close()
 
         run(test)
+
+
+def test_a_runner_that_hands_over_answers_what_it_has_and_loses_nothing(tmp_path: Path) -> None:
+    """The next one listens under the same name before the first is told to go."""
+
+    def serve(path: str, model: Told, stopping: threading.Event) -> threading.Thread:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(f"{path}.new")
+        listener.listen()
+        Path(f"{path}.new").rename(path)
+        listeners.append(listener)
+        runner = Runner(listener, model, clock=SystemClock(), max_batch_rows=4)
+        thread = threading.Thread(target=runner.serve, args=(stopping.is_set,), daemon=True)
+        thread.start()
+        return thread
+
+    with tempfile.TemporaryDirectory(prefix="tg") as folder:
+        path = f"{folder}/s"
+        first_stops, second_stops, begun, go_on = (threading.Event() for _ in range(4))
+        listeners: list[socket.socket] = []
+
+        def slow(x: Any) -> Any:
+            begun.set()
+            go_on.wait(20)
+            return x + 1
+
+        first = serve(path, Told(slow), first_stops)
+        second: list[threading.Thread] = []
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            executor = await connected(path, harness)
+            version = harness.serve(executor)
+            asked = [asyncio.ensure_future(harness.ask([float(n)])) for n in range(3)]
+            await asyncio.to_thread(begun.wait, 10)
+            second.append(serve(path, Told(lambda x: x + 100), second_stops))
+            first_stops.set()
+            go_on.set()
+            found = [answers((await each)[0])[0] for each in asked]
+            await asyncio.to_thread(first.join, 10)
+            assert answers((await harness.ask([0.0]))[0]) == [100.0]
+
+            assert found == [1.0, 2.0, 3.0]
+            assert not first.is_alive(), "it holds on to nobody who has turned to the next"
+            assert executor.is_there
+            version.close()
+
+        run(test)
+        second_stops.set()
+        second[0].join(10)
+        for listener in listeners:
+            listener.close()

@@ -15,6 +15,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         load: `always` keeps the model loaded, `on-demand` loads it when somebody asks; "" leaves it to
             the server, which loads on demand where there are many services.
+        isolated: Whether the model has a process of its own even if its calls are so short that it could
+            run in the workers' loops. Code that is not ours always has one.
         memory_mb: What the process of a model that has one may take, megabytes, before it is replaced
             by a fresh one; 0: four times what its trial took, and 512 at least.
         nice: Added to the niceness of that process, 0 to 19: at 19 it gets what everything else leaves.
@@ -22,6 +24,7 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     load: str = ""
+    isolated: bool = False
     memory_mb: int = 0
     nice: int = 0
     cpus: int = 0
