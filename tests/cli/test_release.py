@@ -14,7 +14,7 @@ from tidegate.bootstrap.publish import Origin, publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.contract.declare import contract_of
 from tidegate.operation.release import deploy_first
-from tidegate.route.route import Latch
+from tidegate.route.route import Latch, resize
 
 SERVICE = "sum"
 FREE = ("--override", "there is no data to gate it by")
@@ -162,3 +162,42 @@ def test_without_a_release_it_is_said_so(tidegate, home):
 
     assert said.code == 1
     assert "There never was a release here." in said.err
+
+
+def test_an_experiment_is_refused_in_words_where_it_has_no_good_end(tidegate, home):
+    wrong = tidegate("experiment", "start", SERVICE, "b=2")
+    unknown = tidegate("experiment", "start", SERVICE, "b=9:10")
+    too_much = tidegate("experiment", "start", SERVICE, "b=2:150")
+    stopped = tidegate("experiment", "stop")
+    shown = tidegate("experiment", "show")
+
+    assert "'b=2' is no arm" in wrong.err
+    assert "There is no version sum@9" in unknown.err
+    assert "'b=2:150' is no arm" in too_much.err
+    assert stopped.out == "There was no experiment on sum.\n"
+    assert shown.out == "No experiment on sum goes on.\n"
+
+
+def test_an_experiment_without_workers_is_refused(tidegate, home):
+    said = tidegate("experiment", "start", SERVICE, "b=2:20")
+
+    assert said.code == 1
+    assert "No worker is running" in said.err
+
+
+def test_an_experiment_is_shown_holds_up_a_release_and_ends(tidegate, home):
+    def begin(old):
+        known = msgspec.structs.replace(old, manifests={**old.manifests, 2: old.manifests[1]})
+        return resize(known, "b", share=0.2, version=2)
+
+    home.routes.change(SERVICE, begin)
+    shown = json.loads(tidegate("experiment", "show", "--json").out)
+    released = tidegate("release", "start", SERVICE, 2, *FREE)
+    stopped = tidegate("experiment", "stop", "--reason", "seen enough")
+
+    assert [(each["name"], each["version"], each["share"]) for each in shown] == [
+        ("stable", 1, 0.8),
+        ("b", 2, 0.2),
+    ]
+    assert "End that experiment or release first" in released.err
+    assert stopped.out == "Version 1 of sum has all the traffic again.\n"

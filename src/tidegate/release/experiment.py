@@ -20,6 +20,7 @@ from tidegate.core.principal import Principal
 from tidegate.release import move
 from tidegate.release.readiness import DEFAULT_PATIENCE, Cell, Patience, wait_following, wait_ready
 from tidegate.release.step import Outcome, Step, route_changed
+from tidegate.release.switch import NoWorkers
 from tidegate.route.route import CANDIDATE, STABLE, Arm, ServiceRoute, resize
 
 EXPERIMENT = "experiment"
@@ -97,11 +98,18 @@ def start_experiment(
         InvalidSetting: The arms contradict each other.
         Latched: One of the versions was rolled back.
         Conflict: A release, a switch or another experiment is under way, or comes in between.
+        NoWorkers: No worker runs that could show that a version loads.
         TidegateError: As `RouteStore.change`.
     """
     check_arms(arms)
     step = Step(cell=cell, service=service, kind=EXPERIMENT, principal=principal, reason=reason)
     before = step.present()
+    if not cell.workers.live():
+        raise NoWorkers(
+            f"No worker is running, so nothing shows that the versions of service {service!r} load.",
+            hint="Start the service with `tidegate up`, then the experiment.",
+            service=service,
+        )
     now_us = cell.clock.wall_us()
     drawn = secrets.token_hex(8) if salt is None else salt
 
