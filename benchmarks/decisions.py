@@ -139,7 +139,7 @@ def regressions(options: Options) -> Report:
 def comparisons(options: Options) -> Report:
     """Reproduce the tables of METHODS 1.2 and 1.4."""
     rng = np.random.default_rng(SEED + 1)
-    streams = _streams(options, 600)
+    streams = _streams(options, 300)
     rows, raw = [], {}
     for differ, one, tenth in PAIRED:
         cells = []
@@ -361,11 +361,11 @@ def release(stream: Stream, *, most: int, cut: int = 1000, plan: Plan = PLAN) ->
 
 def healthy(options: Options) -> Report:
     """Release candidates that are exactly as good, under drift, ramps and sticky users."""
-    each = _streams(options, 400)
+    each = _streams(options, 350)
     rows, goals, raw = [], [], {}
     n_all = n_false = n_frozen = 0
     for number, users in enumerate(CROWDS):
-        most = 400_000
+        most = 150_000 if users.prone else 400_000
         found = [
             release(Stream(users, ratio=1.0, seed=SEED + 10_000 * number + index), most=most)
             for index in range(each)
