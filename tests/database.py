@@ -93,7 +93,7 @@ def _empty(url: str) -> None:
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         connection.execute("SET session_replication_role = replica")  # leaves triggers out
-        for name in ("mutation", "audit", "decision", "version", "service"):
+        for name in ("mutation", "audit", "release", "lease", "decision", "version", "service"):
             connection.execute(f"DELETE FROM tidegate_{name}")
         connection.execute("UPDATE tidegate_audit_head SET sequence = 0, hash = %s", [GENESIS])
         connection.execute("ALTER SEQUENCE tidegate_decision_id_seq RESTART")
