@@ -95,14 +95,15 @@ class Lab:
 
     def train(
         self,
-        service: Service = flights.service,
+        service: Service | None = None,
         *,
         rows: pl.DataFrame | None = None,
         params: Mapping[str, Any] = RETRAIN,
     ) -> int:
         """Train and register a version, and return its number."""
         data = self.rows if rows is None else rows
-        return publish_service(self.local, service, FOLDER, data=data, params=params).version.number
+        declared = service or self.declared
+        return publish_service(self.local, declared, FOLDER, data=data, params=params).version.number
 
     def gate(self, number: int) -> GateState:
         """Put a version through its gates."""
@@ -127,7 +128,7 @@ class Lab:
         rows = self.rows.with_columns(dep_delay=known["dep_delay"].cast(pl.Float64))
         extra = Field("dep_delay", DataType.FLOAT64, optional=True, unit="minute")
         with patched(flight_data, "FEATURES", (*flight_data.FEATURES, "dep_delay")):
-            return self.train(_with_inputs(lambda fields: (*fields, extra)), rows=rows)
+            return self.train(self._with_inputs(lambda fields: (*fields, extra)), rows=rows)
 
     def _kilometre_rows(self) -> int:
         return self.train(rows=self.rows.with_columns(_in_km()))
@@ -147,7 +148,7 @@ class Lab:
                 for field in fields
             )
 
-        return self.train(_with_inputs(changed), rows=self.rows.with_columns(_in_km()))
+        return self.train(self._with_inputs(changed), rows=self.rows.with_columns(_in_km()))
 
     def _shuffled(self) -> int:
         return self.train(rows=self.rows.with_columns(pl.col("late").shuffle(seed=0)))
@@ -165,7 +166,7 @@ class Lab:
 
     def _dropped(self) -> int:
         kept = tuple(name for name in flight_data.FEATURES if name != "dest_delay")
-        declared = _with_inputs(lambda fields: tuple(f for f in fields if f.name != "dest_delay"))
+        declared = self._with_inputs(lambda fields: tuple(f for f in fields if f.name != "dest_delay"))
         with patched(flight_data, "FEATURES", kept):
             return self.train(declared)
 
@@ -197,26 +198,25 @@ class Lab:
         half = pl.Series(rng.random(len(days)) < 0.5)
         kept = days.is_in(chosen.implode()) & half | (self.rows["month"] == held_out)
         params = {"first_month": first, "held_out_month": held_out, "seed": seed}
-        return self.train(self.declared, rows=self.rows.filter(kept), params=params)
+        return self.train(rows=self.rows.filter(kept), params=params)
+
+    def _with_inputs(self, change: Callable[[tuple[Field, ...]], tuple[Field, ...]]) -> Service:
+        """Return the flights' service with other input fields, and its own trainer."""
+        declared = copy.copy(self.declared)
+        fields = change(declared.contract.input.fields)
+        declared.contract = msgspec.structs.replace(declared.contract, input=Schema(fields))
+        declared._trainer = None
+
+        @declared.trainer
+        def train(data: Any, params: Mapping[str, Any]) -> tg.Trained:
+            with patched(flights, "service", declared):
+                return flights.train(data, params)
+
+        return declared
 
 
 def _in_km() -> pl.Expr:
     return (pl.col("distance") * KM_PER_MILE).round().cast(pl.Int64).alias("distance")
-
-
-def _with_inputs(change: Callable[[tuple[Field, ...]], tuple[Field, ...]]) -> Service:
-    """Return the flights' service with other input fields, and its own trainer."""
-    declared = copy.copy(flights.service)
-    fields = change(declared.contract.input.fields)
-    declared.contract = msgspec.structs.replace(declared.contract, input=Schema(fields))
-    declared._trainer = None
-
-    @declared.trainer
-    def train(data: Any, params: Mapping[str, Any]) -> tg.Trained:
-        with patched(flights, "service", declared):
-            return flights.train(data, params)
-
-    return declared
 
 
 @contextmanager
@@ -253,7 +253,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", help="FIRST:END of healthy retrains")
-    parser.add_argument("--without-load", action="store_true", help="of retrains, start no servers")
+    parser.add_argument(
+        "--without-load", action="store_true", help="start no servers: not for what is slower"
+    )
     parser.add_argument("--only", help="one scenario: a part of its name")
     parser.add_argument("--keep", type=Path, help="the home; a temporary one without it")
     options = parser.parse_args()

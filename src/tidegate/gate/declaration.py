@@ -61,7 +61,7 @@ class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """
 
     quality_margin: float = 0.02
-    slice_margin: float = 0.1
+    slice_margin: float = 0.05
     group_margin: float = 0.05
     calibration_margin: float = 0.02
     calibration_limit: float = 0.1
