@@ -125,6 +125,7 @@ def test_a_release_is_started_shown_steered_and_called_off(tidegate, home):
     aborted = tidegate("release", "abort", SERVICE)
     nothing = tidegate("release", "abort", SERVICE)
     late = tidegate("release", "pause", SERVICE)
+    watched = tidegate("release", "watch")
 
     assert "has started: version 2 of sum beside version 1" in started.out
     assert "no traffic was counted lately" in started.out
@@ -139,6 +140,7 @@ def test_a_release_is_started_shown_steered_and_called_off(tidegate, home):
     assert aborted.out == "The release of sum is over: version 1 has its traffic.\n"
     assert nothing.out == "No release of sum goes on: version 1 has its traffic.\n"
     assert (late.code, "No release of service 'sum' is under way." in late.err) == (1, True)
+    assert (watched.code, "sum 1 -> 2   ended: aborted" in watched.out) == (3, True)
     listed = json.loads(tidegate("release", "list", "--json").out)
     assert [each["ending"] for each in listed] == ["aborted"]
     kinds = [each["decision"]["outcome"] for each in json.loads(tidegate("decisions", "--json").out)]
