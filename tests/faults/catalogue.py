@@ -161,13 +161,18 @@ FAULTS = (
         (
             "system/test_misbehaving_model.py::test_a_model_that_hangs_is_a_504_within_the_time_the_caller_gave",
             "system/test_misbehaving_model.py::test_a_model_that_never_answers_is_ended_and_its_process_returns",
+            "system/test_isolation.py::test_a_call_that_hangs_ends_with_the_last_deadline_of_those_who_wait_for_it",
+            "system/test_isolation.py::test_a_call_may_take_longer_than_half_a_minute_where_its_caller_waits",
         ),
     ),
     Fault(
         18,
         "a model leaks memory",
         "its process is replaced by another before it hurts",
-        open="its part is being built",
+        (
+            "system/test_isolation.py::test_a_model_that_leaks_is_replaced_while_it_serves_and_no_request_fails",
+            "serving/test_runner.py::test_a_runner_that_hands_over_answers_what_it_has_and_loses_nothing",
+        ),
     ),
     Fault(
         19,
@@ -175,6 +180,7 @@ FAULTS = (
         "it is started with growing pauses, then left out, and said so",
         (
             "system/test_misbehaving_model.py::test_a_model_that_ends_its_process_is_a_journalled_503_and_the_process_returns",
+            "system/test_isolation.py::test_a_crash_loop_is_kept_away_for_longer_and_longer_and_said_so",
         ),
     ),
     Fault(
@@ -226,8 +232,13 @@ FAULTS = (
     Fault(
         25,
         "an input that brings down every version",
-        "it is put in quarantine by its fingerprint",
-        open="its part is being built",
+        "it is put in quarantine by its fingerprint, and charged to no version",
+        (
+            "system/test_isolation.py::test_an_input_that_ends_the_process_is_refused_and_nobody_else",
+            "serving/test_quarantine.py::test_one_poisonous_row_costs_no_more_crashes_than_halving_takes",
+            "serving/test_quarantine.py::test_an_input_that_ends_two_versions_is_at_fault_itself",
+            "serving/test_runner.py::test_a_row_in_quarantine_costs_its_own_request_and_is_flagged_if_no_version_survives_it",
+        ),
     ),
     Fault(
         26,

@@ -15,24 +15,26 @@ import numpy as np
 import pytest
 import uvloop
 
-from tests.serving.plane import Harness, Told, answers
+from tests.serving.plane import Harness, Told, answers, journalled
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import SystemClock
+from tidegate.journal.record import Flag
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack
+from tidegate.serving.quarantine import Notes, Quarantine, RowGuard
 from tidegate.serving.readiness import CheckFailed, check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
 from tidegate.serving.runner import Runner
 
 
 @contextmanager
-def running(model: Told, *, max_batch_rows: int = 32) -> Iterator[str]:
+def running(model: Told, *, max_batch_rows: int = 32, guard: RowGuard | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="tg") as folder:
         path = f"{folder}/s"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen()
         stopping = threading.Event()
-        runner = Runner(listener, model, clock=SystemClock(), max_batch_rows=max_batch_rows)
+        runner = Runner(listener, model, clock=SystemClock(), max_batch_rows=max_batch_rows, guard=guard)
         thread = threading.Thread(target=runner.serve, args=(stopping.is_set,), daemon=True)
         thread.start()
         try:
@@ -242,3 +244,44 @@ def test_a_runner_that_hands_over_answers_what_it_has_and_loses_nothing(tmp_path
         second[0].join(10)
         for listener in listeners:
             listener.close()
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_row_in_quarantine_costs_its_own_request_and_is_flagged_if_no_version_survives_it(
+    tmp_path: Path, is_shared: bool
+) -> None:
+    guard = RowGuard(
+        Quarantine(tmp_path, 1, clock=SystemClock()), Notes(tmp_path / "notes"), secret=b"secret"
+    )
+    tags = np.array([None], object)
+    (row,) = guard.fingerprints(Batch({"x": np.array([13.0]), "tag": tags}, 1))
+    for version in (1, 2) if is_shared else (1,):
+        quarantine = guard.quarantine if version == 1 else Quarantine(tmp_path, 2, clock=SystemClock())
+        quarantine.crashed([row])
+        quarantine.crashed([row])
+    asked: list[float] = []
+
+    def note(x: Any) -> Any:
+        asked.extend(x.tolist())
+        return x
+
+    with running(Told(note), guard=guard) as path:
+
+        async def test() -> None:
+            harness = Harness(tmp_path / "plane")
+            version = harness.serve(await connected(path, harness))
+
+            good, bad, mixed, other = await harness.ask([1.0], [13.0], [2.0, 13.0], [3.0])
+
+            assert (answers(good), answers(other)) == ([1.0], [3.0])
+            for call in (bad, mixed):
+                assert call.error is not None
+                assert call.error.code == "quarantined_input"
+            version.close()
+            harness.plane.close_journal()
+            flags, code = journalled(tmp_path / "plane" / "journal")[bad.request_id]
+            assert code == "quarantined_input"
+            assert bool(flags & Flag.POISON) is is_shared
+
+        run(test)
+    assert 13.0 not in asked

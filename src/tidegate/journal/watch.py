@@ -228,7 +228,8 @@ def _bits(turns: Turns, flags: Column, watch: Watch) -> Column:
     if watch.latency_us is not None:
         slow = (turns.service_us > watch.latency_us) & ((flags & Flag.CACHED) == 0)
         bits |= np.where(slow, _BITS[LATENCY], 0)
-    return bits.astype(np.uint32)
+    # an input that brings down other versions too says nothing of this one
+    return np.where(flags & Flag.POISON, 0, bits).astype(np.uint32)
 
 
 _Place = tuple[str, float, float, float, float]

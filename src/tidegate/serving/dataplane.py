@@ -279,7 +279,9 @@ class DataPlane:
             for call in calls:
                 if is_fault(group.error):
                     self._blame(group.arm.version)
-                self._fall_back(group.part([call]), group.error)
+                part = group.part([call])
+                part.flags |= group.flags
+                self._fall_back(part, group.error)
         self._settle_later()
 
     def _settle_later(self) -> None:
