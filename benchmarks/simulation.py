@@ -7,27 +7,28 @@ and a seed that breaks one is printed and replays exactly.
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 _CHUNK = 200
 
 
 def live(first: int, n: int) -> tuple[Counter[str], list[str]]:
     """Live through some seeds; return how their releases ended, and what broke."""
-    from tests.release.world import Broken, World
-
+    world: Any = importlib.import_module("tests.release.world")
     logging.disable(logging.CRITICAL)
     endings: Counter[str] = Counter()
     broken = []
     for seed in range(first, first + n):
         try:
-            ending = World(seed).run()
-        except Broken as error:
+            ending = world.World(seed).run()
+        except world.Broken as error:
             broken.append(str(error))
             ending = None
         except Exception as error:  # noqa: BLE001 - whatever it is, the seed must be named
