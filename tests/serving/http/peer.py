@@ -71,6 +71,8 @@ class Peer:
         for line in lines:
             name, _, value = line.partition(": ")
             headers[name.lower()] = value
+        if int(status) == 102:  # says only that the answer is still being made
+            return self.answer(head_only=head_only)
         if int(status) < 200 or head_only:
             return Answer(int(status), headers, b"")
         length = int(headers["content-length"])

@@ -36,6 +36,9 @@ MAX_PIPELINED = 64
 """Answers owed on one connection before it is read no further."""
 MAX_DISCARDED_BYTES = 256 << 10
 """Body of a refused request that is read and dropped to keep the connection; above, it is closed."""
+PROBES = 3
+PROBE_S = 0.01
+"""Longer than a reset takes on its way back within a data centre, and than most answers take."""
 MAX_LINGERED_BYTES = 64 << 20
 """What a client may go on sending after its connection is half closed, before it is cut."""
 
@@ -215,7 +218,22 @@ class Connection(asyncio.Protocol):
         self._unread = False
         if self.state == "body" and self._owed and self._owed[-1] is self._exchange and not self._discarding:
             self._owed.pop()  # its body will never be whole
+        if self._owed and self._parser.get_http_version() != "1.0":
+            asyncio.get_running_loop().call_later(PROBE_S, self._probe)
         return bool(self._owed)
+
+    def _probe(self, n_left: int = PROBES) -> None:
+        """Find out whether a client that has finished sending still reads, for its work is waiting.
+
+        To the server a client that is gone looks like one that only shut its sending side. To the
+        first of a few interim answers (RFC 9110, section 15.2) the system of a client that is gone
+        answers by a reset, on which the next one fails, and the connection is lost. Others skip them.
+        """
+        if not self._owed or self._transport.is_closing():
+            return
+        self._transport.write(b"HTTP/1.1 102 Processing\r\n\r\n")
+        if n_left > 1:
+            asyncio.get_running_loop().call_later(PROBE_S, self._probe, n_left - 1)
 
     def pause_writing(self) -> None:
         self._write_paused = True
