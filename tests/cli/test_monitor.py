@@ -56,6 +56,7 @@ def test_a_broken_unit_is_found_kept_and_dealt_with(tidegate, filled):
     assert "was resolved" in refused.err
 
 
+@pytest.mark.slow
 def test_report_is_one_page(tidegate, filled, tmp_path):
     made = tidegate("report", "loans", "--over", OVER, "--reference", REFERENCE, "--home", filled)
 

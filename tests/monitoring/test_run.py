@@ -2,6 +2,7 @@ from datetime import timedelta
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.monitoring.stream import FIRST, records, subject
@@ -22,6 +23,7 @@ def kinds(result):
     return {signal.kind for signal in result.signals}
 
 
+@pytest.mark.slow
 def test_no_change_gives_no_signal_and_stays_within_the_budget():
     result = watched()
 
@@ -44,6 +46,7 @@ def test_a_wrong_unit_is_one_signal_that_names_field_day_and_remedy():
     assert "input.amount" in [each.field for each in result.fields[:2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
@@ -82,6 +85,43 @@ def test_concept_shift_is_invisible_to_estimates_and_caught_by_realised_risk():
     assert theta == pytest.approx(last.realised["brier"], rel=0.01)
 
 
+@pytest.mark.slow
+def test_a_part_that_becomes_worse_is_named():
+    """From day 62 on the model is wrong about those who come by phone; others notice nothing."""
+
+    def worse(columns):
+        phone = columns["input.channel"] == "phone"
+        return columns | {"chance": lambda p: np.where(phone, 1 - p, p)}
+
+    table = records(110, on=62, change=worse)
+    over = (OVER[0], FIRST + timedelta(days=109))
+    result = run(TableHistory(table), subject(tolerance=5.0), over=over, reference=REFERENCE)
+    (signal,) = [each for each in result.signals if each.kind == "slice"]
+
+    assert "channel = phone" in signal.title
+    assert signal.evidence["gap"] > signal.evidence["gap_before"] + 0.1
+    assert "slice" in result.spending
+
+
+def test_outcomes_that_stop_coming_and_errors_are_signals():
+    table = records(85).with_columns(failed=pl.lit(False))
+    late = pl.col("arrived_at").dt.date() >= FIRST + timedelta(days=65)
+    broken = table.with_columns(
+        label=pl.when(late).then(None).otherwise(pl.col("label")),
+        failed=late & (pl.int_range(pl.len()) % 4 == 0),
+    )
+    over = (OVER[0], FIRST + timedelta(days=84))
+    found = {
+        each.kind: each
+        for each in run(TableHistory(broken), subject(), over=over, reference=REFERENCE).signals
+    }
+
+    assert "missing" in found["label"].title
+    assert "who sends them" in found["label"].remedy
+    assert "Errors moved" in found["service"].title
+
+
+@pytest.mark.slow
 def test_silence_is_a_signal():
     table = records(70)
     result = run(
@@ -91,6 +131,7 @@ def test_silence_is_a_signal():
     assert ("service", "traffic") in {(signal.kind, signal.subjects[0]) for signal in result.signals}
 
 
+@pytest.mark.slow
 def test_labels_that_are_not_known_yet_are_not_used():
     table = records(100)
     late = table.with_columns(labelled_at=table["labelled_at"] + timedelta(days=400))
@@ -101,6 +142,7 @@ def test_labels_that_are_not_known_yet_are_not_used():
     assert any("no labels" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_the_same_history_gives_the_same_signals():
     def once():
         return [

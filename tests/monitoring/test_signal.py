@@ -53,6 +53,15 @@ def test_a_signal_is_over_after_three_quiet_windows_and_comes_back_as_another():
     assert len(book.signals) == 2
 
 
+def test_the_silence_of_a_monitor_that_did_not_look_means_nothing():
+    book = SignalBook("loans")
+    book.update(DAY, [finding("x", kind="slice"), finding("age")])
+    for n in range(1, 8):
+        book.update(later(n), [], untested={"slice"})
+
+    assert {each.kind: each.state for each in book.signals} == {"slice": State.OPEN, "input": State.RESOLVED}
+
+
 def test_a_pause_does_not_end_it():
     book = SignalBook("loans")
     for n in range(12):

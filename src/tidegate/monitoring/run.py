@@ -15,6 +15,7 @@ from tidegate.evaluation.calibration import ReliabilityBin, calibration
 from tidegate.evaluation.slice import SliceFinding, find_slices
 from tidegate.monitoring.domain import Design, ErrorModel, TwoSample, density_ratio, two_sample
 from tidegate.monitoring.estimate import CalibratedEstimator, Estimated, fused, realised_figures
+from tidegate.monitoring.part import plain_column
 from tidegate.monitoring.pattern import PatternReport, patterns
 from tidegate.monitoring.profile import profile_of
 from tidegate.monitoring.shift import FieldShift
@@ -166,7 +167,7 @@ def run(
         if matured_on < over[0] and matured_on > span[1]:
             cohort = history.records(matured_on, matured_on)
         view, findings = watch.step(on, rows, matured_by(cohort, on))
-        book.update(on, findings)
+        book.update(on, findings, untested=watch.untested)
         days.append(view)
     closing = _Closing(subject, watch, basis, matured_by(table, over[1]), rng)
     return closing.result(over, days, book.signals)
@@ -371,7 +372,7 @@ class _Closing:
         if len(known) > _MOST_ROWS:
             known = np.sort(self._rng.choice(known, _MOST_ROWS, replace=False))
         rows = self._table[known]
-        columns = {name.split(".", 1)[-1]: _plain(rows[name]) for name in self._subject.inputs}
+        columns = {name.split(".", 1)[-1]: plain_column(rows[name]) for name in self._subject.inputs}
         try:
             return find_slices(columns, self._losses[known], rng=self._rng)
         except TidegateError as error:
@@ -386,9 +387,3 @@ class _Closing:
         return two_sample(
             design, self._basis, self._table, reference_day=days[0], window_day=days[1], rng=self._rng
         )
-
-
-def _plain(column: pl.Series) -> npt.NDArray[np.generic]:
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        return column.to_numpy()
-    return column.cast(pl.String).to_numpy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
 from typing import Any
@@ -117,10 +117,18 @@ class SignalBook:
         found = [signal for signal in self._signals.values() if id and signal.id.startswith(id)]
         return found[0] if len(found) == 1 else None
 
-    def update(self, on: date, findings: Sequence[Finding], *, stamp: str = "") -> list[Signal]:
+    def update(
+        self,
+        on: date,
+        findings: Sequence[Finding],
+        *,
+        stamp: str = "",
+        untested: Collection[str] = (),
+    ) -> list[Signal]:
         """Take the findings of one day in, and return the signals that began or ended with it.
 
-        `stamp` tells looks of the same day apart, where there are several.
+        `stamp` tells looks of the same day apart, where there are several. The silence of `untested`
+        monitors, which did not look, means nothing.
 
         A finding belongs to the open signal of its kind with which it shares a subject. Signals that
         were not found again for `QUIET_WINDOWS` windows are over.
@@ -145,7 +153,7 @@ class SignalBook:
             self._signals[known.id] = known
             seen.add(known.id)
         for signal in list(self._signals.values()):
-            if signal.state is State.RESOLVED:
+            if signal.state is State.RESOLVED or signal.kind in untested:
                 continue
             self._quiet[signal.id] = 0 if signal.id in seen else self._quiet.get(signal.id, 0) + 1
             if self._quiet[signal.id] >= QUIET_WINDOWS:

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import polars as pl
 
 from tidegate.core.error import InvalidSetting
+from tidegate.monitoring.part import EVERY_DAYS, PartMonitor
 from tidegate.monitoring.profile import block_counts, grids_of, profile_of
 from tidegate.monitoring.shift import ShiftMonitor, ShiftTest, mean_losses
 from tidegate.monitoring.signal import Finding, Severity
-from tidegate.monitoring.subject import FAILED, LABEL, LABELLED_AT, Subject, day_numbers
+from tidegate.monitoring.subject import FAILED, LABEL, LABELLED_AT, Subject, day_numbers, number_of
 from tidegate.statistics.detector import RiskDetector
 from tidegate.statistics.histogram import Counts
 from tidegate.statistics.special import student_quantile
@@ -25,8 +26,7 @@ Floats = npt.NDArray[np.float64]
 _WEEK = 7
 _N_DRAWS = 2000
 _MONTH_DAYS = 30.0
-_SHIFTS = ("input", "output", "label")
-_NAMES = {"input": "Inputs", "output": "Predictions", "label": "Outcomes"}
+_NAMES = {"input": "Inputs", "output": "Predictions", "label": "Outcomes", "service": "Errors"}
 
 
 class DayView(msgspec.Struct, omit_defaults=True):
@@ -110,18 +110,35 @@ class Watch:
         self._budget = subject.monitoring.budget
         self.spending: dict[str, Spending] = {}
         self.notes: list[str] = []
+        self.untested: set[str] = set()
+        """Monitors that did not look on the last day."""
         self.scale = self._loss_scale(reference)
         losses = subject.losses(reference, scale=self.scale)
         self.shifts: dict[str, ShiftMonitor] = {}
         self._recent: dict[str, deque[dict[str, Counts]]] = {}
         self._add_shift("input", subject.inputs, reference, block, losses)
         self._add_shift("output", subject.outputs, reference, block, losses)
+        if FAILED in reference.columns:
+            self._add_shift("service", (FAILED,), reference, block, None)
         if subject.task != "none" and reference[LABEL].null_count() < reference.height:
-            labelled = np.isfinite(losses) if subject.task != "multiclass" else ~_nulls(reference[LABEL])
-            self._add_shift("label", (LABEL,), reference.filter(pl.Series(labelled)), block[labelled], None)
+            # rows without a label are a bin as well: labels that no longer come are seen
+            self._add_shift("label", (LABEL,), reference, block, None)
+        self.parts = self._part_monitor(reference, losses, days)
         self._learn_losses(losses, block)
         self._estimates: deque[tuple[float, int]] = deque(maxlen=_WEEK)
         self._learn_expectation(reference, block)
+
+    def _part_monitor(
+        self, reference: pl.DataFrame, losses: Floats, days: npt.NDArray[np.int64]
+    ) -> PartMonitor | None:
+        known = np.isfinite(losses)
+        if not self.subject.inputs or known.sum() < 100:
+            return None
+        allowance = self._budget.allowance("slice")
+        level = allowance * EVERY_DAYS / _MONTH_DAYS
+        self.spending["slice"] = Spending(allowance, level)
+        labelled = reference.filter(pl.Series(known))
+        return PartMonitor(self.subject, labelled, losses[known], days[known], level=level, rng=self._rng)
 
     def _loss_scale(self, reference: pl.DataFrame) -> float:
         """Return the error at which a loss is 1: what one row in a hundred of the reference exceeds."""
@@ -221,12 +238,15 @@ class Watch:
                 labels that were known by then.
         """
         view = DayView(on, rows.height)
+        self.untested = {"slice"}
         findings: list[Finding] = []
         if FAILED in rows.columns:
             view.n_failed = int(rows[FAILED].sum() or 0)
         good = rows if FAILED not in rows.columns else rows.filter(~pl.col(FAILED).fill_null(False))
         if not rows.height:
             findings.append(self._silence(on))
+        if "service" in self.shifts and rows.height:
+            findings += self._shift("service", rows, view)
         for kind in ("input", "output"):
             if kind in self.shifts and good.height:
                 findings += self._shift(kind, good, view)
@@ -270,7 +290,7 @@ class Watch:
                 "level": test.level,
                 "fields": [msgspec.to_builtins(each) for each in test.culprits[:5]],
             },
-            remedy=_REMEDIES.get(first.kind if kind == "input" else kind, _REMEDIES["drift"]),
+            remedy=_remedy(kind, first.kind),
             cost=""
             if effect is None or self.reference_loss is None
             else f"about {effect / self.reference_loss:+.1%} mean loss, by this field alone",
@@ -331,14 +351,20 @@ class Watch:
         losses = self.subject.losses(matured, scale=self.scale)
         known = np.isfinite(losses)
         view.n_labelled = int(known.sum())
+        findings = self._shift("label", matured, view) if "label" in self.shifts and matured.height else []
         if not view.n_labelled:
-            return []
+            return findings
         labelled = matured.filter(pl.Series(known))
         view.realised_loss = float(losses[known].mean())
         if self.subject.task != "multiclass":
             view.base_rate = float(labelled[LABEL].cast(pl.Float64).to_numpy().mean())
         view.value = self.value_of(labelled)
-        findings = self._shift("label", labelled, view) if "label" in self.shifts else []
+        if self.parts is not None:
+            self.parts.take(number_of(view.matured_on), labelled, losses[known])
+            if self.parts.is_due:
+                self.untested.clear()
+                self.spending["slice"].n_tests += 1
+                findings += self.parts.search()
         return findings + self._risk(view)
 
     def value_of(self, labelled: pl.DataFrame) -> float | None:
@@ -388,6 +414,12 @@ class Watch:
         ]
 
 
+def _remedy(monitor: str, kind: str) -> str:
+    if monitor == "label" and kind == "missing":
+        return "Outcomes come less often, or more: find out who sends them. Until then quality is not known."
+    return _REMEDIES.get(kind if monitor == "input" else monitor, _REMEDIES["drift"])
+
+
 def _in_words(shift: Any) -> str:
     what, before, now = shift.moved
     return f"{what}: {before:.1%} to {now:.1%}"
@@ -399,12 +431,9 @@ _REMEDIES: Mapping[str, str] = {
     "range": "Values beyond all that the model saw: check the unit and the source.",
     "drift": "Compare estimated quality. If it holds, take a new reference; if not, retrain on recent rows.",
     "output": "Look at the inputs that moved; without any, at the version and its artifacts.",
+    "service": "Look at the errors: `tidegate journal show --errors`; roll back if a version moved since.",
     "label": "What happens has changed. Check thresholds and costs; recalibrate or retrain.",
 }
-
-
-def _nulls(column: pl.Series) -> npt.NDArray[np.bool_]:
-    return column.is_null().to_numpy()
 
 
 def matured_by(table: pl.DataFrame, on: date) -> pl.DataFrame:
