@@ -161,7 +161,7 @@ def register_model(server: Server, name: str, fitted: dict[str, Any], body: str 
     """Register a version that may err on its sample as it will on its traffic."""
     model = write_model(server.folder / f"{name.replace(' ', '_').replace('%', '')}.py", fitted, body)
     fallback = tg.Constant({"p_late": 0.2})
-    objectives = tg.Objectives(latency_p99_ms=25)
+    objectives = tg.Objectives(latency_p99_ms=250)  # of some 3 ms: a busy machine is no regression
     return add_version(server, SERVICE, model, CONTRACT, fallback=[fallback], objectives=objectives)
 
 
