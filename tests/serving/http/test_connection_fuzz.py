@@ -148,7 +148,7 @@ def exchange(server: Server, pieces: list[bytes]) -> list[int]:
             body, data = data[:length], data[length:]
             if headers[b"content-type"] == b"application/json" and b"content-encoding" not in headers:
                 json.loads(body)
-    return statuses
+    return [status for status in statuses if status != 102]  # the answer is still being made
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
