@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from tidegate.adapter.parquet.stack import TableStack
 from tidegate.adapter.parquet.table import TIME, table_of
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
@@ -99,7 +100,7 @@ class RecordStore:
         self._max_rows = max_rows
         self._max_age_s = max_age_s
         self._n_compacted = n_compacted
-        self._tables: dict[tuple[str, int, str], list[pl.DataFrame]] = {}
+        self._tables: dict[tuple[str, int, str], TableStack] = {}
         self._n_held = 0
         self._held_since_s: float | None = None
         self._reached: dict[str, int] = {}
@@ -192,7 +193,8 @@ class RecordStore:
                 low, high = (pl.lit(bound * _US_PER_DAY).cast(TIME) for bound in (day, day + 1))
                 part = table.filter((pl.col("arrived_at") >= low) & (pl.col("arrived_at") < high))
             if part.height:
-                self._tables.setdefault((turns.stream.service, day, contract), []).append(part)
+                key = (turns.stream.service, day, contract)
+                self._tables.setdefault(key, TableStack()).push(part)
                 self._n_held += part.height
         if self._held_since_s is None:
             self._held_since_s = self._clock.monotonic_s()
@@ -221,9 +223,9 @@ class RecordStore:
         with self._translated():
             number = self._next_number()
             parts = []
-            for (service, day, contract), tables in sorted(self._tables.items()):
+            for service, day, contract in sorted(self._tables):
                 on = datetime.fromtimestamp(day * 86_400, UTC).date()
-                table = pl.concat(tables) if len(tables) > 1 else tables[0]
+                table = self._tables[service, day, contract].whole()
                 if not table["arrived_at"].is_sorted():
                     table = table.sort("arrived_at", maintain_order=True)
                 parts.append(self._write(Part(number, service, on, contract, table.height, 0), table))
