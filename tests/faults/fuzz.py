@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from tests.serving.http.test_connection_fuzz import TOKENS, VALID, services
@@ -106,8 +107,12 @@ def mutate(draw: random.Random) -> list[bytes]:
     return [bytes(data[start:stop]) for start, stop in itertools.pairwise(edges) if start < stop]
 
 
-def check(written: bytes) -> int:
+def check(written: bytes, *, hasty: bool = False) -> int:
     """Return how many answers `written` holds, after seeing that each is whole and is no 5xx.
+
+    Args:
+        written: What the server wrote.
+        hasty: Whether the client allowed so little time that 503 and 504 are true.
 
     Raises:
         Fault: One is not.
@@ -118,7 +123,7 @@ def check(written: bytes) -> int:
         if not gap or not head.startswith(b"HTTP/1.1 "):
             raise Fault(f"no whole answer: {head[:200]!r}")
         status = int(head[9:12])
-        if status >= 500:
+        if status >= 500 and not (hasty and status in (503, 504)):
             raise Fault(f"status {status}: {head[:80]!r} {written[:300]!r}")
         if status < 200:
             continue
@@ -153,6 +158,9 @@ class Target:
         )
         self.site = Site(on_defect=self.defects.append)
         for service in services():
+            assert service.limits is not None
+            # a busy machine is not what is looked for: only a client's own limit may run out
+            service.limits = msgspec.structs.replace(service.limits, deadline_ms=600_000.0)
             self.plane.endpoints[service.name] = service.endpoint(self._loop)
         self.site.publish(resources(self.plane, metrics=metrics))
 
@@ -170,8 +178,9 @@ class Target:
         await self._settle()
         n_answers = 0
         for number, (wire, connection) in enumerate(opened):
+            hasty = b"timeout" in b"".join(inputs[number]).lower()
             try:
-                n_answers += check(b"".join(wire.written))
+                n_answers += check(b"".join(wire.written), hasty=hasty)
                 if connection.owes:
                     raise Fault("an answer is owed and does not come")
             except (Fault, ValueError) as fault:
