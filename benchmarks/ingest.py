@@ -1,4 +1,4 @@
-"""From journal segments to tallies: how many rows a second of one core, at 1 and at 32 rows a frame."""
+"""From journal segments to tallies and Parquet: rows a second of one core, at 1 and at 32 rows a frame."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from benchmarks import model
 from benchmarks.measure import Goal, Options, Report, Table, interleave, summarise
 from benchmarks.model import CACHE
+from tidegate.adapter.parquet.record import RecordStore
 from tidegate.contract.batch import Batch
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.layout import journal_layout
@@ -91,20 +94,23 @@ def write_segments(folder: Path, *, n_rows: int, frame_rows: int) -> int:
     return n_frames * frame_rows
 
 
-def _tally(folder: Path, n_rows: int) -> Sample:
-    """Count all segments into a fresh ledger, as the controller does.
+def _tally(folder: Path, n_rows: int, *, keeps: bool) -> Sample:
+    """Count all segments into a fresh ledger and keep the rows as Parquet, as the controller does.
 
     Raises:
         RuntimeError: Another number of rows was counted than had been written.
     """
     with tempfile.TemporaryDirectory(prefix="ledger-", dir=CACHE) as place:
         ledger = Ledger(Path(place) / "ledger.db")
-        tailer = Tailer(folder, ledger, clock=SystemClock())
+        store = RecordStore(Path(place) / "records", clock=SystemClock()) if keeps else None
+        tailer = Tailer(folder, ledger, clock=SystemClock(), sink=store)
         began_s, cpu_s = time.perf_counter(), time.process_time()
         rows, progress = 0, tailer.poll()
         while progress.rows:
             rows += progress.rows
             progress = tailer.poll()
+        if store is not None:
+            store.flush()
         found = Sample(rows, time.process_time() - cpu_s, time.perf_counter() - began_s, _size_bytes(folder))
         tailer.close()
     if found.rows != n_rows:
@@ -125,23 +131,26 @@ def run(options: Options) -> Iterator[Report]:
         for frame_rows in LIMITS:
             folder = Path(place) / str(frame_rows)
             written = write_segments(folder, n_rows=n_rows, frame_rows=frame_rows)
-            measured[_name(frame_rows)] = lambda folder=folder, written=written: _tally(  # type: ignore[misc]  # binds each one's own
-                folder, written
-            )
+            for keeps in (False, True):
+                measured[_name(frame_rows, keeps=keeps)] = partial(_tally, folder, written, keeps=keeps)
         rounds = interleave(measured, rounds=options.rounds)
     report = Report("ingest", raw={"rounds": rounds})
     rows = []
-    for (frame_rows, limit), (name, found) in zip(LIMITS.items(), rounds.items(), strict=True):
+    for frame_rows, keeps in product(LIMITS, (False, True)):
+        name = _name(frame_rows, keeps=keeps)
+        found = rounds[name]
         speed = summarise(each.rows_per_cpu_s for each in found)
         wall = summarise(each.rows / each.wall_s for each in found)
         size_bytes = found[0].journal_bytes / found[0].rows
         rows.append([name, speed.show(0), wall.show(0), f"{size_bytes:.0f}"])
-        label = f"ingest: rows to tallies a CPU second, {frame_rows} a frame"
-        report.goals.append(Goal(label, speed.median, limit, True, "rows/s"))
+        if keeps:
+            label = f"ingest: rows to tallies and Parquet a CPU second, {frame_rows} a frame"
+            report.goals.append(Goal(label, speed.median, LIMITS[frame_rows], True, "rows/s"))
     title = f"Ingest: {n_rows:,} rows of {model.A_FEATURES} floats and an output; {options.show()}"
     report.tables.append(Table(title, ["", "rows/CPU s", "rows/s", "journal bytes/row"], rows))
     yield report
 
 
-def _name(frame_rows: int) -> str:
-    return f"segments to tallies, {frame_rows} row{'s' if frame_rows > 1 else ''} a frame"
+def _name(frame_rows: int, *, keeps: bool) -> str:
+    what = "tallies and Parquet" if keeps else "tallies"
+    return f"segments to {what}, {frame_rows} row{'s' if frame_rows > 1 else ''} a frame"
