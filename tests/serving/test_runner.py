@@ -285,3 +285,57 @@ def test_a_row_in_quarantine_costs_its_own_request_and_is_flagged_if_no_version_
 
         run(test)
     assert 13.0 not in asked
+
+
+def test_what_nobody_waits_for_any_more_is_not_run(tmp_path: Path) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def hold(x: Any) -> Any:
+        started.set()
+        go_on.wait(10)
+        return x
+
+    model = Told(hold)
+    with running(model, max_batch_rows=1) as path:
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            harness.serve(await connected(path, harness))
+            runs = asyncio.create_task(harness.ask([1.0]))
+            await asyncio.get_running_loop().run_in_executor(None, started.wait, 10)
+            gone = harness.call([2.0], lambda call: None)
+            harness.plane.submit(gone)
+            await asyncio.sleep(0.05)  # it is in the runner's socket or queue
+
+            gone.abandon()
+            await asyncio.sleep(0.05)
+            go_on.set()
+            (first,) = await runs
+            (last,) = await harness.ask([3.0])
+
+            assert (answers(first), answers(last)) == ([1.0], [3.0])
+            assert not harness.plane.busy
+            assert harness.plane.endpoint("svc").stable.executor.waiting_rows == 0
+            harness.plane.endpoint("svc").stable.close()
+
+        run(test)
+
+    assert model.batches == [1, 1]
+
+
+def test_a_workers_queue_is_told_to_the_others_with_the_answers(tmp_path: Path) -> None:
+    with running(Told(lambda x: x)) as path:
+
+        async def test() -> None:
+            harness = Harness(tmp_path)
+            executors = [await connected(path, harness) for _ in range(3)]
+            harness.serve(executors[0])
+
+            await harness.ask([1.0])
+            await harness.ask([1.0])
+
+            assert executors[0].backlog._others == 2
+            for executor in executors:
+                executor.close()
+
+        run(test)
