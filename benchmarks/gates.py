@@ -34,10 +34,23 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
 from tidegate.contract.field import DataType, Field
+from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
+from tidegate.core.decision import Evidence
+from tidegate.gate import part, quality
+from tidegate.gate.answer import Answers, loss
+from tidegate.gate.calibration import calibration
 from tidegate.operation.gate import GateState
 from tidegate.operation.release import deploy_first
 from tidegate.service.declare import Service
+from tidegate.training.baseline import (
+    Baseline,
+    Comparison,
+    fit_constant,
+    fit_linear_model,
+    fit_lookup,
+    gain_estimates,
+)
 
 FOLDER = Path(flights.__file__).parent
 KM_PER_MILE = 1.609344
@@ -186,19 +199,10 @@ class Lab:
             return self.train()
 
     def healthy(self, seed: int) -> int:
-        """Train a retrain that nothing is wrong with: other months, four fifths of the days, another seed.
-
-        And half of their flights, which is less than a real one has: what is stopped falsely here is more.
-        """
-        rng = np.random.default_rng(seed)
-        first, held_out = MONTHS[int(rng.integers(len(MONTHS)))]
-        days = self.rows["sched_dep_at"].dt.date()
-        every = days.unique().sort()
-        chosen = every.filter(pl.Series(rng.random(len(every)) < 0.8))
-        half = pl.Series(rng.random(len(days)) < 0.5)
-        kept = days.is_in(chosen.implode()) & half | (self.rows["month"] == held_out)
+        """Train a retrain that nothing is wrong with, and return its number."""
+        rows, first, held_out = retrain_rows(self.rows, seed)
         params = {"first_month": first, "held_out_month": held_out, "seed": seed}
-        return self.train(rows=self.rows.filter(kept), params=params)
+        return self.train(rows=rows, params=params)
 
     def _with_inputs(self, change: Callable[[tuple[Field, ...]], tuple[Field, ...]]) -> Service:
         """Return the flights' service with other input fields, and its own trainer."""
@@ -217,6 +221,20 @@ class Lab:
 
 def _in_km() -> pl.Expr:
     return (pl.col("distance") * KM_PER_MILE).round().cast(pl.Int64).alias("distance")
+
+
+def retrain_rows(rows: pl.DataFrame, seed: int) -> tuple[pl.DataFrame, int, int]:
+    """Return the rows of a healthy retrain, its first month and the one it holds out.
+
+    Other months than the champion's, and without a tenth of their days, which every seed draws anew.
+    """
+    rng = np.random.default_rng(seed)
+    first, held_out = MONTHS[seed % len(MONTHS)]
+    days = rows["sched_dep_at"].dt.date()
+    every = days.unique().sort()
+    chosen = every.filter(pl.Series(rng.random(len(every)) < 0.9))
+    kept = days.is_in(chosen.implode()) | (rows["month"] == held_out)
+    return rows.filter(kept), first, held_out
 
 
 @contextmanager
@@ -258,8 +276,12 @@ def main() -> None:
     )
     parser.add_argument("--only", help="one scenario: a part of its name")
     parser.add_argument("--keep", type=Path, help="the home; a temporary one without it")
+    parser.add_argument("--compare-only", action="store_true", help="of retrains, register nothing")
     options = parser.parse_args()
     rows = flight_data.load_flights()
+    if options.compare_only:
+        first, end = map(int, (options.seeds or "0:50").split(":"))
+        sys.exit(0 if compare_only(rows, range(first, end)) else 1)
     with tempfile.TemporaryDirectory(prefix="tidegate-gates-") as temporary:
         home = options.keep or Path(temporary)
         with Local(Settings(home=str(home))) as local:
@@ -275,6 +297,72 @@ def main() -> None:
             ]
     print(f"{sum(right)} of {len(right)} as they should be")
     sys.exit(0 if all(right) else 1)
+
+
+def compare_only(rows: pl.DataFrame, seeds: range) -> bool:
+    """Ask the gates that compare answers about healthy retrains; nothing is converted or registered.
+
+    The other gates look at records that are the same for every healthy retrain. Fits are shared: one
+    champion, and one set of baselines for each window of months.
+    """
+    known = rows.filter(pl.col("late").is_not_null())
+    champion = flights._fit(_months(known, **CHAMPION)[0], flights.MODEL)
+    schema, stopped = flights.service.contract.input, 0
+    windows: dict[tuple[int, int], list[Any]] = {}
+    for seed in seeds:
+        kept, first, held_out = retrain_rows(known, seed)
+        train, test = _months(kept, first, held_out)
+        if (first, held_out) not in windows:
+            whole, columns = _months(known, first, held_out)[0], columns_of(test)
+            target = whole["late"].to_numpy().astype(np.float64)
+            linear = fit_linear_model(schema, columns_of(whole), target, is_binary=True)
+            by = fit_lookup(columns_of(whole), target, ("carrier", "origin"))
+            constant = fit_constant(target)
+            windows[first, held_out] = [constant(columns), by(columns), linear(columns)]
+        model = flights._fit(train, {**flights.MODEL, "seed": seed})
+        day = test["sched_dep_at"].dt.date().rank("dense").to_numpy().astype(np.int64) - 1
+        answers = Answers(
+            columns={name: test[name].to_numpy() for name in flight_data.FEATURES},
+            outcomes=test["late"].to_numpy().astype(np.float64),
+            candidate=flights._answer(model, test),
+            champion=flights._answer(champion, test),
+            is_binary=True,
+            cluster=day,
+            unit="days",
+        )
+        found = [*_asked(answers), _beside_baselines(answers, windows[first, held_out])]
+        stops = [f"{each.rule} {each.verdict}: {each.reason}" for each in found if each.verdict != "safe"]
+        stopped += bool(stops)
+        rise = next(each.statistic for each in found if each.rule == "champion")
+        print(f"seed {seed}: months {first} to {held_out}, loss {rise:+.2%} {'; '.join(stops)}", flush=True)
+    print(f"{stopped} of {len(seeds)} healthy retrains were stopped")
+    return stopped <= len(seeds) / 25
+
+
+def _asked(answers: Answers) -> Iterator[Evidence]:
+    gates = tg.Gates()
+    yield quality.champion(answers, gates, rng=np.random.default_rng(0))
+    yield part.slices(answers, gates, rng=np.random.default_rng(0))
+    yield part.groups(answers, ["origin"], gates, rng=np.random.default_rng(0), threshold=0.5)
+    yield calibration(answers, gates, rng=np.random.default_rng(0))
+
+
+def _beside_baselines(answers: Answers, others: list[Any]) -> Evidence:
+    own = answers.candidate_loss()
+    losses = [loss(answers.outcomes, other, is_binary=True) for other in others]
+    gains = gain_estimates(own, losses, cluster=answers.cluster, seed=0)
+    names = ("constant", "lookup", "linear")
+    beside = [
+        Baseline(name, float(theirs.mean()), gain)
+        for name, theirs, gain in zip(names, losses, gains, strict=True)
+    ]
+    return quality.baselines(Comparison("log_loss", 0, answers.n_rows, float(own.mean()), tuple(beside)))
+
+
+def _months(rows: pl.DataFrame, first_month: int, held_out_month: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows to fit on and the rows held out."""
+    fitted_on = pl.col("month").is_between(first_month, held_out_month - 1)
+    return rows.filter(fitted_on), rows.filter(pl.col("month") == held_out_month)
 
 
 def retrains(lab: Lab, seeds: range) -> bool:

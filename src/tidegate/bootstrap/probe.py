@@ -23,6 +23,8 @@ from typing import Any, Self
 import msgspec
 
 from tidegate.bootstrap.connection import Load, free_ports
+from tidegate.bootstrap.feature import STORE_VARIABLE
+from tidegate.bootstrap.keeper import foreign_environment
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.process import ServerSettings, command, told, worker_page
 from tidegate.bootstrap.supervisor import Supervisor
@@ -77,6 +79,9 @@ class TrialServer:
         self._settings = ServerSettings(
             home=str(self._folder), host=_HOST, port=port, control_port=control_port, n_workers=1
         )
+        # Not the real database, nor whom it alerts: a second controller would act on them.
+        store = local.settings.online_store
+        self._environment = foreign_environment(**({STORE_VARIABLE: store} if store else {}))
         self._process: subprocess.Popen[bytes] | None = None
         self._load: Load | None = None
         self._pids: list[int] = []
@@ -97,7 +102,11 @@ class TrialServer:
         )
         with (self._folder / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
-                command("probe", self._settings), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command("probe", self._settings),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
             )
 
     def wait_ready(self) -> None:
