@@ -466,3 +466,100 @@ def test_two_operators_at_once_one_wins_and_the_other_is_told(scene):
     say(scene, rollout.approve_release)
     with pytest.raises(Conflict, match="waits for no approval"):
         say(scene, rollout.approve_release, principal=ANA)
+
+
+class TwoCells:
+    """Two cells that serve version 1, and a plan that releases to one after the other."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.other = Fleet()
+        first_deployment(self.other.cell, SERVICE, version=1, manifest=manifest(1), principal=ANA, salt="s")
+        self.other.turn()
+        self.cells = {"eu": scene.fleet.cell, "us": self.other.cell}
+        self.controller = ReleaseController(
+            book=rollout.DatabaseBook(scene.unit, clock=scene.fleet.clock),
+            source=scene.counts,
+            cells=self.cells,
+            clock=scene.fleet.clock,
+            holder="two cells",
+        )
+        plan = msgspec.structs.replace(PLAN, shadow=None, waves=(("eu",), ("us",)))
+        rollout.start_release(
+            scene.unit,
+            self.cells,
+            SERVICE,
+            version=2,
+            plan=plan,
+            fallback_of=lambda _: (),
+            principal=ANA,
+            clock=scene.fleet.clock,
+        )
+
+    def shares(self) -> tuple[float, float]:
+        def of(fleet: Fleet) -> float:
+            return sum(arm.share for arm in fleet.route.arms if arm.version == 2)
+
+        return of(self.scene.fleet), of(self.other)
+
+    def until_second(self) -> None:
+        for _ in range(40):
+            if self.shares()[1] > 0:
+                return
+            self.go()
+        raise AssertionError(self.scene.state)
+
+    def go(self, n: int = 1, *, errors: float = 0.0) -> None:
+        for _ in range(n):
+            self.scene.fleet.sleep(1.0)
+            self.other.sleep(1.0)
+            moving = self.scene.state.wave
+            share = self.shares()[moving]
+            for name in self.scene.counts.watches:
+                if 0 < share < 1 and name.endswith(f".{moving}"):
+                    row = self.scene.counts.keys.setdefault(name, {}).setdefault(share, [0, 0, 0, 0])
+                    row[0] += round(2000 * share)
+                    row[1] += 2000 - round(2000 * share)
+                    row[2] += round(2000 * share * errors)
+            self.controller.tick()
+
+
+def test_second_wave_of_cells_begins_when_the_first_is_safe(scene):
+    cells = TwoCells(scene)
+    seen = []
+    while scene.state.is_open and len(seen) < 60:
+        cells.go()
+        seen.append(cells.shares())
+
+    assert scene.state.ending is Ending.PROMOTED
+    assert list(dict.fromkeys(seen)) == [
+        (0.0, 0.0),
+        (0.05, 0.0),
+        (0.5, 0.0),
+        (1.0, 0.0),
+        (1.0, 0.05),
+        (1.0, 0.5),
+        (1.0, 1.0),
+    ]
+
+
+def test_regression_in_the_second_wave_takes_the_first_back_too(scene):
+    cells = TwoCells(scene)
+    cells.until_second()
+
+    cells.go(3, errors=0.5)
+
+    assert scene.state.ending is Ending.ROLLED_BACK
+    assert cells.shares() == (0.0, 0.0)
+    assert all(fleet.route.latch_of(2) for fleet in (scene.fleet, cells.other))
+
+
+def test_rollback_by_a_person_in_one_cell_takes_the_version_away_in_all(scene):
+    cells = TwoCells(scene)
+    cells.until_second()
+    switch_back(cells.other.cell, SERVICE, principal=BEN, reason="us only")
+
+    cells.go(2)
+
+    assert scene.state.ending is Ending.ROLLED_BACK
+    assert cells.shares() == (0.0, 0.0)

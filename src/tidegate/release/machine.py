@@ -328,7 +328,11 @@ def _move_on(state: State, seen: Seen, *, n_waves: int) -> Advance:
         return _enter(state, Stage.CANARY, state.step + 1, reason, seen)
     if state.wave + 1 < n_waves:
         following = replace(state, wave=state.wave + 1, approved=0.0)
-        return _enter(following, Stage.PREPARING, -1, f"wave {state.wave} is safe; the next one begins", seen)
+        reason = f"wave {state.wave + 1} of {n_waves} is safe; the next one begins"
+        entered = _enter(following, Stage.PREPARING, -1, reason, seen)
+        # the cells of this wave go from the last step to everything, those of the next one begin
+        before = (NOTHING, wanted(state, wave=state.wave) or NOTHING)
+        return replace(entered, state=replace(entered.state, before=before))
     return _enter(state, Stage.MATURING, state.step, "every guardrail is safe", seen)
 
 
