@@ -275,6 +275,17 @@ async def test_a_share_of_the_keys_is_copied_and_buckets_are_each_rows_own(tmp_p
 
 
 @in_loop
+async def test_a_defect_of_the_shadows_lane_costs_no_answer(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    serve(harness, Told(lambda x: x), Told(lambda x: x))
+    harness.plane._shadow._clock = None  # type: ignore[assignment]  # whatever touches it raises
+
+    calls = await harness.ask([1.0], [2.0])
+
+    assert [answers(call) for call in calls] == [[1.0], [2.0]]
+
+
+@in_loop
 async def test_a_version_is_no_shadow_of_itself(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     endpoint = serve(harness, Told(lambda x: x), Told(lambda x: x))

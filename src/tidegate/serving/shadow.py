@@ -160,6 +160,12 @@ class ShadowLane:
 
     def offer(self, group: Group) -> None:
         """Take copies of answered requests; returns at once, whatever the shadows do."""
+        try:
+            self._offer(group)
+        except Exception as defect:  # noqa: BLE001 - the turn's other answers come after this
+            _log.error("shadow.not_offered", exc_info=defect)
+
+    def _offer(self, group: Group) -> None:
         for arm in group.arm.shadows:
             lane = self._lanes.get(arm)
             if lane is None:
