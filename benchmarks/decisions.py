@@ -322,7 +322,7 @@ class Stream:
                 events.append(EventTally(*weights, *row))
             else:
                 keys.append(KeyTally(weights[0], row[0], row[1]))
-        counts = {name: self._counts.get(name, 0) for name in COUNTS}
+        counts: dict[str, Any] = {name: self._counts.get(name, 0) for name in COUNTS}
         return ReleaseTallies({"errors": events}, keys, **counts)
 
 
@@ -362,7 +362,9 @@ def release(stream: Stream, *, most: int, cut: int = 1000, plan: Plan = PLAN) ->
 def healthy(options: Options) -> Report:
     """Release candidates that are exactly as good, under drift, ramps and sticky users."""
     each = _streams(options, 350)
-    rows, goals, raw = [], [], {}
+    rows: list[list[str]] = []
+    goals: list[Goal] = []
+    raw: dict[str, Any] = {}
     n_all = n_false = n_frozen = 0
     for number, users in enumerate(CROWDS):
         most = 150_000 if users.prone else 400_000
@@ -434,7 +436,9 @@ def unsafe(options: Options) -> Report:
         ("no failures -> 0.5%", Users(""), 1.0, 60_000),
         ("4,000 users alike, 1% -> 1.5%", Users("", n_users=4000, rate=0.01, drift=0.3), 1.5, 150_000),
     )
-    rows, goals, raw = [], [], {}
+    rows: list[list[str]] = []
+    goals: list[Goal] = []
+    raw: dict[str, Any] = {}
     for number, (name, users, ratio, most) in enumerate(cases):
         excess = 0.005 if not users.rate else 0.0
         verdicts = []

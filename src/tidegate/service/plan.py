@@ -9,11 +9,12 @@ from tidegate.release.plan import Guardrail, PlanStep, ShadowStep
 from tidegate.service.declare import duration_s
 
 _DEFAULT = plan.Plan()
+_SHARES = tuple(step.share for step in _DEFAULT.steps)
 
 
 def Plan(  # noqa: N802 - reads as the class it makes
     *,
-    steps: Sequence[float] = tuple(step.share for step in _DEFAULT.steps),
+    steps: Sequence[float] = _SHARES,
     least: str | float = "1m",
     shadow: ShadowStep | None = _DEFAULT.shadow,
     guardrails: Sequence[Guardrail] = _DEFAULT.guardrails,
