@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tidegate.release.plan import Guardrail as Guardrail, ShadowStep as ShadowStep
     from tidegate.service.declare import (
         Cache as Cache,
+        Cheaper as Cheaper,
         Constant as Constant,
         Lookup as Lookup,
         Objectives as Objectives,
@@ -70,6 +71,7 @@ _HOMES = {
     "ShadowStep": "release.plan",
     "Plan": "service.plan",
     "Cache": "service.declare",
+    "Cheaper": "service.declare",
     "Constant": "service.declare",
     "Lookup": "service.declare",
     "Objectives": "service.declare",

@@ -39,7 +39,7 @@ from tidegate.registry.card import Card
 from tidegate.registry.lineage import collect_lineage
 from tidegate.registry.version import Version
 from tidegate.release.plan import Plan
-from tidegate.service.declare import Constant, Fallback, Lookup, Rule
+from tidegate.service.declare import Cheaper, Constant, Fallback, Lookup, Rule
 from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest, NativeTensor
 
 N_CHECK_ROWS = 16
@@ -88,6 +88,7 @@ def publish(
     trusted: Sequence[str] = (),
     fallback: Sequence[Fallback] = (),
     tables: Mapping[str, Any] | None = None,
+    models: Mapping[str, Any] | None = None,
     objectives: Objectives | None = None,
     limits: Limits | None = None,
     journal: JournalMode = JournalMode.AVAILABLE,
@@ -115,6 +116,7 @@ def publish(
         trusted: Of a skops file: types beyond the safe ones that it may hold.
         fallback: Who answers when the model cannot, in order.
         tables: Data frames that lookups name.
+        models: Simpler models that fallbacks name, fitted or as files.
         objectives: Declared service levels.
         limits: Bounds on requests.
         journal: What happens when the journal cannot be written.
@@ -146,7 +148,12 @@ def publish(
         service=name,
         contract=contract,
         predictor=spec,
-        fallback=tuple(_fallback_spec(local, contract, declared, tables or {}) for declared in fallback),
+        fallback=tuple(
+            _cheaper_spec(local, contract, declared, models or {}, sample)
+            if isinstance(declared, Cheaper)
+            else _fallback_spec(local, contract, declared, tables or {})
+            for declared in fallback
+        ),
         objectives=objectives or Objectives(),
         limits=limits or Limits(),
         journal=journal,
@@ -204,8 +211,28 @@ def registered_before(local: Local, name: str, key: str | None) -> Published | N
     return Published(version, [f"{version.label} was registered under the key {key!r} before."])
 
 
+def _cheaper_spec(
+    local: Local, contract: Contract, declared: Cheaper, models: Mapping[str, Any], sample: Any
+) -> FallbackSpec:
+    """Store a simpler model; it has to be one that a worker can run itself."""
+    if declared.model not in models:
+        raise InvalidSetting(
+            f"A fallback names the model {declared.model!r}, which the trainer did not return.",
+            hint=f"Return it in tg.Trained(models=...); returned were: {', '.join(models) or 'none'}.",
+            model=declared.model,
+        )
+    prepared = prepare(models[declared.model], sample, contract=contract)
+    if prepared.spec.kind != "onnx":
+        raise InvalidSetting(
+            f"The model {declared.model!r} is to answer in a worker, and could not become a graph.",
+            hint=f"A linear model or a small forest can. {' '.join(prepared.notes)}",
+            model=declared.model,
+        )
+    return FallbackSpec(f"model:{declared.model}", prepared.store(local.artifacts))
+
+
 def _fallback_spec(
-    local: Local, contract: Contract, declared: Fallback, tables: Mapping[str, Any]
+    local: Local, contract: Contract, declared: Lookup | Constant | Rule, tables: Mapping[str, Any]
 ) -> FallbackSpec:
     if isinstance(declared, Constant):
         constant = LookupOptions(default=dict(declared.outputs))

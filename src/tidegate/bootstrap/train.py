@@ -77,6 +77,7 @@ def publish_service(
         contract=service.contract,
         fallback=service.fallback,
         tables=trained.tables,
+        models=trained.models,
         objectives=service.objectives,
         limits=service.limits,
         placement=service.placement if service.placement != Placement() else None,

@@ -153,7 +153,18 @@ class Rule:
     outputs: Mapping[str, str]
 
 
-Fallback = Lookup | Constant | Rule
+@dataclass(frozen=True)
+class Cheaper:
+    """Answer by a simpler model, which runs in the workers: one whose call is short.
+
+    Attributes:
+        model: Name of a model that the trainer returns in `Trained.models`.
+    """
+
+    model: str
+
+
+Fallback = Lookup | Constant | Rule | Cheaper
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,7 @@ class Trained:
         metrics: Figures to keep with the version.
         parameters: Parameters that were used.
         tables: Data frames that fallbacks name.
+        models: Simpler fitted models that fallbacks name.
         data_digest: Digest of the data it was trained on.
         notes: One line for the changelog.
         trial: The model on rows that it was not fitted on: baselines are fitted and compared on them.
@@ -176,6 +188,7 @@ class Trained:
     metrics: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
     data_digest: str | None = None
     notes: str = ""
     trial: Trial | None = None
@@ -247,7 +260,7 @@ class Service:
         self.plan = None if plan is None else plan.checked()
         self.monitoring = None if monitoring is None else monitoring.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
-            (fallback,) if isinstance(fallback, Lookup | Constant | Rule) else tuple(fallback)
+            (fallback,) if isinstance(fallback, Fallback) else tuple(fallback)
         )
         self.journal = _journal_mode(name, journal)
         self.cache = cache
@@ -314,6 +327,8 @@ class Service:
 
     def _check_fallbacks(self) -> None:
         for fallback in self.fallback:
+            if isinstance(fallback, Cheaper):
+                continue
             known, names = (
                 (self.contract.input.names, fallback.by)
                 if isinstance(fallback, Lookup)
