@@ -49,7 +49,7 @@ class Delay(tg.Output):
 
 CONTRACT = contract_of(Flight, Delay, key="tailnum")
 PLAN = Plan(
-    shadow=ShadowStep(least_s=2.0, least_pairs=150, max_slice_disagreement=0.6),
+    shadow=ShadowStep(least_s=2.0, least_pairs=500, max_slice_disagreement=0.6),
     steps=(PlanStep(0.05, 1.0), PlanStep(0.25, 1.0), PlanStep(0.5, 1.0)),
     guardrails=tuple(
         Guardrail(name, allowance=0.015) for name in ("errors", "contract", "fallback", "latency")

@@ -32,7 +32,7 @@ SHADOW_LATENCY = "shadow-latency"
 DISAGREEMENT = "disagreement"
 
 _SLOWER = 2.0
-_LEAST_SLICE = 100
+_LEAST_SLICE = 30
 _WORDS = {
     "errors": "errors",
     "contract": "outputs that break the contract",
