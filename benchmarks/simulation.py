@@ -60,7 +60,7 @@ def main() -> int:
             broken += failed
             for each in failed:
                 print(each, flush=True)
-            if number % 25 == 0:
+            if number % 5 == 0:
                 print(f"{endings.total():,} seeds, {time.monotonic() - began_s:.0f} s", flush=True)
     print(f"{endings.total():,} seeds in {time.monotonic() - began_s:.0f} s, {len(broken)} broken")
     print("releases ended: " + ", ".join(f"{name} {count:,}" for name, count in endings.most_common()))

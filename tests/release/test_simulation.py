@@ -16,7 +16,7 @@ from tests.release.world import World
 from tidegate.release.machine import Ending
 
 FIRST = int(os.environ.get("TIDEGATE_FIRST_SEED", "0"))
-SEEDS = int(os.environ.get("TIDEGATE_SEEDS", "150"))
+SEEDS = int(os.environ.get("TIDEGATE_SEEDS", "100"))
 
 
 @pytest.fixture(autouse=True)
