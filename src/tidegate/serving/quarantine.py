@@ -30,8 +30,9 @@ MAX_CONVICTED = 1024
 """Fingerprints that one version remembers; the oldest go first."""
 CONVICTED_S = 3600.0
 """How long an input is refused: a model that failed for another reason gets another chance."""
-STRIKES = 3
-"""How often a model has to fail on one row alone, while it answers others, until the row is refused."""
+STRIKES = 10
+"""How often in a row a model has to fail on one row alone until the row is refused: what it fails on for
+another reason, such as a store that it reads, works again before."""
 _MAX_ROWS = 4096
 _COUNT = struct.Struct("<Q")
 _WIDTH = 8
