@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,10 +129,15 @@ def test_a_worker_imports_no_database_no_data_frames_and_no_user_code(server, tm
 
 def imports_of_a_worker(server: Server, port: int, log: Path) -> set[str]:
     settings = msgspec.structs.replace(server.local().settings.server, port=port, supervisor=os.getpid())
-    line = command("worker", WorkerSettings(settings, slot=7, incarnation=0, sockets=str(log.parent)))
-    with log.open("wb") as file:
+    with socket.create_server(("127.0.0.1", port)) as listener, log.open("wb") as file:
+        worker = WorkerSettings(
+            settings, slot=7, incarnation=0, sockets=str(log.parent), listener=listener.fileno()
+        )
         process = subprocess.Popen(
-            [sys.executable, "-X", "importtime", *line[1:]], stdin=subprocess.DEVNULL, stderr=file
+            [sys.executable, "-X", "importtime", *command("worker", worker)[1:]],
+            stdin=subprocess.DEVNULL,
+            stderr=file,
+            pass_fds=[listener.fileno()],
         )
     try:
         wait_until(
