@@ -23,7 +23,10 @@ def test_probabilities_that_are_too_high_regress():
     def too_high(columns, own):
         return np.clip(own + 0.2, 0.01, 0.99)
 
-    with_champion, alone = judged(answers(worse=too_high)), judged(answers(worse=too_high, champion=False))
+    with_champion, alone = (
+        judged(answers(n=3_000, worse=too_high)),
+        judged(answers(n=3_000, worse=too_high, champion=False)),
+    )
 
     assert with_champion.verdict is Verdict.REGRESSED
     assert "Recalibrate" in with_champion.reason
