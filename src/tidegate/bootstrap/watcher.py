@@ -21,15 +21,16 @@ from tidegate.journal.tally import US_PER_MINUTE, Tally
 from tidegate.monitoring.alert import Outbox
 from tidegate.monitoring.burn import Burn, burning
 from tidegate.monitoring.signal import Finding, Severity, Signal, SignalBook, State, counts_by
+from tidegate.monitoring.subject import Subject
 from tidegate.operation.monitor import watched_subject
 from tidegate.operation.signal import keep_signals, stored_signals
-from tidegate.operation.version import list_services
 
 _log = logging.getLogger("tidegate.watcher")
 
 ALERT_VARIABLE = "TIDEGATE_ALERT_URLS"
 _ROUND_S = 30.0
 _LOOK_BACK_MINUTES = 360
+_REMEMBER_US = 600_000_000
 _PERIOD_DAYS = 60  # of which a day's run is made: long enough for what creeps, seconds to look at
 
 
@@ -55,6 +56,8 @@ class Watcher(threading.Thread):
         self._outbox = outbox
         self._stopping = threading.Event()
         self._books: dict[str, SignalBook] = {}
+        self._subjects: dict[str, tuple[Subject, str]] = {}
+        self._remembered = 0
         self._done_on: date | None = None
         self.open_signals: Mapping[tuple[str, str, str], int] = {}
 
@@ -77,24 +80,48 @@ class Watcher(threading.Thread):
         """Look once at everything that is due."""
         now_us = self._local.clock.wall_us()
         today = datetime.fromtimestamp(now_us / 1e6, UTC).date()
-        services = list_services(self._local.unit)
+        if now_us // _REMEMBER_US != self._remembered:  # a new version may promise something else
+            self._remembered = now_us // _REMEMBER_US
+            self._subjects.clear()
         changed: list[Signal] = []
-        for service in services:
+        # of thousands of services most are not asked for hours: who was, and who was burning, is looked at
+        for service in sorted({*self._asked(now_us // US_PER_MINUTE), *self._books}):
             changed += self._burn(service, now_us, today)
-            if self._done_on != today:
-                changed += self._yesterday(service, today)
+        if self._done_on != today:
+            for folder in sorted(self._local.home.records.iterdir()):
+                if folder.is_dir():
+                    changed += self._yesterday(folder.name, today)
         self._done_on = today
-        self.open_signals = {
-            (service, *key): count
-            for service in services
-            for key, count in counts_by(stored_signals(self._local.unit, service)).items()
-        }
+        counted: dict[tuple[str, str, str], int] = {}
+        for signal in stored_signals(self._local.unit):
+            for key, count in counts_by([signal]).items():
+                counted[signal.service, *key] = counted.get((signal.service, *key), 0) + count
+        self.open_signals = counted
         self._outbox.put(signal for signal in changed if signal.state is State.OPEN)
         for trouble in self._outbox.deliver():
             _log.warning("alert.delayed: %s", trouble)
 
+    def _asked(self, minute: int) -> list[str]:
+        """Return the services that were asked in the last hours."""
+        try:
+            ledger = Ledger(self._local.home.ledger, read_only=True)
+        except NotFound:  # nothing was asked yet
+            return []
+        with closing(ledger):
+            return ledger.asked_since(minute - _LOOK_BACK_MINUTES)
+
+    def _subject(self, service: str) -> tuple[Subject, str]:
+        found = self._subjects.get(service)
+        if found is None:
+            found = watched_subject(self._local.unit, self._local.artifacts, service)
+            self._subjects[service] = found
+        return found
+
     def _burn(self, service: str, now_us: int, today: date) -> list[Signal]:
-        subject, _ = watched_subject(self._local.unit, self._local.artifacts, service)
+        try:
+            subject, _ = self._subject(service)
+        except NotFound:  # its records are older than this database
+            return []
         objectives = subject.objectives
         if objectives.availability is None and objectives.latency_p99_ms is None:
             return []
@@ -129,7 +156,10 @@ class Watcher(threading.Thread):
         from tidegate.adapter.parquet.history import StoredHistory
         from tidegate.operation.monitor import examine
 
-        subject, outcome = watched_subject(self._local.unit, self._local.artifacts, service)
+        try:
+            subject, outcome = watched_subject(self._local.unit, self._local.artifacts, service)
+        except NotFound:
+            return []
         home = self._local.home
         history = StoredHistory(home.records, home.ledger, service, outcome=outcome)
         try:

@@ -338,6 +338,15 @@ class Ledger:
             for name, number, part, what, minute, body in rows
         ]
 
+    def asked_since(self, minute: int) -> list[str]:
+        """Return the services that have counts of this minute (since 1970 UTC) or later."""
+        found = "SELECT 1 FROM tally WHERE service = ? AND minute >= ? LIMIT 1"
+        return [
+            name
+            for name in self._tallied_services()
+            if self.connection.execute(found, (name, minute)).fetchone()
+        ]
+
     def _tallied_services(self) -> list[str]:
         return [name for (name,) in self.connection.execute(_SELECT_TALLIED_SERVICES)]
 
