@@ -141,7 +141,7 @@ def prepared_home(n_models: int) -> tuple[Path, float]:
         )
         run_once([program("python"), "-c", code, str(home), str(folder / "models")], {})
         note.write_text(str(time.monotonic() - began_s))
-    for left in ("journal", "run", "metrics"):  # each run begins without what an earlier one has learnt
+    for left in ("journal", "run", "metrics", "records"):  # each run begins without what one before has left
         shutil.rmtree(home / left, ignore_errors=True)
     return home, float(note.read_text())
 

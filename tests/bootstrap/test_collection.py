@@ -45,6 +45,10 @@ def test_every_file_is_a_service_with_its_version_decision_and_route(local, mode
         assert service.manifests == {1: version.manifest}
         (decision,) = list_decisions(local.unit, name)
         assert (decision.decision.kind, decision.decision.version) == ("first-deployment", 1)
+    with local.unit.read() as transaction:
+        entries = list(transaction.audit.page(after=0, limit=100))
+    assert len(entries) == 10
+    assert all(len(entry.detail["records"]) == 1 for entry in entries), "each entry names its own record"
 
 
 def test_again_nothing_changes_and_a_changed_file_is_a_version_without_traffic(local, models):

@@ -6,7 +6,8 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, cast
 
 from tidegate.core.clock import Clock
 from tidegate.core.digest import Digest
@@ -17,6 +18,22 @@ from tidegate.release import move
 from tidegate.release.readiness import Cell
 from tidegate.release.step import FIRST_DEPLOYMENT, Outcome, Step, route_changed
 from tidegate.route.route import ServiceRoute
+
+
+class _Own:
+    """One mutation's view of a transaction that it shares: its records are its own only."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._shared = transaction
+        self._n_before = len(transaction.records)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shared, name)
+
+    @property
+    def records(self) -> Mapping[str, Digest]:
+        """What was added since this view began."""
+        return dict(islice(self._shared.records.items(), self._n_before, None))
 
 
 class OneTransaction:
@@ -31,7 +48,7 @@ class OneTransaction:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """Give the one transaction; it is not committed at the end of this block."""
-        yield self._transaction
+        yield cast(Transaction, _Own(self._transaction))
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
