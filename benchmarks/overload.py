@@ -23,6 +23,7 @@ FACTORS = (1.0, 3.0, 10.0)
 LIMITS = {3.0: 0.90, 10.0: 0.75}
 DEADLINE_MS = 100.0
 CONNECTIONS = 64
+OPEN_CONNECTIONS = 512  # an open loop begins with so many: opening them within the window would be its load
 IDLE_LIMIT_S = 20.0
 TICK_US = 1000.0  # what is due within a millisecond is sent at once: it halves the generator's own work
 TIMEOUT_HEADERS = {"tidegate-timeout-ms": f"{DEADLINE_MS:g}"}
@@ -52,7 +53,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 def _open(target: load.Target, rate_per_s: float, seconds: float) -> load.Arrivals:
     return load.Arrivals(
-        target, seconds, CONNECTIONS, rate_per_s=rate_per_s, deadline_ms=DEADLINE_MS, tick_us=TICK_US
+        target, seconds, OPEN_CONNECTIONS, rate_per_s=rate_per_s, deadline_ms=DEADLINE_MS, tick_us=TICK_US
     )
 
 
