@@ -166,8 +166,8 @@ def run(options: Options) -> Iterator[Report]:
     rng = np.random.default_rng(SEED)
     with many_server as server, one_server as other:
         body = request(0).partition(b"\r\n\r\n")[2]
-        up_s = server.wait_right(Target(port, "/services/m0/predict", [body]), lambda sent, got: True)
-        other.wait_right(Target(one_port, "/services/m0/predict", [body]), lambda sent, got: True)
+        up_s = server.wait_right(Target(port, "/services/m0/predict", (body,)), lambda sent, got: True)
+        other.wait_right(Target(one_port, "/services/m0/predict", (body,)), lambda sent, got: True)
         workers = [pid for pid in server.tree() if listens(pid, port)]
         first = asyncio.run(ask_each(port, range(n_models - 1, n_models - 201, -1)))
         found = Found(n_models, memory_mb, took_s, up_s, first)

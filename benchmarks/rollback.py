@@ -100,14 +100,14 @@ class Way(NamedTuple):
 
     Attributes:
         name: For the table.
-        count: How many tries.
+        n_tries: How many.
         act: Rolls back.
         before: Done before each try, outside its time.
         first: Done once, before all tries.
     """
 
     name: str
-    count: int
+    n_tries: int
     act: Callable[[], None]
     before: Callable[[], None] = _nothing
     first: Callable[[], None] = _nothing
@@ -380,7 +380,7 @@ def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int, n_co
 
 
 def _under_load(bench: Bench, overload: load.Arrivals, observer: Observer, way: Way) -> list[Try]:
-    arrivals = msgspec.structs.replace(overload, seconds=6.0 + 8.0 * way.count)
+    arrivals = msgspec.structs.replace(overload, seconds=6.0 + 8.0 * way.n_tries)
     with load.start(arrivals):  # it is ended with the block, however much time it has left
         time.sleep(1.0)
-        return [_try(bench.local, observer, way, bench.manifest) for _ in range(way.count)]
+        return [_try(bench.local, observer, way, bench.manifest) for _ in range(way.n_tries)]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import psutil
+import psutil  # type: ignore[import-untyped]  # no stubs
 
 from benchmarks import load
 from benchmarks.measure import Goal, Options, Report, Table, interleave, paired, summarise

@@ -32,8 +32,7 @@ ROWS = pl.DataFrame({"a": np.linspace(0, 1, 40), "b": np.linspace(1, 0, 40) ** 2
 
 
 def fitted(target):
-    model = LinearRegression().fit(ROWS.to_numpy(), target)
-    return model
+    return LinearRegression().fit(ROWS.to_numpy(), target)
 
 
 @pytest.fixture

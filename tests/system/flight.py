@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # no stubs
 
 import tidegate as tg
 from tests.system.model import add_version

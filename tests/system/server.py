@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # no stubs
 
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
@@ -273,7 +273,7 @@ class Server:
 
     def _remember(self, pid: int) -> list[psutil.Process]:
         try:
-            children = psutil.Process(pid).children(recursive=True)
+            children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
         except psutil.NoSuchProcess:
             children = []
         self._known += [each for each in children if each not in self._known]

@@ -156,7 +156,6 @@ class LoadedVersion:
         self.deadline_s = self.limits.deadline_ms / 1000
         # a model that runs in the loop has a queue only where a request is too large for one turn
         self.is_on_demand = False  # loaded when it was asked for; set by whoever loaded it
-        self.unwell = ""  # why it does not answer its check inputs at present, in words
         self.n_asked = 0  # requests that were answered, for who has to decide what stays loaded
         self.backlog: Backlog | None = getattr(executor, "backlog", None)
         self.admission = None if self.backlog is None else Admission(self.backlog, self.limits)
