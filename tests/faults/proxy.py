@@ -45,7 +45,11 @@ class FaultProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:  # nobody there at the moment
+                client.close()
+                continue
             pair = (client, server)
             for source, target in (pair, pair[::-1]):
                 budget = self._random.randint(*self._span)

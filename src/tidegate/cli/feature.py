@@ -53,7 +53,10 @@ def _service_option(command: F) -> F:
     return click.option("--service", help="Which service, where there are several.")(command)
 
 
-@features.command("list")
+@features.command(
+    "list",
+    epilog="\b\nExamples:\n  tidegate features list\n  tidegate features list flight-delay --json",
+)
 @click.argument("service", required=False)
 @home_option
 @json_option

@@ -140,3 +140,11 @@ def test_the_callers_own_id_is_journalled_whatever_else_is_in_the_head(server: S
     assert peer.answer().status == 200
 
     assert [row["caller"] for row in records(server.folder)] == ["mine-0", "mine-0", "mine-1", "old"]
+
+
+def test_a_head_that_cannot_be_used_is_refused_each_time(server: Server, peer: Peer) -> None:
+    for _ in range(4):
+        peer.send(request('{"x": 1}', headers="tidegate-timeout-ms: soon\r\n"))
+        assert peer.answer().status == 400
+
+    assert ask(peer, 2) == 2.0

@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange = Exchange(self, head)
         self.touched_s = self.site.now_s
         self._owed.append(exchange)
-        if head.door is None:
+        if head.wish is None:  # else the door has let it in; what it could not read, it has to refuse again
             try:
                 head.handler.admit(exchange)
             except TidegateError as error:
