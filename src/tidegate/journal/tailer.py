@@ -175,6 +175,8 @@ class Tailer:
                 if not draught.touched:
                     break
                 self._commit(draught, progress)
+                if draught.size_bytes < self._batch_bytes and not self._unopened:
+                    break  # what has come meanwhile is little, and costs as much as all that came before
             self._keep(lambda sink: sink.advance({}), progress)  # what waits may be due
             progress.behind_bytes = self.behind_bytes()
             self._join(progress, settle_now=settle_now)
