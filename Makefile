@@ -17,7 +17,7 @@ demo-short: $(READY) ## The same on a tenth of October
 	@$(BIN)/python examples/flights/demo.py --short
 
 test: $(READY) ## Run every test, the slow ones too
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow"
 
 test-fast: $(READY) ## Run the tests that take a moment
 	$(BIN)/python -m pytest

@@ -89,6 +89,16 @@ def ask(server: Server, service: str, a: float, b: float = 1.0, *, headers: str 
     return Asked(response.status, response.code, response.json())
 
 
+def ask_the_model(server: Server, a: float, *, headers: str = "") -> Asked:
+    """Ask the unruly model itself: a worker's breaker may still be open from the case before."""
+    return wait_until(
+        lambda: (
+            found if (found := ask(server, "unruly", a, headers=headers)).code != "breaker_open" else None
+        ),
+        what="the worker asks the model again",
+    )
+
+
 def is_well(server: Server, service: str) -> bool:
     """Tell whether a service answers what its model is up to, and its breaker lets everybody in."""
     return all(ask(server, service, 2.0).status == 200 for _ in range(6))
@@ -127,7 +137,7 @@ def last_record(server: Server, service: str):
     ids=["raises", "shape", "type", "lacks", "none"],
 )
 def test_a_function_that_fails_is_a_journalled_500_with_its_code(server, a, words):
-    failed = ask(server, "unruly", a)
+    failed = ask_the_model(server, a)
 
     assert (failed.status, failed.code) == (500, "predictor_failed")
     assert words in failed.answer["error"]["message"]
@@ -176,11 +186,7 @@ def test_a_batch_in_which_one_row_raises_fails_that_request_only(server):
 def test_a_model_that_ends_its_process_is_a_journalled_503_and_the_process_returns(server, a):
     wait_until(lambda: is_well(server, "unruly"), what="the runner, from the case before")
 
-    # a worker's breaker may still be open from the case before
-    failed = wait_until(
-        lambda: found if (found := ask(server, "unruly", a)).code != "breaker_open" else None,
-        what="the worker asks the model again",
-    )
+    failed = ask_the_model(server, a)
 
     assert (failed.status, failed.code) == (503, "runner_unavailable")
     assert last_record(server, "unruly").error == failed.code
@@ -190,7 +196,7 @@ def test_a_model_that_ends_its_process_is_a_journalled_503_and_the_process_retur
 def test_a_model_that_hangs_is_a_504_within_the_time_the_caller_gave(server):
     wait_until(lambda: is_well(server, "unruly"), what="the runner")
 
-    late = ask(server, "unruly", -9.0, headers="tidegate-timeout-ms: 200\r\n")
+    late = ask_the_model(server, -9.0, headers="tidegate-timeout-ms: 200\r\n")
 
     assert (late.status, late.code) == (504, "deadline_exceeded")
     record = last_record(server, "unruly")
@@ -261,7 +267,7 @@ def test_a_model_that_never_answers_is_ended_and_its_process_returns(server):
     """It holds the interpreter's lock as well, so that nothing in its own process can end it."""
     (before,) = runners(server, "unruly")
 
-    late = ask(server, "unruly", -10.0, headers="tidegate-timeout-ms: 200\r\n")
+    late = ask_the_model(server, -10.0, headers="tidegate-timeout-ms: 200\r\n")
 
     assert (late.status, late.code) == (504, "deadline_exceeded")
     assert before.wait(timeout=60) is None  # not our child: it is only known to be gone

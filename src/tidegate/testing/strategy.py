@@ -138,7 +138,7 @@ def elements(field: Field) -> st.SearchStrategy[Any]:
     low, high = column_limit(field)
     if kind.is_float:
         width: Any = 8 * kind.dtype.itemsize
-        return st.floats(low, high, width=width)
+        return st.floats(low + 0.0, high + 0.0, width=width)  # adding 0 makes -0.0, below 0.0 here, 0.0
     return st.integers(int(low), int(high))
 
 
