@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tidegate.contract.objective import Limits as Limits
     from tidegate.contract.placement import Placement as Placement
     from tidegate.contract.schema import Contract as Contract
-    from tidegate.evaluation.cost import CostMatrix as CostMatrix
-    from tidegate.evaluation.declaration import Evaluation as Evaluation
-    from tidegate.evaluation.robustness import (
+    from tidegate.evaluation.declaration import (
+        CostMatrix as CostMatrix,
+        Evaluation as Evaluation,
         Invariant as Invariant,
         Monotone as Monotone,
     )
@@ -62,10 +62,10 @@ _HOMES = {
     "Limits": "contract.objective",
     "Placement": "contract.placement",
     "compare": "contract.compare",
-    "CostMatrix": "evaluation.cost",
+    "CostMatrix": "evaluation.declaration",
     "Evaluation": "evaluation.declaration",
-    "Invariant": "evaluation.robustness",
-    "Monotone": "evaluation.robustness",
+    "Invariant": "evaluation.declaration",
+    "Monotone": "evaluation.declaration",
     "Monitoring": "monitoring.declaration",
     "Guardrail": "release.plan",
     "ShadowStep": "release.plan",

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.core.error import InvalidSetting
-from tidegate.evaluation.cost import CostMatrix, best_threshold, value
+from tidegate.evaluation.cost import best_threshold, value
+from tidegate.evaluation.declaration import CostMatrix
 
 MATRIX = CostMatrix(
     true_positive=80, false_positive=-20, false_negative=-100, true_negative=0, currency="EUR"

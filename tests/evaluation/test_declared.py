@@ -9,11 +9,9 @@ from tidegate.contract.batch import Batch
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.contract.schema import Contract, Schema
 from tidegate.core.error import InvalidSetting
-from tidegate.evaluation.cost import CostMatrix
-from tidegate.evaluation.declaration import Evaluation
+from tidegate.evaluation.declaration import CostMatrix, Evaluation, Invariant, Monotone
 from tidegate.evaluation.declared import Judged, assess_declared
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.evaluation.robustness import Invariant, Monotone
 
 N = 600
 INPUTS = (

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tidegate.evaluation.assessment import Subject, assess_binary, assess_regression
-from tidegate.evaluation.cost import CostMatrix
+from tidegate.evaluation.declaration import CostMatrix, Invariant, Monotone
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.evaluation.report import Report, Span, render
-from tidegate.evaluation.robustness import Invariant, Monotone
 
 DAY_US = 86_400_000_000
 SPAN = Span(from_us=0, until_us=10 * DAY_US, evaluated_at_us=17 * DAY_US)

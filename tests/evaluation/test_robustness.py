@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.declaration import Invariant, Monotone
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.evaluation.robustness import (
-    Invariant,
-    Monotone,
     RuleFinding,
     check_rule,
     robustness,

@@ -39,6 +39,9 @@ FOREIGN = {
     "service",
     "neighbour",
 }
+DECLARED = {"tidegate.evaluation", "tidegate.evaluation.declaration"}
+"""Of evaluation a worker reads what a manifest may hold."""
+
 WITH_LIBRARIES = {"httptools", "msgspec", "numpy", "numpy.libs", "onnxruntime", "uvloop"}
 """Installed packages whose compiled parts a worker may map."""
 
@@ -124,7 +127,10 @@ def test_a_worker_imports_no_database_no_data_frames_and_no_user_code(server, tm
     imported = imports_of_a_worker(server, free_ports(1)[0], tmp_path / "imports.log")
 
     assert {"tidegate", "numpy", "msgspec", "uvloop", "httptools", "onnxruntime"} <= imported
-    assert imported & FOREIGN == set()
+    assert {name.partition(".")[0] for name in imported} & FOREIGN == set()
+    assert {name for name in imported if name.startswith("tidegate.evaluation")} == DECLARED, (
+        "what measures costs each worker memory and is never used there"
+    )
 
 
 def imports_of_a_worker(server: Server, port: int, log: Path) -> set[str]:
@@ -148,4 +154,4 @@ def imports_of_a_worker(server: Server, port: int, log: Path) -> set[str]:
         process.terminate()
         process.wait(30)
     names = re.findall(r"^import time:.*\| +([\w.]+)$", log.read_text(), re.MULTILINE)
-    return {name.partition(".")[0] for name in names}
+    return set(names)

@@ -10,14 +10,15 @@ import numpy.typing as npt
 
 from tidegate.evaluation.calibration import calibration
 from tidegate.evaluation.classification import binary
-from tidegate.evaluation.cost import CostMatrix, value
+from tidegate.evaluation.cost import value
+from tidegate.evaluation.declaration import CostMatrix, Invariant, Monotone, Task
 from tidegate.evaluation.estimate import Column, Estimate, Floats, numbers
 from tidegate.evaluation.fairness import fairness
 from tidegate.evaluation.importance import Importance, Loss, importance, squared_error
 from tidegate.evaluation.recalibration import recalibration_gain
 from tidegate.evaluation.regression import regression
-from tidegate.evaluation.report import Report, Span, Task
-from tidegate.evaluation.robustness import Invariant, Monotone, Predict, check_rule, robustness
+from tidegate.evaluation.report import Report, Span
+from tidegate.evaluation.robustness import Predict, check_rule, robustness
 from tidegate.evaluation.slice import find_slices
 
 MAX_IMPORTANCE_ROWS = 10_000

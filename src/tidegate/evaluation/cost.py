@@ -6,45 +6,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.core.error import InvalidSetting
 from tidegate.evaluation import metric
+from tidegate.evaluation.declaration import CostMatrix
 from tidegate.evaluation.estimate import Estimate, Figure, Floats, resampled
-
-
-class CostMatrix(msgspec.Struct, frozen=True):
-    """What one decision brings, by what happens then. Gains are positive, costs negative.
-
-    Attributes:
-        true_positive: Acted, and it happened.
-        false_positive: Acted, and it did not happen.
-        false_negative: Did not act, and it happened.
-        true_negative: Did not act, and it did not happen.
-        currency: Unit of all four, for example `EUR`.
-    """
-
-    true_positive: float
-    false_positive: float
-    false_negative: float
-    true_negative: float
-    currency: str
-
-    def threshold(self) -> float:
-        """Return the probability from which acting is worth more than not, if it is calibrated.
-
-        Raises:
-            InvalidSetting: Acting is not better when it happens, or not worse when it does not: then
-                no threshold separates the two.
-
-        Source: Elkan, The foundations of cost-sensitive learning, IJCAI 2001.
-        """
-        regret_of_acting = self.true_negative - self.false_positive
-        regret_of_waiting = self.true_positive - self.false_negative
-        if not (regret_of_acting > 0 and regret_of_waiting > 0):
-            raise InvalidSetting(
-                "A cost matrix must make acting better where it happens and worse where it does not.",
-                hint="Costs are negative: check the signs.",
-            )
-        return regret_of_acting / (regret_of_acting + regret_of_waiting)
 
 
 class Value(msgspec.Struct, frozen=True):

@@ -1,17 +1,82 @@
-"""How a service's answers are judged: declared with the service, kept with each of its versions."""
+"""How a service's answers are judged: declared with the service, kept with each of its versions.
+
+Workers read it with the manifest, so it imports nothing that measures.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from tidegate.contract.field import DataType, Role
 from tidegate.contract.schema import Contract, Field
 from tidegate.core.error import InvalidSetting
-from tidegate.evaluation.cost import CostMatrix
-from tidegate.evaluation.report import Task
-from tidegate.evaluation.robustness import Invariant, Monotone
+
+Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
+
+
+class CostMatrix(msgspec.Struct, frozen=True):
+    """What one decision brings, by what happens then. Gains are positive, costs negative.
+
+    Attributes:
+        true_positive: Acted, and it happened.
+        false_positive: Acted, and it did not happen.
+        false_negative: Did not act, and it happened.
+        true_negative: Did not act, and it did not happen.
+        currency: Unit of all four, for example `EUR`.
+    """
+
+    true_positive: float
+    false_positive: float
+    false_negative: float
+    true_negative: float
+    currency: str
+
+    def threshold(self) -> float:
+        """Return the probability from which acting is worth more than not, if it is calibrated.
+
+        Raises:
+            InvalidSetting: Acting is not better when it happens, or not worse when it does not: then
+                no threshold separates the two.
+
+        Source: Elkan, The foundations of cost-sensitive learning, IJCAI 2001.
+        """
+        regret_of_acting = self.true_negative - self.false_positive
+        regret_of_waiting = self.true_positive - self.false_negative
+        if not (regret_of_acting > 0 and regret_of_waiting > 0):
+            raise InvalidSetting(
+                "A cost matrix must make acting better where it happens and worse where it does not.",
+                hint="Costs are negative: check the signs.",
+            )
+        return regret_of_acting / (regret_of_acting + regret_of_waiting)
+
+
+class Monotone(msgspec.Struct, frozen=True, tag="monotone"):
+    """A rule: with more of one column and all else equal, the prediction never goes the other way.
+
+    Attributes:
+        column: A column of numbers.
+        direction: Which way the prediction may go as the column rises.
+        tolerance: Steps back up to this much are forgiven, in the prediction's unit.
+    """
+
+    column: str
+    direction: Literal["rising", "falling"]
+    tolerance: float = 1e-9
+
+
+class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
+    """A rule: another value of one column, all else equal, does not change the prediction.
+
+    Attributes:
+        column: The column that must not matter.
+        tolerance: Changes up to this much are forgiven, in the prediction's unit.
+    """
+
+    column: str
+    tolerance: float = 1e-9
 
 
 class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -14,10 +14,10 @@ from tidegate.contract.schema import Contract
 from tidegate.contract.validate import Validator
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.assessment import Subject, assess_binary, assess_regression
-from tidegate.evaluation.declaration import Evaluation
+from tidegate.evaluation.declaration import Evaluation, Task
 from tidegate.evaluation.estimate import Column, Floats
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.evaluation.report import Report, Span, Task
+from tidegate.evaluation.report import Report, Span
 from tidegate.evaluation.robustness import Predict
 from tidegate.evaluation.rolling import roll
 from tidegate.evaluation.several import assess_forecast, assess_multiclass, assess_ranking

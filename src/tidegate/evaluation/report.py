@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from html import escape
-from typing import Literal
 
 import msgspec
 
 from tidegate.evaluation.calibration import Calibration
 from tidegate.evaluation.cost import Value
+from tidegate.evaluation.declaration import Task
 from tidegate.evaluation.estimate import Estimate
 from tidegate.evaluation.fairness import Fairness
 from tidegate.evaluation.importance import Importance
@@ -20,7 +20,6 @@ from tidegate.evaluation.robustness import Perturbed, RuleFinding
 from tidegate.evaluation.rolling import Window
 from tidegate.evaluation.slice import SliceFinding
 
-Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
 _US_PER_DAY = 86_400_000_000
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.declaration import Invariant, Monotone
 from tidegate.evaluation.estimate import Column, Estimate, Floats, estimate_of, resampled
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.statistics.interval import clopper_pearson
@@ -43,32 +44,6 @@ class Perturbed(msgspec.Struct, frozen=True):
     n_unusable: int = 0
     change: Estimate | None = None
     flipped: Estimate | None = None
-
-
-class Monotone(msgspec.Struct, frozen=True, tag="monotone"):
-    """A rule: with more of one column and all else equal, the prediction never goes the other way.
-
-    Attributes:
-        column: A column of numbers.
-        direction: Which way the prediction may go as the column rises.
-        tolerance: Steps back up to this much are forgiven, in the prediction's unit.
-    """
-
-    column: str
-    direction: Literal["rising", "falling"]
-    tolerance: float = 1e-9
-
-
-class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
-    """A rule: another value of one column, all else equal, does not change the prediction.
-
-    Attributes:
-        column: The column that must not matter.
-        tolerance: Changes up to this much are forgiven, in the prediction's unit.
-    """
-
-    column: str
-    tolerance: float = 1e-9
 
 
 class RuleFinding(msgspec.Struct, frozen=True):

@@ -15,8 +15,7 @@ from tidegate.contract.field import DataType, Field
 from tidegate.contract.objective import Objectives
 from tidegate.contract.schema import Contract
 from tidegate.core.error import InvalidSetting
-from tidegate.evaluation.cost import CostMatrix
-from tidegate.evaluation.declaration import Evaluation
+from tidegate.evaluation.declaration import CostMatrix, Evaluation
 from tidegate.monitoring.declaration import Monitoring
 
 Floats = npt.NDArray[np.float64]
