@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import msgspec
 
@@ -60,6 +62,10 @@ def _summary(reports: list[Report], *, short: bool) -> str:
     return "\n".join([title, *lines])
 
 
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def main() -> int:
     """Run what was asked for.
 
@@ -67,6 +73,7 @@ def main() -> int:
         Exit status: 1 if something could not be measured. A missed target is a finding, not a failure.
     """
     arguments = _parse()
+    signal.signal(signal.SIGTERM, _end)  # the servers are stopped on the way out
     options = Options(
         short=arguments.short,
         rounds=arguments.rounds or (1 if arguments.short else 5),
