@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from tidegate.bootstrap.release import Releases
+from tidegate.bootstrap.retention import Retention
 from tidegate.core.clock import SystemClock
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
+from tidegate.journal.retention import RetentionPolicy
 from tidegate.journal.tailer import Tailer
 
 if TYPE_CHECKING:
@@ -30,18 +31,27 @@ _RETRY_S = 5.0
 class Controller(threading.Thread):
     """Counts the journal of one home until it is told to stop."""
 
-    def __init__(self, home: Home, *, settings: Settings | None = None, records_keep_days: int = 0) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        settings: Settings | None = None,
+        records_keep_days: int = 0,
+        policy: RetentionPolicy | None = None,
+    ) -> None:
         """Take a home.
 
         Args:
             home: Whose journal is followed.
             settings: Where the database and the cell are, for releases; None leads none.
             records_keep_days: Days after which files of records are deleted; 0: never.
+            policy: When segments are deleted; None: never.
         """
         super().__init__(name="controller", daemon=True)
         self._home = home
         self._settings = settings
         self._keep_days = records_keep_days
+        self._policy = policy or RetentionPolicy()
         self._stopping = threading.Event()
         self.behind_bytes = 0
         """Bytes of the journal that were not counted at the last look."""
@@ -66,7 +76,14 @@ class Controller(threading.Thread):
         store = self._open_store()
         tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=store)
         releases = None if self._settings is None else Releases(self._settings, ledger)
-        cleared_on: date | None = None
+        retention = Retention(
+            self._settings,
+            ledger,
+            store,
+            journal=self._home.journal,
+            policy=self._policy,
+            records_keep_days=self._keep_days,
+        )
         try:
             while True:
                 is_last = self._stopping.is_set()
@@ -83,10 +100,8 @@ class Controller(threading.Thread):
                     )
                 if progress.unkept:
                     _log.error("records.unkept: %s", progress.unkept)
-                today = datetime.now(UTC).date()
-                if store is not None and self._keep_days and cleared_on != today:
-                    store.retain(self._keep_days, today=today)
-                    cleared_on = today
+                if not is_last:
+                    retention.tick()
                 if is_last and not progress.read_bytes:
                     if store is not None:
                         store.flush()
@@ -96,6 +111,7 @@ class Controller(threading.Thread):
         finally:
             if releases is not None:
                 releases.close()
+            retention.close()
             tailer.close()
             ledger.close()
             if store is not None:

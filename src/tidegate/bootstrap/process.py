@@ -57,6 +57,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
         memory_mb: What the workers may take together, megabytes of 10^6 bytes; 0: half of what the
             machine has. Services that are loaded on demand are closed to stay within it.
         records_keep_days: Days after which files of records are deleted; 0: never.
+        journal_keep_days: Days after which segments may be deleted; 0: never.
+        journal_max_mb: Megabytes of segments above which the oldest may be deleted earlier; 0: no limit.
         on_demand_above: Services without a declared placement that are all kept loaded; if there are
             more, they are loaded on demand.
         supervisor: Process id of the supervisor: its children end when it is no longer their parent.
@@ -76,6 +78,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     memory_mb: int = 0
     on_demand_above: int = 64
     records_keep_days: int = 0
+    journal_keep_days: int = 0
+    journal_max_mb: int = 0
 
     @property
     def worker_bytes(self) -> int:

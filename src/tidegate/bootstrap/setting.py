@@ -47,6 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             are loaded when they are asked for. 64 small models load in a second and take 100 MB.
         records_keep_days: Days after which the Parquet files of predictions are deleted. 0: never, since
             only their owner knows how long they must, or must not, be kept.
+        journal_keep_days: Days after which a segment of the journal is deleted, if it is counted, its
+            records are in Parquet files, and outcomes of its predictions have had their time. 0: never.
+        journal_max_mb: Size of the journal, megabytes, above which the oldest such segments are deleted
+            earlier. 0: no limit.
         alert_urls: Who is told of signals, separated by commas: `https://...` is a webhook, all else an
             address of apprise (`mailto://`, `slack://` ...). May hold a token: give it by environment.
     """
@@ -65,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     on_demand_above: int = 64
     records_keep_days: int = 0
+    journal_keep_days: int = 0
+    journal_max_mb: int = 0
     alert_urls: str = ""
 
     @property
@@ -83,6 +89,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             memory_mb=self.memory_mb,
             on_demand_above=self.on_demand_above,
             records_keep_days=self.records_keep_days,
+            journal_keep_days=self.journal_keep_days,
+            journal_max_mb=self.journal_max_mb,
         )
 
 

@@ -139,6 +139,41 @@ def check(home: Path | None, as_json: bool) -> None:
         raise click.exceptions.Exit(SAID_NO)
 
 
+@journal.command(epilog="\b\nExamples:\n  tidegate journal segments\n  tidegate journal segments --json")
+@home_option
+@json_option
+def segments(home: Path | None, as_json: bool) -> None:
+    """Show the segments that are kept, why each must stay, and how many went.
+
+    The settings `journal_keep_days` and `journal_max_mb` say when the controller deletes one. It never does
+    before its records are counted and in Parquet files and their outcomes have had their time.
+    """
+    from tidegate.bootstrap.retention import kept
+
+    found = kept(open_local(home, must_exist=True))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("segment", "#bytes", "last record", "services", "stays because"),
+        [
+            (each.name, each.size_bytes, moment(each.last_us), ", ".join(each.services), each.reason or "-")
+            for each in found.segments
+        ],
+    )
+    free = [each.size_bytes for each in found.segments if not each.reason]
+    click.echo(
+        f"{len(found.segments)} segments, {found.size_bytes / 1e6:,.1f} MB; {len(free)} of them, "
+        f"{sum(free) / 1e6:,.1f} MB, may go once the policy asks for it."
+    )
+    gone = found.cleared
+    if gone.count:
+        click.echo(
+            f"{gone.count} segments, {gone.size_bytes / 1e6:,.1f} MB, are deleted; the newest of their "
+            f"records is of {moment(gone.last_us)}. What was counted of them is only in the ledger now."
+        )
+
+
 @journal.command(
     epilog="\b\nExamples:\n  tidegate journal count flight-delay\n  tidegate journal count --since 1h --json"
 )

@@ -27,6 +27,7 @@ from tidegate.control.traffic import RollBack, SafeMode, Word
 from tidegate.core.error import NotFound
 from tidegate.core.principal import SYSTEM, local_principal
 from tidegate.feature.online import Pushed
+from tidegate.journal.retention import RetentionPolicy
 from tidegate.operation.meant import service_to_roll_back
 from tidegate.operation.release import Moved, change_safe_mode, roll_back
 from tidegate.operation.rollout import (
@@ -162,7 +163,12 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
-    controller = Controller(local.home, settings=settings, records_keep_days=server.records_keep_days)
+    controller = Controller(
+        local.home,
+        settings=settings,
+        records_keep_days=server.records_keep_days,
+        policy=RetentionPolicy(server.journal_keep_days, server.journal_max_mb * 1_000_000),
+    )
     controller.start()
     watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
     watcher.start()

@@ -25,6 +25,12 @@ from tidegate.journal.watch import SCHEMA as WATCH_SCHEMA
 
 _SCHEMA_VERSION = 2
 _BUSY_S = 30.0
+_CLEARED = """
+CREATE TABLE IF NOT EXISTS cleared (
+    name TEXT PRIMARY KEY, size INTEGER NOT NULL, last_us INTEGER NOT NULL, cleared_us INTEGER NOT NULL,
+    done INTEGER NOT NULL
+) WITHOUT ROWID
+"""
 _END_OF_TIME = 2**63 - 1
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -248,7 +254,7 @@ class Ledger:
                     hint="Move it away: it is counted again from the journal.",
                     path=str(self.path),
                 )
-            for statement in f"{PAIR_SCHEMA};{WATCH_SCHEMA}".split(";"):
+            for statement in f"{PAIR_SCHEMA};{WATCH_SCHEMA};{_CLEARED}".split(";"):
                 connection.execute(statement)
 
     def _read_commits(self) -> int:
@@ -293,6 +299,11 @@ class Ledger:
         """Return how far each segment has been counted, by time of creation."""
         rows = self.connection.execute("SELECT name, position, end FROM segment ORDER BY name")
         return [SegmentProgress(name, position, End(end)) for name, position, end in rows]
+
+    def is_cleared(self, segment: str) -> bool:
+        """Whether a segment of this name was deleted, or is about to be."""
+        row = self.connection.execute("SELECT 1 FROM cleared WHERE name = ?", (segment,)).fetchone()
+        return row is not None
 
     def damages(self) -> list[Damage]:
         """Return all damage that was met, by segment and place."""

@@ -27,6 +27,7 @@ from tidegate.journal.outcome import OutcomeBook
 from tidegate.journal.pair import Pairing, forget_old_keys
 from tidegate.journal.reader import Damage, End, Frame, SegmentEntry, SegmentReader, list_segments
 from tidegate.journal.record import Outcome, RecordKind
+from tidegate.journal.retention import KEY_WINDOW_S, LATE_S
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey, count_turns
 from tidegate.journal.watched import Counters
 
@@ -120,8 +121,8 @@ class Tailer:
         clock: Clock,
         batch_bytes: int = 8 << 20,  # some 35,000 requests of 20 floats
         settle_s: float = 1.0,  # a shadow's record follows its prediction's; an outcome waits for both
-        give_up_s: float = 3600.0,  # an hour, in which other cells and edges deliver their segments
-        key_window_s: float = 7 * 86400.0,  # 36 bytes a keyed row are kept so long
+        give_up_s: float = LATE_S,  # an hour, in which other cells and edges deliver their segments
+        key_window_s: float = KEY_WINDOW_S,  # 36 bytes a keyed row are kept so long
         sink: Sink | None = None,
     ) -> None:
         """Take up where the ledger stands.
@@ -267,7 +268,10 @@ class Tailer:
                 "SELECT id, position, end FROM segment WHERE name = ?", (entry.name,)
             ).fetchone()
             if row is None:
-                missing.append(entry)
+                if self._ledger.is_cleared(entry.name):  # a copy that came back
+                    self._finished.add(entry.name)
+                else:
+                    missing.append(entry)
             elif row[2] == End.GROWING.value:
                 known[entry.name] = (row[0], row[1])
             else:

@@ -165,6 +165,10 @@ class RecordStore:
         """Return up to where a segment is taken: in a file, or waiting."""
         return max(self._reached.get(segment, 0), self._stored.get(segment, 0))
 
+    def stored(self, segment: str) -> int:
+        """Return up to where a segment's records are in files that survive a crash."""
+        return self._stored.get(segment, 0)
+
     @property
     def n_waiting(self) -> int:
         """Rows in memory."""
