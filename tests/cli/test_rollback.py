@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -176,3 +178,16 @@ def test_a_latch_is_listed_and_cleared(tidegate, store):
     assert cleared.out == "Version 2 of flights may be switched or released to again.\n"
     assert (again.code, again.out) == (3, "Version 2 of flights was not latched.\n")
     assert tidegate("latch", "list").out == "No version is latched.\n"
+
+
+def test_a_rollback_moves_traffic_before_any_engine_is_imported():
+    heavy = ("numpy", "sqlalchemy", "polars", "rich", "sqlite3")
+    needed = "tidegate.cli.rollback, tidegate.operation.meant, tidegate.operation.release"
+
+    # what the command imports until the route has moved
+    script = f"import sys, tidegate.cli.main, {needed}, tidegate.bootstrap.local\n" + (
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert said.stdout == "[]\n"

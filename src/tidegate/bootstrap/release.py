@@ -13,8 +13,8 @@ from tidegate.core.error import TidegateError
 from tidegate.core.principal import SYSTEM
 from tidegate.journal.ledger import Ledger
 from tidegate.operation.rollout import DatabaseBook
-from tidegate.release.book import LedgerSource
 from tidegate.release.controller import ReleaseController
+from tidegate.release.source import LedgerSource
 from tidegate.route.status import process_start
 
 _log = logging.getLogger("tidegate.release")

@@ -18,10 +18,10 @@ from tidegate.journal.tally import US_PER_MINUTE, Tally, merge, upper_us
 from tidegate.journal.watched import tallies as release_tallies
 from tidegate.operation.mutation import UnitOfWork
 from tidegate.operation.rollout import Traffic, find_release
-from tidegate.release.book import LedgerSource
 from tidegate.release.evidence import judge_canary, judge_shadow, trials_of
 from tidegate.release.machine import Stage, State
 from tidegate.release.plan import forecast
+from tidegate.release.source import LedgerSource
 from tidegate.statistics.allowance import log_wealth
 
 LOOK_BACK_MINUTES = 15

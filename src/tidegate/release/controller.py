@@ -18,7 +18,7 @@ from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.journal.watch import ReleaseTallies, Watch
-from tidegate.release.book import Book, Source
+from tidegate.release.book import Book
 from tidegate.release.carry import Compared, carry_out, compare, give_back
 from tidegate.release.evidence import judge_canary, judge_shadow, share_between, worst
 from tidegate.release.lease import Leadership, LeaseLost
@@ -36,6 +36,7 @@ from tidegate.release.machine import (
 )
 from tidegate.release.move import deployed
 from tidegate.release.readiness import Cell, look_ready
+from tidegate.release.source import Source
 from tidegate.release.step import ROLLBACK, route_changed
 from tidegate.route.route import Route as RouteFile
 from tidegate.route.route import ServiceRoute
