@@ -134,6 +134,7 @@ def test_a_flight_is_late_from_fifteen_minutes(delay, late):
     assert table["late"].to_list() == [late]
 
 
+@pytest.mark.slow
 def test_the_archive_has_every_flight_once_and_labels_what_arrived(archive):
     flights = archive
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import polars as pl
+import pytest
 import service as flights
 
 from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 
 
+@pytest.mark.slow
 def test_every_flight_of_the_archive_fulfils_the_contract(archive):
     validator = Validator(flights.service.contract.input)
     rows = archive.select(flights.service.contract.input.names)

@@ -93,6 +93,7 @@ def see_modes(server: Server) -> list[str]:
     return [each.json()["prediction_id"] for each in answered]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_answered_as_each_service_declares(server, small_disk):
     acknowledged = [ask(server, mode.value).json()["prediction_id"] for mode in JournalMode]
     wait_until(lambda: can_read(server), what="the control plane")

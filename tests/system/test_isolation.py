@@ -82,6 +82,7 @@ def test_a_runner_inherits_no_socket_and_no_secret(server):
     assert runner.nice() == psutil.Process(server.pid).nice() + 3
 
 
+@pytest.mark.slow
 def test_an_input_that_ends_the_process_is_refused_and_nobody_else(server):
     wanted = {"a": 2.0, "b": 1.0}
     for _ in range(2):

@@ -182,7 +182,14 @@ def test_a_batch_in_which_one_row_raises_fails_that_request_only(server):
     assert statuses == [status for _, status in bodies]
 
 
-@pytest.mark.parametrize("a", [-6.0, -7.0, -8.0], ids=["exit", "segfault", "SystemExit"])
+@pytest.mark.parametrize(
+    "a",
+    [
+        pytest.param(-6.0, id="exit"),
+        pytest.param(-7.0, id="segfault", marks=pytest.mark.slow),
+        pytest.param(-8.0, id="SystemExit", marks=pytest.mark.slow),
+    ],
+)
 def test_a_model_that_ends_its_process_is_a_journalled_503_and_the_process_returns(server, a):
     wait_until(lambda: is_well(server, "unruly"), what="the runner, from the case before")
 
@@ -231,6 +238,7 @@ def test_a_declared_fallback_answers_and_says_so(server, service, a, b, reason):
     assert "failed" not in record.flags
 
 
+@pytest.mark.slow
 def test_a_worker_that_starts_while_a_runner_is_down_serves_what_can_be_served(server, clients, broken):
     broken.touch()
     for runner in server.child("tidegate.bootstrap.runner"):

@@ -93,6 +93,7 @@ def late(prediction_id: str, value: Any, **more: Any) -> dict[str, Any]:
     return of(prediction_id, value, name="late", **more)
 
 
+@pytest.mark.slow
 def test_each_outcome_is_joined_once_across_repetitions_corrections_and_restarts(server):
     desk = Desk(server, "joined")
     first, second, third, fourth = desk.predict(*[(f"N{number}", DAY) for number in range(4)])

@@ -120,6 +120,7 @@ def test_switches_under_load_fail_no_request_and_mix_no_versions(server):
     assert answering(server) == version
 
 
+@pytest.mark.slow
 def test_switch_and_rollback_by_commands_under_load(server):
     switch(server, "sum", 2)
     with load(server) as asked:

@@ -55,6 +55,7 @@ def test_where_there_is_none_none_is_claimed():
     assert found.findings()[1].startswith("A lookup by k may be enough")
 
 
+@pytest.mark.slow
 def test_outcomes_without_a_pattern_are_called_one_as_seldom_as_promised():
     p_values = [
         assess(
