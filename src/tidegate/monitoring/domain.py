@@ -13,6 +13,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.metric import auc
 from tidegate.monitoring.estimate import BLIND_DLE, Estimated
 from tidegate.monitoring.profile import codes_of, grids_of
+from tidegate.statistics.special import student_quantile
 from tidegate.training.linear import fit_linear, fit_logistic, probability
 
 Floats = npt.NDArray[np.float64]
@@ -181,18 +182,21 @@ class ErrorModel:
         fields: Sequence[str],
         chunk: Integers,
         level: float = 0.9,
+        metric: str = "mae",
     ) -> None:
         """Learn from labelled rows.
 
         Args:
             reference: Inputs and answers.
-            errors: |y - f| (or its square) of each row.
+            errors: |y - f| of each row, (y - f)² for `rmse`, 1 where a class was wrong.
             fields: Columns to learn from; the answer should be one of them.
             chunk: Number of each row's stretch of time, from 0: each is estimated from the others,
-                and the quantile of what that misses is the interval.
+                and the quantile of what that misses is the interval. Of one stretch there is only the
+                chance of the errors.
             level: Confidence, in (0, 1).
+            metric: `mae`, `rmse` (the root of the mean) or `error_rate`.
         """
-        self.level = level
+        self.level, self.metric = level, metric
         self._design = Design(reference, fields)
         matrix = self._design.matrix(reference)
         self._beta = fit_linear(matrix, errors)
@@ -202,13 +206,19 @@ class ErrorModel:
             held = chunk == each
             beta = fit_linear(matrix[~held], errors[~held])
             misses.append(abs(float((matrix[held] @ beta).mean() - errors[held].mean())))
-        self.half_width = conformal_quantile(misses, level=level)
+        chance = student_quantile(0.5 + level / 2, max(1, len(errors) - 1)) * float(errors.std())
+        self.half_width = (
+            conformal_quantile(misses, level=level) if misses else chance / max(1.0, len(errors) ** 0.5)
+        )
 
     def estimate(self, table: pl.DataFrame) -> Estimated:
         """Estimate the mean error of a window."""
         value = float(self.expected(table).mean())
-        low, high = max(0.0, value - self.half_width), value + self.half_width
-        return Estimated("mae", value, low, high, self.level, "dle", table.height, BLIND_DLE)
+        ends = [max(0.0, value - self.half_width), value, value + self.half_width]
+        low, middle, high = np.sqrt(ends).tolist() if self.metric == "rmse" else ends
+        if self.metric == "error_rate":
+            high = min(1.0, high)
+        return Estimated(self.metric, middle, low, high, self.level, "dle", table.height, BLIND_DLE)
 
     def expected(self, table: pl.DataFrame) -> Floats:
         """Return the error that is expected of each row, >= 0."""

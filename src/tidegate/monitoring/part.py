@@ -110,7 +110,7 @@ class PartMonitor:
             kind="slice",
             # columns too: slices of the same columns are one cause
             subjects=(str(candidate), *(each.column for each in candidate.conditions)),
-            title=f"Worse where {candidate}: mean loss {now:+.4f} against the rest, {before:+.4f} before",
+            title=f"Worse where {candidate}: mean error {now:+.4f} against the rest, {before:+.4f} before",
             severity=Severity.WARNING,
             evidence={
                 "p_value": p_value,
@@ -120,7 +120,7 @@ class PartMonitor:
                 "n_rows": candidate.n_rows,
             },
             remedy="Look at these records. If they are few, let a person answer them; else retrain.",
-            cost=f"{now - before:+.4f} mean loss on that part",
+            cost=f"{now - before:+.4f} mean error on that part",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date, timedelta
 
 import msgspec
@@ -13,23 +12,19 @@ import polars as pl
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.evaluation.calibration import ReliabilityBin, calibration
 from tidegate.evaluation.slice import SliceFinding, find_slices
-from tidegate.monitoring.domain import Design, ErrorModel, TwoSample, density_ratio, two_sample
-from tidegate.monitoring.estimate import CalibratedEstimator, Estimated, fused, realised_figures
+from tidegate.monitoring.domain import Design, TwoSample, two_sample
+from tidegate.monitoring.estimate import Estimated, fused
 from tidegate.monitoring.part import plain_column
 from tidegate.monitoring.pattern import PatternReport, patterns
 from tidegate.monitoring.profile import profile_of
+from tidegate.monitoring.quality import FEWEST_LABELS, Quality
 from tidegate.monitoring.shift import FieldShift
 from tidegate.monitoring.signal import Signal, SignalBook
-from tidegate.monitoring.subject import LABEL, History, Subject, day_numbers
+from tidegate.monitoring.subject import LABEL, SURE, History, Subject, day_numbers
 from tidegate.monitoring.watch import DayView, Spending, Watch, matured_by
 
 Floats = npt.NDArray[np.float64]
-_MONTH_DAYS = 30
-_WEEK_DAYS = 7
-_MANY = 6
 _MOST_ROWS = 50_000
-
-Estimate = Callable[[pl.DataFrame], tuple[tuple[Estimated, ...], dict[str, float]]]
 
 
 class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +72,7 @@ class Result(msgspec.Struct, omit_defaults=True):
         two_sample: Whether the period can be told from the reference at all.
         patterns: Combinations of inputs that the reference hardly has.
         currency: Of values; empty without costs.
+        scale: By which losses are multiplied to be errors in the answer's unit.
         notes: What could not be done, and why.
     """
 
@@ -103,6 +99,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     two_sample: TwoSample | None = None
     patterns: PatternReport | None = None
     currency: str = ""
+    scale: float = 1.0
     notes: list[str] = []
 
     @property
@@ -119,7 +116,7 @@ class Result(msgspec.Struct, omit_defaults=True):
 
 _LOSSES = {
     "binary": "Brier score, (outcome - probability)²",
-    "regression": "absolute error, in parts of the error that 1% of the reference exceeds",
+    "regression": "absolute error; what exceeds that of 99% of the reference counts as that",
     "multiclass": "share of wrong answers",
     "none": "",
 }
@@ -148,13 +145,14 @@ def run(
     """
     rng = np.random.default_rng(seed)
     span = reference or _first_days(history, subject, before=over[0])
-    basis = history.records(*span)
-    table = history.records(*over)
+    came = [history.records(*each) for each in (span, over)]
+    basis, table = (subject.prepared(each) for each in came)
     if not table.height:
         raise InvalidSetting(
             f"Service {subject.service!r} has no records from {over[0]} to {over[1]}.",
             hint="`tidegate journal count` shows what there is.",
         )
+    n_strange = sum(subject.unreadable(each) for each in came)
     subject = subject.within(basis.columns, table.columns)
     watch = Watch(subject, matured_by(basis, over[0]), rng=rng)
     book = SignalBook(subject.service, owner=subject.monitoring.owner)
@@ -165,10 +163,13 @@ def run(
         matured_on = on - timedelta(days=subject.horizon_days)
         cohort = _on(table, day_of, matured_on)
         if matured_on < over[0] and matured_on > span[1]:
-            cohort = history.records(matured_on, matured_on)
+            cohort = subject.prepared(history.records(matured_on, matured_on))
         view, findings = watch.step(on, rows, matured_by(cohort, on))
         book.update(on, findings, untested=watch.untested)
         days.append(view)
+    if n_strange:
+        name = subject.judged.split(".", 1)[-1]
+        watch.notes.append(f"{n_strange:,} outcomes are none that {name!r} could be held against.")
     closing = _Closing(subject, watch, basis, matured_by(table, over[1]), rng)
     return closing.result(over, days, book.signals)
 
@@ -210,12 +211,14 @@ class _Closing:
         self._table = table
         self._rng = rng
         self._losses = subject.losses(table, scale=watch.scale)
+        self._reference_losses = subject.losses(basis, scale=watch.scale)
         self.notes = list(watch.notes)
 
     def result(self, over: tuple[date, date], days: list[DayView], signals: list[Signal]) -> Result:
         subject, watch = self._subject, self._watch
         epoch = date(1970, 1, 1)
         return Result(
+            scale=watch.scale,
             service=subject.service,
             owner=subject.monitoring.owner,
             task=subject.task,
@@ -261,7 +264,8 @@ class _Closing:
         return sorted(found, key=lambda each: (-abs(each.effect or 0.0), -each.excess))
 
     def _stretches(self, over: tuple[date, date]) -> list[Stretch]:
-        estimate = self._estimator()
+        quality = Quality(self._subject, self._basis, self._reference_losses, rng=self._rng)
+        self.notes += quality.notes
         found = []
         months = self._table["arrived_at"].dt.strftime("%Y-%m")
         for name in months.unique().sort().to_list():
@@ -269,7 +273,7 @@ class _Closing:
             rows = self._table.filter(pl.Series(mine))
             losses = self._losses[mine]
             first, last = rows["arrived_at"].min(), rows["arrived_at"].max()
-            estimated, constant = estimate(rows)
+            labelled = rows.filter(pl.Series(np.isfinite(losses)))
             found.append(
                 Stretch(
                     name=name,
@@ -277,28 +281,14 @@ class _Closing:
                     last=last.date(),  # type: ignore[union-attr]
                     n_rows=rows.height,
                     n_labelled=int(np.isfinite(losses).sum()),
-                    estimated=estimated,
-                    constant=constant,
-                    realised=self._realised(rows, losses),
+                    estimated=quality.estimated(rows),
+                    constant=quality.constant,
+                    realised=quality.realised(labelled),
                     fused=self._fused(rows, losses),
-                    value=self._watch.value_of(rows.filter(pl.Series(np.isfinite(losses)))),
+                    value=self._watch.value_of(labelled),
                 )
             )
         return found
-
-    def _realised(self, rows: pl.DataFrame, losses: Floats) -> dict[str, float]:
-        known = np.isfinite(losses)
-        if not known.any():
-            return {}
-        if self._subject.task == "binary":
-            labelled = rows.filter(pl.Series(known))
-            return realised_figures(
-                labelled[self._subject.judged].cast(pl.Float64).to_numpy(),
-                labelled[LABEL].cast(pl.Float64).to_numpy(),
-                threshold=self._subject.threshold,
-            )
-        name = "mae" if self._subject.task == "regression" else "error_rate"
-        return {name: float(losses[known].mean()) * self._watch.scale}
 
     def _fused(self, rows: pl.DataFrame, losses: Floats) -> tuple[float, float, float] | None:
         expected = self._watch.expected_loss(rows)
@@ -312,54 +302,20 @@ class _Closing:
         theta, interval = fused(expected, losses, np.maximum(share[days], 1e-9), cluster=days)
         return theta, interval.low, interval.high
 
-    def _estimator(self) -> Estimate:
-        """Return the function that estimates a month's figures without its labels."""
-        basis, subject = self._basis, self._subject
-        losses = subject.losses(basis, scale=self._watch.scale)
-        known = np.isfinite(losses)
-        labelled = basis.filter(pl.Series(known))
-        if subject.task not in ("binary", "regression") or labelled.height < 100:
-            if subject.task != "none":
-                self.notes.append("Quality without labels needs 100 labelled records in the reference.")
-            return lambda rows: ((), {})
-        days = day_numbers(labelled)
-        span = int(days[-1] - days[0]) + 1
-        # months, if there are enough of them to say how far estimates miss; shorter stretches miss more
-        length = _MONTH_DAYS if span >= _MANY * _MONTH_DAYS else max(_WEEK_DAYS, span // _MANY)
-        chunk = (days - days[0]) // length
-        fields = [*subject.inputs, subject.judged]
-        if subject.task == "regression":
-            errors = losses[known] * self._watch.scale
-            model = ErrorModel(labelled, errors, fields=fields, chunk=chunk)
-            return lambda rows: ((model.estimate(rows),), {"mae": float(errors.mean())})
-        scores = labelled[subject.judged].cast(pl.Float64).to_numpy()
-        labels = labelled[LABEL].cast(pl.Float64).to_numpy()
-        estimator = CalibratedEstimator(
-            scores, labels, chunk=chunk, rng=self._rng, threshold=subject.threshold
-        )
-        constant = realised_figures(scores, labels, threshold=subject.threshold)
-        design = Design(labelled, fields)
-
-        def estimate(rows: pl.DataFrame) -> tuple[tuple[Estimated, ...], dict[str, float]]:
-            given = rows[subject.judged].drop_nulls().cast(pl.Float64).to_numpy()
-            if not len(given):
-                return (), constant
-            table = estimator.table(given)
-            weights = density_ratio(design, labelled, rows, rng=self._rng)
-            return estimator.pape(table, weights), constant
-
-        return estimate
-
     def _calibration(self) -> tuple[ReliabilityBin, ...]:
         known = np.isfinite(self._losses)
-        if self._subject.task != "binary" or known.sum() < 100:
+        if known.sum() < FEWEST_LABELS:
             return ()
         labelled = self._table.filter(pl.Series(known))
+        if self._subject.task == "binary":
+            came, said = labelled[LABEL], labelled[self._subject.judged]
+        elif self._subject.task == "multiclass" and SURE in labelled.columns:
+            came, said = labelled[self._subject.judged] == labelled[LABEL], labelled[SURE]
+        else:
+            return ()
         try:
             return calibration(
-                labelled[LABEL].cast(pl.Float64).to_numpy(),
-                labelled[self._subject.judged].cast(pl.Float64).to_numpy(),
-                rng=self._rng,
+                came.cast(pl.Float64).to_numpy(), said.cast(pl.Float64).to_numpy(), rng=self._rng
             ).bins
         except TidegateError as error:
             self.notes.append(f"Calibration: {error.message}")

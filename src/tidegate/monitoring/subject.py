@@ -26,7 +26,11 @@ AT, LABEL, LABELLED_AT, FAILED = "arrived_at", "label", "labelled_at", "failed"
 """Columns of a table of records beside `input.*` and `output.*`: when it arrived, what came true (null:
 not known), when that was known, and whether the caller got an error."""
 
+DECIDED, SURE = "answer.class", "answer.probability"
+"""Columns that are made of one value a class: the likeliest class, and how likely it is said to be."""
+
 _EPOCH = date(1970, 1, 1)
+_WHOLE = 2.0**53
 
 
 class History(Protocol):
@@ -54,6 +58,9 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         outputs: Columns that come out.
         judged: The output column that is held against labels; empty: none is.
         task: What it predicts.
+        classes: Names of the classes, in the order of `scores`, or of the outcomes of an event that is
+            told in words.
+        scores: The output column with one probability a class; empty: there is none.
         threshold: Probabilities of at least this are acted upon.
         horizon_days: Days after which a label that has not come will not.
         costs: What decisions bring in money.
@@ -66,6 +73,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[str, ...]
     judged: str = ""
     task: Task = "none"
+    classes: tuple[str, ...] = ()
+    scores: str = ""
     threshold: float = 0.5
     horizon_days: int = 1
     costs: CostMatrix | None = None
@@ -87,8 +96,46 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
             task=self.task if judged else "none",
         )
 
+    def prepared(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return records with labels, and answers of several classes, in the form that is compared.
+
+        Labels of an event are 0 and 1, of a number numbers, of classes their names; what is none of
+        these is as good as missing (see `unreadable`). Done twice it changes nothing.
+        """
+        if self.scores in table.columns:
+            scores = pl.col(self.scores).cast(pl.List(pl.Float64))
+            places = scores.list.eval(pl.element().fill_nan(None)).list.arg_max()
+            names = dict(enumerate(self.classes))
+            table = table.with_columns(
+                places.replace_strict(names, default=None, return_dtype=pl.String).alias(DECIDED),
+                scores.list.max().alias(SURE),
+            )
+        if self.task == "none" or LABEL not in table.columns:
+            return table
+        if self.task == "multiclass":
+            named = [name for name in (self.judged, LABEL) if name in table.columns and name != DECIDED]
+            return table.with_columns(_class_name(name, table.schema[name]) for name in named)
+        label = pl.col(LABEL)
+        if table.schema[LABEL] == pl.String and len(self.classes) == 2:
+            no, yes = self.classes
+            number = label.replace_strict({no: 0.0, yes: 1.0}, default=None, return_dtype=pl.Float64)
+        else:
+            number = label.cast(pl.Float64, strict=False)
+        known = number.is_in([0.0, 1.0]) if self.task == "binary" else number.is_finite()
+        return table.with_columns(pl.when(known).then(number).otherwise(None).alias(LABEL))
+
+    def unreadable(self, table: pl.DataFrame) -> int:
+        """Return how many labels of a table, as it came, are none that the answer could be held against."""
+        if self.task == "none" or LABEL not in table.columns:
+            return 0
+        read = self.prepared(table)[LABEL]
+        strange = int(read.null_count() - table[LABEL].null_count())
+        if self.task == "multiclass" and self.classes:
+            strange += int((~read.drop_nulls().is_in(self.classes)).sum())
+        return strange
+
     def losses(self, table: pl.DataFrame, *, scale: float = 1.0) -> Floats:
-        """Return the loss of each row in [0, 1], NaN where there is no label.
+        """Return the loss of each prepared row in [0, 1], NaN where there is no label.
 
         Binary: (y - p)^2. Classes: 1 where it was wrong. Numbers: |y - f| / scale, at most 1.
         """
@@ -100,8 +147,18 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         given = table[self.judged].cast(pl.Float64).to_numpy()
         label = table[LABEL].cast(pl.Float64).to_numpy()
         if self.task == "binary":
-            return np.asarray((label - given) ** 2)
+            return np.asarray(np.minimum((label - given) ** 2, 1.0))
         return np.asarray(np.minimum(np.abs(label - given) / scale, 1.0))
+
+
+def _class_name(column: str, kind: pl.DataType) -> pl.Expr:
+    """Write classes as texts: 2.0 and 2 are the same class."""
+    value = pl.col(column)
+    if not kind.is_float():
+        return value.cast(pl.String)
+    whole = value.is_finite() & (value == value.floor()) & (value.abs() < _WHOLE)
+    short = pl.when(whole).then(value).cast(pl.Int64).cast(pl.String)
+    return pl.coalesce(short, pl.when(value.is_finite()).then(value).cast(pl.String)).alias(column)
 
 
 def subject_of(
@@ -117,9 +174,12 @@ def subject_of(
     Fields that monitors make nothing of are left out: keys, texts without categories, times, vectors.
     """
     declared = evaluation or Evaluation()
+    classes: tuple[str, ...] = ()
     try:
         judged = declared.judged(contract)
-        task: Task = _task(declared, contract, judged)
+        task = _task(declared, contract, judged)
+        if task == "multiclass" and not judged.is_scalar:
+            classes = _names(declared, contract, judged.shape[0] or 0)
     except InvalidSetting:  # several outputs, none declared: drift is watched, quality is not
         judged, task = None, "none"
     horizon_s = objectives.outcome_within_s if objectives else None
@@ -127,12 +187,17 @@ def subject_of(
     if threshold is None:
         threshold = declared.costs.threshold() if declared.costs else 0.5
     key = contract.key
+    scores = f"output.{judged.name}" if judged is not None and classes else ""
+    column = "" if judged is None or task == "none" else DECIDED if scores else f"output.{judged.name}"
+    outputs = tuple(f"output.{f.name}" for f in contract.output.fields if _watched(f))
     return Subject(
         service=service,
         inputs=tuple(f"input.{f.name}" for f in contract.input.fields if _watched(f) and f != key),
-        outputs=tuple(f"output.{f.name}" for f in contract.output.fields if _watched(f)),
-        judged=f"output.{judged.name}" if judged is not None and task != "none" else "",
+        outputs=(*outputs, DECIDED, SURE) if scores else outputs,
+        judged=column,
         task=task,
+        classes=classes or declared.classes,
+        scores=scores,
         threshold=threshold,
         horizon_days=max(1, int(np.ceil((horizon_s or 86_400.0) / 86_400))),
         costs=declared.costs,
@@ -141,13 +206,22 @@ def subject_of(
     )
 
 
+def _names(declared: Evaluation, contract: Contract, n_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes in the order of their probabilities: declared, or told beside them."""
+    beside = [field.categories for field in contract.output.fields if len(field.categories) == n_classes]
+    told = beside[0] if len(beside) == 1 else tuple(str(place) for place in range(n_classes))
+    return declared.classes or told
+
+
 def _task(declared: Evaluation, contract: Contract, judged: Field) -> Task:
+    """Return how single answers are judged; a ranking is judged by list, and is not."""
     kind = declared.kind(contract)
-    if kind == "binary":
-        return "binary"
-    if kind == "regression":
-        return "regression"
-    return "multiclass" if judged.is_scalar else "none"
+    if kind == "multiclass":
+        is_vector = len(judged.shape) == 1 and judged.shape[0] is not None
+        return "multiclass" if judged.is_scalar or is_vector else "none"
+    if kind == "ranking" or not judged.is_scalar:
+        return "none"
+    return "binary" if kind == "binary" else "regression"
 
 
 def _watched(field: Field) -> bool:

@@ -17,7 +17,16 @@ from tidegate.monitoring.part import EVERY_DAYS, PartMonitor
 from tidegate.monitoring.profile import block_counts, grids_of, profile_of
 from tidegate.monitoring.shift import ShiftMonitor, ShiftTest, mean_losses
 from tidegate.monitoring.signal import Finding, Severity
-from tidegate.monitoring.subject import FAILED, LABEL, LABELLED_AT, Subject, day_numbers, number_of
+from tidegate.monitoring.subject import (
+    FAILED,
+    LABEL,
+    LABELLED_AT,
+    SURE,
+    Subject,
+    day_numbers,
+    number_of,
+)
+from tidegate.monitoring.value import ValueMonitor, brought
 from tidegate.statistics.detector import RiskDetector
 from tidegate.statistics.histogram import Counts
 from tidegate.statistics.special import student_quantile
@@ -44,7 +53,7 @@ class DayView(msgspec.Struct, omit_defaults=True):
         base_rate: Mean label.
         risk: The detector's value over its limit; at 1 it alarms.
         p_values: Monitor and window -> p-value of its test.
-        values: Money per prediction on that day, where costs are declared.
+        value: Money per prediction on that day, where costs are declared.
     """
 
     on: date
@@ -125,6 +134,7 @@ class Watch:
             self._add_shift("label", (LABEL,), reference, block, None)
         self.parts = self._part_monitor(reference, losses, days)
         self._learn_losses(losses, block)
+        self.worth = self._value_monitor(reference, losses, block)
         self._estimates: deque[tuple[float, int]] = deque(maxlen=_WEEK)
         self._learn_expectation(reference, block)
 
@@ -197,10 +207,32 @@ class Watch:
         ) / np.sqrt(len(means))
         threshold = declared or upper * (1 + self.subject.monitoring.tolerance)
         threshold = float(min(max(threshold, 1e-3), 0.99))
-        limit = self._budget.limit("risk", labels_per_month=_MONTH_DAYS)
+        limit = self._limit
         # Rows of a day resemble each other, so that they are no bets of their own: a day is one.
         self.detector = RiskDetector(threshold=threshold, limit=limit)
-        self.spending["risk"] = Spending(self._budget.allowance("risk"), 1 / limit)
+        self.spending["risk"] = Spending(_MONTH_DAYS / limit, 1 / limit)
+
+    @property
+    def _limit(self) -> float:
+        """Mean days to a false alarm, of each monitor of realised quality: loss, and value where declared."""
+        halves = 2 if self.subject.costs is not None and self.subject.task == "binary" else 1
+        return halves * self._budget.limit("risk", labels_per_month=_MONTH_DAYS)
+
+    def _value_monitor(
+        self, reference: pl.DataFrame, losses: Floats, block: npt.NDArray[np.int64]
+    ) -> ValueMonitor | None:
+        known = np.isfinite(losses)
+        found = brought(self.subject, reference.filter(pl.Series(known))) if known.any() else None
+        if found is None or self.subject.costs is None:
+            return None
+        rows = np.bincount(block[known], minlength=self.n_days)
+        means = np.bincount(block[known], weights=found, minlength=self.n_days)[rows > 0] / rows[rows > 0]
+        if len(means) < 2:
+            return None
+        limit = self._limit
+        self.spending["value"] = Spending(_MONTH_DAYS / limit, 1 / limit)
+        tolerance = self.subject.monitoring.tolerance
+        return ValueMonitor(self.subject.costs, means, tolerance=tolerance, limit=limit)
 
     def _learn_expectation(self, reference: pl.DataFrame, block: npt.NDArray[np.int64]) -> None:
         """Draw weeks of the reference: how far does the loss that the model itself expects vary?"""
@@ -222,10 +254,16 @@ class Watch:
         self.spending["estimate"] = Spending(allowance, allowance / _MONTH_DAYS)
 
     def expected_loss(self, table: pl.DataFrame) -> Floats | None:
-        """Return the loss that the model itself expects of each row: p (1 - p); None for other tasks."""
+        """Return the loss that the model itself expects of each row; None where it says nothing of it.
+
+        Of an event p (1 - p), of classes the probability that the likeliest is wrong.
+        """
+        if self.subject.task == "multiclass" and SURE in table.columns and table.height:
+            sure = table[SURE].cast(pl.Float64).fill_nan(None).fill_null(0.5).to_numpy()
+            return np.asarray(np.clip(1 - sure, 0.0, 1.0))
         if self.subject.task != "binary" or not table.height:
             return None
-        given = table[self.subject.judged].cast(pl.Float64).fill_null(0.5).to_numpy()
+        given = table[self.subject.judged].cast(pl.Float64).fill_nan(None).fill_null(0.5).to_numpy()
         return np.asarray(given * (1 - given))
 
     def step(self, on: date, rows: pl.DataFrame, matured: pl.DataFrame) -> tuple[DayView, list[Finding]]:
@@ -292,8 +330,8 @@ class Watch:
             },
             remedy=_remedy(kind, first.kind),
             cost=""
-            if effect is None or self.reference_loss is None
-            else f"about {effect / self.reference_loss:+.1%} mean loss, by this field alone",
+            if effect is None or not self.reference_loss
+            else f"about {effect / self.reference_loss:+.1%} mean error, by this field alone",
         )
 
     def _silence(self, on: date) -> Finding:
@@ -329,7 +367,7 @@ class Watch:
             Finding(
                 kind="estimate",
                 subjects=("expected loss",),
-                title=f"The model expects a mean loss of {mean:.4f} instead of {self._expected_mean:.4f}",
+                title=f"The model expects a mean error of {mean:.4f} instead of {self._expected_mean:.4f}",
                 severity=Severity.NOTICE,
                 evidence={
                     "expected": mean,
@@ -339,7 +377,7 @@ class Watch:
                     "blind": "The model's own opinion: it cannot see that its probabilities are wrong.",
                 },
                 remedy="Look at the inputs that moved. If labels come late, ask for some now.",
-                cost=f"about {mean / self._expected_mean - 1:+.0%} mean loss, if its probabilities are right",
+                cost=f"about {mean / self._expected_mean - 1:+.0%} mean error, if it is right",
             )
         ]
 
@@ -359,6 +397,9 @@ class Watch:
         if self.subject.task != "multiclass":
             view.base_rate = float(labelled[LABEL].cast(pl.Float64).to_numpy().mean())
         view.value = self.value_of(labelled)
+        if self.worth is not None and view.value is not None:
+            self.spending["value"].n_tests += 1
+            findings += self.worth.take(view.value, view.n_labelled)
         if self.parts is not None:
             self.parts.take(number_of(view.matured_on), labelled, losses[known])
             if self.parts.is_due:
@@ -369,17 +410,8 @@ class Watch:
 
     def value_of(self, labelled: pl.DataFrame) -> float | None:
         """Return the money that a prediction brought, on average over rows with labels."""
-        costs = self.subject.costs
-        if costs is None or self.subject.task != "binary" or not labelled.height:
-            return None
-        acted = labelled[self.subject.judged].to_numpy() >= self.subject.threshold
-        happened = labelled[LABEL].cast(pl.Float64).to_numpy() > 0
-        brought = np.where(
-            acted,
-            np.where(happened, costs.true_positive, costs.false_positive),
-            np.where(happened, costs.false_negative, costs.true_negative),
-        )
-        return float(brought.mean())
+        found = brought(self.subject, labelled) if labelled.height else None
+        return None if found is None else float(found.mean())
 
     def _risk(self, view: DayView) -> list[Finding]:
         detector = self.detector
@@ -397,7 +429,7 @@ class Watch:
             Finding(
                 kind="risk",
                 subjects=("realised loss",),
-                title=f"Mean loss is above {threshold:.4f}, and has been for about {since} days",
+                title=f"Mean error is above {threshold * self.scale:.4g}, for about {since} days by now",
                 severity=Severity.CRITICAL,
                 evidence={
                     "rule": "e-SR detector over days",
@@ -409,7 +441,7 @@ class Watch:
                     "coverage": view.n_labelled / max(1, view.n_matured),
                 },
                 remedy="Roll back if a version was released since; else retrain on rows from the change on.",
-                cost=f"{view.realised_loss / self.reference_loss - 1:+.0%} mean loss on the last such day",
+                cost=f"{view.realised_loss / self.reference_loss - 1:+.0%} mean error on the last such day",
             )
         ]
 
@@ -422,7 +454,8 @@ def _remedy(monitor: str, kind: str) -> str:
 
 def _in_words(shift: Any) -> str:
     what, before, now = shift.moved
-    return f"{what}: {before:.1%} to {now:.1%}"
+    share = "share" if what.startswith(("below ", "above ", "missing", "any other")) else "share of"
+    return f"{share} {what}: {before:.1%} to {now:.1%}"
 
 
 _REMEDIES: Mapping[str, str] = {

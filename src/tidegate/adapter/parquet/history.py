@@ -123,6 +123,10 @@ def _minute(day: date) -> int:
 
 
 def _plain(table: pl.DataFrame) -> pl.DataFrame:
-    """Write categories as texts, so that those of two contracts go together."""
-    enums = [name for name, kind in table.schema.items() if isinstance(kind, pl.Enum | pl.Categorical)]
-    return table.with_columns(pl.col(enums).cast(pl.String)) if enums else table
+    """Write categories as texts and vectors as lists, so that those of two contracts go together."""
+    plain = {
+        name: pl.List(kind.inner) if isinstance(kind, pl.Array) else pl.String()
+        for name, kind in table.schema.items()
+        if isinstance(kind, pl.Enum | pl.Categorical | pl.Array)
+    }
+    return table.cast(plain) if plain else table  # type: ignore[arg-type]  # a dict's keys are invariant
