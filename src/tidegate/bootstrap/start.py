@@ -24,6 +24,7 @@ from tidegate.core.digest import digest_file
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.operation.release import deploy_first
 from tidegate.operation.version import list_services, list_versions
+from tidegate.registry.store import StoreUnavailable
 from tidegate.registry.version import Version
 
 CONTRACT_SUFFIX = ".contract.py"
@@ -102,20 +103,28 @@ def prepare_model(local: Local, path: Path, *, name: str | None = None) -> Prepa
 
 
 def prepare_home(local: Local) -> Prepared:
-    """Take what the home has.
+    """Take what the home has: its routes, and the first version of every service that has none.
 
     Raises:
-        NotFound: It has no route, and not exactly one service that could get one.
+        NotFound: Nothing is registered.
+        StoreUnavailable: The database cannot be reached, and there is no route to go by.
     """
     notes: list[str] = []
-    if not local.routes.read().services:
+    routed = local.routes.read().services
+    try:
         known = list_services(local.unit)
-        if len(known) != 1:
-            raise NotFound(
-                f"{local.home.root} has {len(known)} registered services and no route.",
-                hint="Name a service's folder or a model file: tidegate up FOLDER",
-            )
-        _deploy(local, known[0], notes)
+    except StoreUnavailable as error:
+        if not routed:
+            raise
+        known = []
+        notes.append(f"What else is registered is not known: {error.message}")
+    if not known and not routed:
+        raise NotFound(
+            f"Nothing is registered in {local.home.root}.",
+            hint="Name a service's folder or a model file: tidegate up FOLDER",
+        )
+    for service in known:
+        _deploy(local, service, notes)
     return _routed(local, notes)
 
 
@@ -165,7 +174,7 @@ def serve(local: Local) -> NoReturn:
         os.environ[STORE_VARIABLE] = local.settings.online_store
     if local.settings.alert_urls:
         os.environ["TIDEGATE_ALERT_URLS"] = local.settings.alert_urls
-    local.unit.close()
+    local.close()
     sys.stdout.flush()
     line = command("supervisor", local.settings.server)
     os.execv(line[0], line)  # noqa: S606 - our own interpreter, by a list of arguments

@@ -210,7 +210,7 @@ def _infer_objects(name: str, column: Column, source: str, doc: str) -> Field:
         free: tuple[int | None, ...] = (None,) * present[0].ndim
         return msgspec.structs.replace(element, shape=free, optional=False, categories=(), doc=doc)
     if _all(present, str):
-        distinct = sorted(set(present))
+        distinct = sorted({str(value) for value in present})  # numpy's own str is none that JSON knows
         if len(distinct) <= min(MAX_INFERRED_CATEGORIES, len(present) // _MIN_ROWS_PER_CATEGORY):
             return Field(name, DataType.CATEGORY, categories=tuple(distinct), optional=optional, doc=doc)
         return Field(name, DataType.STRING, optional=optional, doc=doc)

@@ -8,6 +8,7 @@ import sys
 import joblib
 import lightgbm as lgb
 import numpy as np
+import pandas as pd
 import pytest
 import skops.io
 import xgboost as xgb
@@ -74,6 +75,29 @@ def test_a_file_with_rows_is_converted(models, table, rebuild, name):
 
     assert prepared.spec.kind == "onnx"
     np.testing.assert_allclose(rebuild(prepared).predict(prepared.sample)["probability"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".ubj"])
+def test_a_file_alone_knows_the_categories_it_was_fitted_on(flights, rebuild, tmp_path, suffix):
+    frame, late = flights
+    typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
+    quiet = {"n_estimators": 5, "n_jobs": 1}
+    if suffix == ".txt":
+        fitted = lgb.LGBMClassifier(**quiet, verbose=-1, min_data_per_group=5, cat_smooth=0).fit(typed, late)
+        fitted.booster_.save_model(tmp_path / "m.txt")
+    else:
+        fitted = xgb.XGBClassifier(**quiet, enable_categorical=True).fit(typed, late)
+        fitted.save_model(tmp_path / f"m{suffix}")
+
+    prepared = prepare(tmp_path / f"m{suffix}")
+    columns = {"carrier": frame["carrier"].to_numpy(object)}
+    columns |= {name: frame[name].to_numpy(float) for name in ("distance", "dep time")}
+    answer = rebuild(prepared).predict(
+        Batch.of(dict(zip(prepared.contract.input.names, columns.values(), strict=True)))
+    )
+
+    assert prepared.contract.input.by_name["carrier"].categories == ("UA", "B6", "AA")
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", KINDS)

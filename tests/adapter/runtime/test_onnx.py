@@ -204,6 +204,14 @@ def test_a_graph_of_fixed_first_dimension_is_run_once_a_row(tmp_path):
     assert answer["y"].tolist() == [[[0, -1]], [[-2, -3]], [[-4, -5]]]
 
 
+def test_a_graph_of_single_values_is_run_once_a_row(tmp_path):
+    path = save(unary("Neg", FLOAT, ()), tmp_path / "m.onnx")
+
+    answer = open_graph(path).predict(Batch.of({"x": np.arange(3, dtype=np.float32)}))
+
+    assert answer["y"].tolist() == [0, -1, -2]
+
+
 def test_an_output_whose_shape_follows_values_is_still_answered(tmp_path):
     model = graph(
         [("x", INT64, (None, 1))],

@@ -13,6 +13,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -212,6 +213,60 @@ def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, re
     answer = rebuild(prepared).predict(prepared.sample)
 
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        lambda x, y: xgb.XGBRegressor(**XGB).fit(x, np.stack([y, -y], axis=1)),
+        lambda x, y: xgb.XGBRegressor(**XGB, objective="reg:quantileerror", quantile_alpha=[0.1, 0.9]).fit(
+            x, y
+        ),
+        lambda x, y: xgb.XGBRegressor(**XGB, multi_strategy="multi_output_tree").fit(
+            x, np.stack([y, -y], axis=1)
+        ),
+    ],
+    ids=["two targets", "two quantiles", "trees of two"],
+)
+def test_a_booster_of_several_targets_gives_a_vector(table, rebuild, fit):
+    x, fitted = table["x"], fit(table["x"], table["number"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.contract.output.fields[0].shape == (2,)
+    np.testing.assert_allclose(answer["prediction"], fitted.predict(x), rtol=1e-4)
+
+
+def test_a_linear_booster_answers_as_it_does_in_its_library(table, rebuild):
+    x = table["x"]
+    fitted = xgb.XGBRegressor(booster="gblinear", n_estimators=5, nthread=1).fit(x, table["number"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    np.testing.assert_allclose(answer["prediction"], fitted.predict(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["list", "array", "series"])
+def test_a_vectoriser_of_texts_takes_one_text_a_row(rebuild, form):
+    texts = [
+        "a good film",
+        "a bad film",
+        "the best",
+        "the worst",
+    ] * 25  # so few that they look like categories
+    fitted = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(texts, ["up", "down"] * 50)
+    sample = {"list": texts, "array": np.array(texts), "series": pd.Series(texts)}[form]
+
+    prepared = prepare(fitted, sample)
+    others = ["a good one", "Never seen", ""]
+    [name] = prepared.contract.input.names
+    answer = rebuild(prepared).predict(Batch.of({name: np.array(others, object)}))
+
+    assert prepared.contract.input.fields[0].type is DataType.STRING
+    assert answer["label"].tolist() == fitted.predict(others).tolist()
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(others)[:, 1], atol=1e-5)
 
 
 def test_a_model_that_cannot_be_converted_stays_native_and_says_why(table, rebuild):

@@ -81,6 +81,13 @@ def test_sequences_are_refused_with_the_way_out():
         signature_of(open_session(model.SerializeToString()))
 
 
+def test_a_graph_without_any_input_is_refused():
+    model = graph([], [("y", FLOAT, (1,))], [("Constant", [], ["y"], {"value_floats": [1.0]})])
+
+    with pytest.raises(InvalidSetting, match="takes no input"):
+        signature_of(open_session(model.SerializeToString()))
+
+
 def test_a_model_file_alone_becomes_one_field_a_tensor(tmp_path):
     model = graph(
         [("input.1", FLOAT, (None, 3)), ("s", STRING, (None,))],

@@ -136,9 +136,11 @@ def _recognise_lightgbm(model: Any, sample: Any) -> FittedModel:
     lists = booster.pandas_categorical or []
     if lists:
         named = [name for name in _categorical_columns(sample) if not names or name in names]
+        named = named or lightgbm.categorical_features(booster)
         if len(named) != len(lists):
             raise InvalidSetting(
-                f"The LightGBM model has {len(lists)} categorical features, and which they are is not in it.",
+                f"The LightGBM model has {len(lists)} categorical features, and which they are is not known "
+                "here.",
                 hint="Register it with the pandas frame it was fitted on as the sample: "
                 "tg.register(name, model, sample=X).",
             )
@@ -155,13 +157,14 @@ def _recognise_xgboost(model: Any, sample: Any) -> FittedModel:
         booster = booster[: int(best) + 1]
     names = tuple(booster.feature_names or ())
     columns = _categorical_columns(sample)
-    if "c" in (booster.feature_types or ()) and not columns:
+    known = xgboost.categories_of(booster)  # the model's own count before what a frame has today
+    if (booster.feature_types or []).count("c") > len(known) and not columns:
         raise InvalidSetting(
             "The XGBoost model has categorical features, and their values are not known here.",
             hint="Register it with the pandas frame it was fitted on as the sample: "
             "tg.register(name, model, sample=X).",
         )
-    codes = {name: tuple(map(str, sample[name].cat.categories)) for name in columns}
+    codes = {name: tuple(map(str, sample[name].cat.categories)) for name in columns} | known
     classes = _plain_classes(getattr(model, "classes_", None))
     return FittedModel(model, "xgboost", booster, names, booster.num_features(), classes, codes)
 

@@ -65,6 +65,19 @@ def classes_of(booster: Any) -> tuple[int, ...]:
     return tuple(range(booster.num_model_per_iteration())) if objective.startswith("multiclass") else ()
 
 
+def categorical_features(booster: Any) -> list[str]:
+    """Return the features whose values the model's file lists one by one, as it does for categories."""
+    text = booster.model_to_string(num_iteration=1)
+    match = re.search(r"^feature_infos=(.*)$", text, re.MULTILINE)
+    infos = match[1].split(" ") if match else []
+    # a range stands in brackets, and what never varied is called none
+    return [
+        name
+        for name, info in zip(booster.feature_name(), infos, strict=False)
+        if not info.startswith("[") and info != "none"
+    ]
+
+
 def signature_of(booster: Any, classes: tuple[Any, ...] = ()) -> Signature:
     """Describe what a booster takes and gives."""
     known = classes or classes_of(booster)

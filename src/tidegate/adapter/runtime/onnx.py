@@ -150,7 +150,7 @@ class OnnxPredictor:
         for row in range(batch.n_rows):
             one = batch.rows(row, row + 1)
             try:
-                feed = {gather.binding.tensor: gather.tensor(one)[0] for gather in self._gathers}
+                feed = {gather.binding.tensor: gather.tensor(one)[0, ...] for gather in self._gathers}
                 answers.append(self._session.run(self._tensors, feed))
             except ENGINE_ERRORS as error:
                 raise self._failure(error) from error

@@ -62,6 +62,10 @@ class Preparation:
         self._rows = to_batch(fields, {field.name: columns[source] for source, field in self._features})
         frame = self._needs_frame()
         self._frame = tuple(sources) if frame else ()
+        self._is_list = not frame and self._takes_list()
+        if self._is_list and contract is None:  # however few texts the sample repeats, others will come
+            fields = [msgspec.structs.replace(fields[0], type=DataType.STRING, categories=())]
+            self._features = [(sources[0], fields[0])]
         outputs = fitted.outputs(self._table(self._rows.rows(0, min(8, self._rows.n_rows))))
         self._contract = contract or Contract(Schema(tuple(fields)), Schema(output_fields(outputs)))
         self._native = self._native_binding(outputs)
@@ -104,8 +108,29 @@ class Preparation:
             return False
         return bool(self._fitted.features)
 
+    def _takes_list(self) -> bool:
+        """Tell whether it takes one text a row, not a row of one text: vectorisers of text do."""
+        if self._fitted.kind != "skops" or len(self._features) != 1:
+            return False
+        field = self._features[0][1]
+        if not (field.is_scalar and field.type.is_text):
+            return False
+        texts = self._rows.rows(0, 1)[field.name]
+        run = self._fitted.run(frozenset({"variable"}))
+        try:
+            run(texts.reshape(-1, 1))
+        except Exception:  # noqa: BLE001 - a step raises what it likes
+            try:
+                run(texts)
+            except Exception:  # noqa: BLE001 - it takes neither: what it says of rows is told later
+                return False
+            return True
+        return False
+
     def _table(self, batch: Batch) -> Any:
         """Return rows as the model takes them."""
+        if self._is_list:
+            return batch[self._features[0][1].name]
         if self._frame:
             return make_frame({source: batch[field.name] for source, field in self._features})
         names = tuple(field.name for _, field in self._features)
@@ -119,7 +144,7 @@ class Preparation:
             field.type.dtype.hasobject and field.name not in self._codes for _, field in self._features
         )
         kind = DataType.STRING if is_text and not self._frame else table_type(self._fitted)
-        table = InputBinding(TABLE, names, kind, (len(names),), self._codes)
+        table = InputBinding(TABLE, names, kind, () if self._is_list else (len(names),), self._codes)
         return Binding((table,), bind_outputs(self._contract.output, Signature((), outputs)))
 
     def _native_options(self) -> NativeOptions:

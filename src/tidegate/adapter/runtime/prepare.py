@@ -156,12 +156,18 @@ def _prepare_file(
     fields = {name: as_field_name(name) for name in names}
     if contract is None:
         optional = _takes_gaps(fitted, wanted, np.full((2, len(names)), np.nan))
-        columns = tuple(Field(field, DataType.FLOAT64, optional=optional) for field in fields.values())
+        columns = tuple(
+            Field(field, DataType.CATEGORY, optional=optional, categories=fitted.codes[name])
+            if name in fitted.codes
+            else Field(field, DataType.FLOAT64, optional=optional)
+            for name, field in fields.items()
+        )
         contract = Contract(Schema(columns), Schema(output_fields(outputs)))
     signature = Signature((Tensor(TABLE, table_type(fitted), (len(names),)),), outputs)
     named = [fields[name] for name in names]
     known = all(field in contract.input.by_name for field in named)
-    binding = bind(contract, signature, features=named if known else None)
+    codes = {fields[name]: values for name, values in fitted.codes.items() if name in fields}
+    binding = bind(contract, signature, features=named if known else None, codes=codes)
     options = NativeOptions(binding.to_options(), (), fitted.classes, tuple(trusted))
     note = (
         f"It stays a {fitted.title} in its own format: without real rows no conversion can be shown to "

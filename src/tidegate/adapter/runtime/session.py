@@ -61,7 +61,7 @@ def open_session(model: Path | bytes, *, n_threads: int = 1, spin: bool = False)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3  # errors only: warnings of optimisers are not for operators
+    options.log_severity_level = 4  # what fails is raised, and told here in words without any value
     spinning = "1" if spin and n_threads > 1 else "0"
     options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")

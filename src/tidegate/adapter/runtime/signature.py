@@ -37,8 +37,13 @@ def signature_of(session: ort.InferenceSession) -> Signature:
     Where the graph leaves an output's shape open, a run on zeros and one on ones tell.
 
     Raises:
-        InvalidSetting: It has an input or output that is not a dense tensor.
+        InvalidSetting: It has an input or output that is not a dense tensor, or no input at all.
     """
+    if not session.get_inputs():
+        raise InvalidSetting(
+            "The ONNX model takes no input, so there is nothing to predict from.",
+            hint="Its inputs may have become constants when it was exported: export it again.",
+        )
     free = all(node.shape and not isinstance(node.shape[0], int) for node in session.get_inputs())
     fixed = all(isinstance(dim, int) for node in session.get_inputs() for dim in node.shape[1:])
     runs = [_run(session, n_rows, value) for n_rows, value in ((1, 0), (2, 1))] if free else [None, None]

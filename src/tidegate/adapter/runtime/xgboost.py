@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def objective_of(booster: Any) -> str:
     return name
 
 
+def booster_of(booster: Any) -> str:
+    """Return what it is made of: `gbtree`, `dart` or `gblinear`."""
+    name: str = json.loads(booster.save_config())["learner"]["gradient_booster"]["name"]
+    return name
+
+
 def classes_of(booster: Any) -> tuple[int, ...]:
     """Return the classes as XGBoost numbers them; none for what is no classifier with scores."""
     objective = objective_of(booster)
@@ -82,18 +89,55 @@ def classes_of(booster: Any) -> tuple[int, ...]:
 def signature_of(booster: Any, classes: tuple[Any, ...] = ()) -> Signature:
     """Describe what a booster takes and gives."""
     known = classes or classes_of(booster)
-    outputs = classifier_outputs(known) if known else (Tensor("variable", DataType.FLOAT32),)
+    if known:
+        outputs = classifier_outputs(known)
+    else:
+        width = width_of(booster)
+        outputs = (Tensor("variable", DataType.FLOAT32, (width,) if width > 1 else ()),)
     return table_signature(booster.num_features(), DataType.FLOAT32, outputs)
+
+
+def width_of(booster: Any) -> int:
+    """Return how many values a booster gives a row: one a target, or a quantile."""
+    learner = json.loads(booster.save_config())["learner"]
+    return int(learner["learner_model_param"].get("num_target", 1))
+
+
+def categories_of(booster: Any) -> dict[str, tuple[str, ...]]:
+    """Return feature -> its categories in the order of the codes, of what the model itself knows.
+
+    Models of XGBoost 3.1 and newer hold the names of the categories that they were fitted on; older
+    ones, and those fitted on codes, hold none.
+    """
+    if "c" not in (booster.feature_types or ()):
+        return {}
+    model = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]
+    stored = model.get("gbtree", model)["model"].get("cats", {}).get("enc", [])
+    names = booster.feature_names or [f"feature_{position}" for position in range(len(stored))]
+    found = {}
+    for name, kind, column in zip(names, booster.feature_types, stored, strict=False):
+        offsets = column.get("offsets")
+        if kind == "c" and offsets:  # texts, one after the other; numbers have no offsets
+            data = bytes(value & 0xFF for value in column["values"])
+            found[name] = tuple(data[a:b].decode() for a, b in pairwise(offsets))
+    return found
 
 
 def run_of(booster: Any, classes: tuple[Any, ...] = (), *, n_threads: int = 1) -> Run:
     """Return a function that calls a booster."""
+    import xgboost as xgb
+
     known = classes or classes_of(booster)
     to_label = labels_of(known) if known else None
     booster.set_param({"nthread": n_threads})
 
+    is_linear = booster_of(booster) == "gblinear"
+
     def run(table: Any) -> dict[str, Any]:
-        answer = np.asarray(booster.inplace_predict(table, validate_features=False))
+        if is_linear:  # has no prediction in place
+            answer = np.asarray(booster.predict(xgb.DMatrix(table), validate_features=False))
+        else:
+            answer = np.asarray(booster.inplace_predict(table, validate_features=False))
         return {"variable": answer} if to_label is None else classifier_answers(answer, to_label)
 
     return run

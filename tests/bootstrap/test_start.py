@@ -1,0 +1,60 @@
+"""A home is made ready to be served."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.system.model import write_sum
+from tidegate.bootstrap.local import Local
+from tidegate.bootstrap.publish import publish
+from tidegate.bootstrap.setting import Settings
+from tidegate.bootstrap.start import prepare_home
+from tidegate.core.error import NotFound
+from tidegate.registry.store import StoreUnavailable
+
+NOBODY = "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1"
+
+
+def settings(tmp_path, **others):
+    return Settings(home=str(tmp_path / "home"), **others)
+
+
+def register(tmp_path, *names):
+    model = tmp_path / "sum.onnx"
+    write_sum(model, 1.0)
+    with Local(settings(tmp_path)) as local:
+        for name in names:
+            publish(local, name, model)
+
+
+def test_everything_that_is_registered_is_served(tmp_path):
+    register(tmp_path, "one", "two")
+    with Local(settings(tmp_path)) as local:
+        first = prepare_home(local)
+    register(tmp_path, "three", "one")
+
+    with Local(settings(tmp_path)) as local:
+        prepared = prepare_home(local)
+
+    assert first.services == {"one": 1, "two": 1}
+    assert prepared.services == {"one": 1, "two": 1, "three": 1}, "a later version gets no traffic by itself"
+    assert [note.split(":")[0] for note in prepared.notes] == ["First deployment of three"]
+
+
+def test_an_empty_home_is_refused(tmp_path):
+    with Local(settings(tmp_path)) as local, pytest.raises(NotFound, match="Nothing is registered"):
+        prepare_home(local)
+
+
+def test_what_has_a_route_is_served_without_the_database(tmp_path):
+    register(tmp_path, "one")
+    with Local(settings(tmp_path, database_url=NOBODY)) as local, pytest.raises(StoreUnavailable):
+        prepare_home(local)
+    with Local(settings(tmp_path)) as local:
+        prepare_home(local)
+
+    with Local(settings(tmp_path, database_url=NOBODY)) as local:
+        prepared = prepare_home(local)
+
+    assert prepared.services == {"one": 1}
+    assert "is not known" in prepared.notes[0]
