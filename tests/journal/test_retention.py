@@ -18,6 +18,8 @@ from tidegate.journal.record import Outcome
 from tidegate.journal.retention import RetentionPolicy, SegmentKeeper, cleared
 from tidegate.journal.tailer import Tailer
 from tidegate.journal.tally import merge
+from tidegate.journal.watch import Watch
+from tidegate.journal.watched import unwatch, watch
 
 DAY_S = 86_400
 OLD = RetentionPolicy(keep_days=1)
@@ -193,6 +195,18 @@ def test_an_outcome_that_waits_keeps_its_prediction(place: Place) -> None:
     counts = place.ledger.outcome_counts()
     assert (counts.joined, counts.unknown) == (1, 0)
     assert place.reasons() <= {"", "it grows, or is not counted to its end"}
+
+
+def test_a_release_that_is_under_way_keeps_its_services_segments(place: Place) -> None:
+    place.write()
+    place.tailer.poll()
+    place.clock.forward(3 * DAY_S)
+    watch(place.ledger, Watch("r1", "delay", 1, 2))
+    early = place.keeper.clear(OLD)
+    unwatch(place.ledger, "r1")
+
+    assert early.count == 0
+    assert place.keeper.clear(OLD).count == 3
 
 
 def test_above_the_size_the_oldest_go_and_the_others_stay(place: Place) -> None:

@@ -16,6 +16,8 @@ from tidegate.core.error import TidegateError
 from tidegate.core.principal import SYSTEM
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.retention import RetentionPolicy, SegmentKeeper
+from tidegate.journal.slice import roll_up
+from tidegate.journal.tally import US_PER_MINUTE
 from tidegate.operation.retention import KeptJournal, Maturity, kept_journal
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tidegate.retention")
 _ROUND_S = 60.0
+_ROLL_MINUTES = 60
 
 
 class Retention:
@@ -49,12 +52,14 @@ class Retention:
             policy: When segments go.
             records_keep_days: Days after which files of records are deleted; 0: never.
         """
+        self._ledger = ledger
         self._store = store
         self._policy = policy
         self._records_keep_days = records_keep_days
         self._cleared_on: date | None = None
         self._next_s = 0.0
         self._local = None if settings is None else Local(settings, principal=SYSTEM)
+        self._rolled = 0
         self._maturity: Maturity | None = None
         self._keeper: SegmentKeeper | None = None
         if self._local is not None and store is not None and (policy.keep_days or policy.max_bytes):
@@ -87,10 +92,19 @@ class Retention:
         if self._store is not None and self._records_keep_days and self._cleared_on != today:
             self._store.retain(self._records_keep_days, today=today)
             self._cleared_on = today
+        self._roll_up()
         if self._keeper is not None:
             gone = self._keeper.clear(self._policy)
             if gone.count:
                 _log.info("journal.cleared segments=%d bytes=%d", gone.count, gone.size_bytes)
+
+    def _roll_up(self) -> None:
+        """Put counts by slice of old minutes together, an hour at a time."""
+        now_minute = SystemClock().wall_us() // US_PER_MINUTE
+        if now_minute // _ROLL_MINUTES != self._rolled:
+            with self._ledger.transaction():
+                if not roll_up(self._ledger.connection, now_minute):
+                    self._rolled = now_minute // _ROLL_MINUTES
 
     def close(self) -> None:
         """Give the database back."""

@@ -100,6 +100,7 @@ class VersionLoader:
             tolerances=tolerances(manifest.contract.output, manifest.objectives.tolerance),
             features=features,
             cache=manifest.cache,
+            slicing=manifest.slicing,
         )
         checks = manifest.check_inputs
         if checks is not None and executor.is_there:

@@ -214,6 +214,50 @@ def count(service: str | None, since: int | None, home: Path | None, as_json: bo
 
 
 @journal.command(
+    epilog="\b\nExamples:\n  tidegate journal slices flight-delay --since 24h\n"
+    "  tidegate journal slices flight-delay --version 3 --json"
+)
+@click.argument("service")
+@click.option("--version", type=int, help="Only records of this version.")
+@click.option("--since", type=Moment(), help="Only from this time on: 2026-11-20T14:00 (UTC) or 15m.")
+@home_option
+@json_option
+def slices(service: str, *, version: int | None, since: int | None, home: Path | None, as_json: bool) -> None:
+    """Show SERVICE's traffic and quality by slice, as counted so far: of each field the worst first.
+
+    Slices are the fields that `tg.Monitoring(slices=...)` declares, and the protected ones.
+    """
+    from tidegate.operation.journal import slices as read_views
+
+    place = open_local(home, must_exist=True).home
+    found = read_views(
+        place.ledger, service, version=version, since_minute=0 if since is None else since // 60_000_000
+    )
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ("field", "value", "#rows", "#share", "#failed", "#us", "#output", "#outcomes", "#mean", "#loss",
+         "#rest"),
+        [
+            (each.field, each.value, each.rows, f"{each.share:.1%}", each.failed, f"{each.mean_us:.0f}",
+             _figure(each.mean_score), each.joined, _figure(each.mean_outcome), _figure(each.mean_loss),
+             _figure(each.rest_loss))
+            for each in found
+        ],
+    )  # fmt: skip
+    if not found:
+        click.echo(
+            f"Nothing of {service!r} is counted by slice. Declare some with "
+            'tg.Monitoring(slices=("FIELD",)): what is answered from then on is.'
+        )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+@journal.command(
     epilog="\b\nExamples:\n  tidegate journal export parquet/\n"
     "  tidegate journal export parquet/ flight-delay --since 24h"
 )

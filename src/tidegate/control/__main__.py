@@ -22,6 +22,7 @@ from tidegate.bootstrap.push import Pusher
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.watcher import Watcher, make_watcher
 from tidegate.control.app import make_app
+from tidegate.control.journal import JournalCollector
 from tidegate.control.metric import WatchCollector, exposition
 from tidegate.control.traffic import RollBack, SafeMode, Word
 from tidegate.core.error import NotFound
@@ -133,7 +134,9 @@ class LocalPlane:
 
     def metrics(self) -> bytes:
         watched = WatchCollector(self.controller.behind_bytes, self.watcher.open_signals)
-        return exposition(self._local.home.metrics, watched)
+        home = self._local.home
+        journal = JournalCollector(home.journal, home.ledger, clock=self._local.clock)
+        return exposition(home.metrics, watched, journal)
 
 
 _SAY = {

@@ -10,20 +10,21 @@ For keys it keeps sorted blocks of key hash, event time and id, as long as `wind
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.core.error import NotFound
+from tidegate.core.error import Corrupt, NotFound
 from tidegate.core.identifier import uuid7_time_ms
 from tidegate.journal.codec import FORMAT, STREAM, TURN, TURN_HEAD
 from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mask_of
 from tidegate.journal.ledger import Ledger
-from tidegate.journal.plain import plain_row
-from tidegate.journal.reader import SegmentReader
+from tidegate.journal.plain import plain, plain_row
+from tidegate.journal.reader import Frame, SegmentReader
 from tidegate.journal.record import Flag, RecordKind, Stream
 from tidegate.journal.tally import US_PER_MINUTE, TallyKey
 
@@ -60,6 +61,7 @@ class Match(NamedTuple):
     arrived_us: int
     outputs: dict[str, Any]
     instead: bool = False  # somebody else answered in the version's place
+    parts: Mapping[str, Any] = {}  # the inputs by which its stream is counted apart
 
     @property
     def key(self) -> TallyKey:
@@ -245,23 +247,46 @@ class PredictionIndex:
             found += [(_Place(*row[:4]), row[4], row[5]) for row in rows]
         return sorted(found)
 
-    def _search(
-        self, place: _Place, wanted: Mapping[bytes, Sequence[int]], found: dict[Target, list[Match]]
-    ) -> None:
+    def turns_between(self, first_ms: int, last_ms: int) -> Iterator[Turns]:
+        """Give the turns of all blocks that may hold requests which began between two times, once each.
+
+        Others are among them. What cannot be read is left out: whoever counted it has said so.
+        """
+        self._knows_spans = False  # another one may have added blocks
+        for place, _, _ in self._blocks_between(first_ms, last_ms):
+            groups: dict[tuple[int, int], list[memoryview]] = {}
+            for frame in self._frames(place):
+                body = frame.body
+                groups.setdefault((int.from_bytes(body[2:4], "little"), mask_of(body)), []).append(body)
+            for (number, mask), bodies in groups.items():
+                codec = self.codec_of(place.segment, number)
+                if codec is not None:
+                    with suppress(Corrupt):
+                        yield Turns(codec, mask, bodies)
+
+    def _frames(self, place: _Place) -> Iterator[Frame]:
+        """Give the turns' frames of one block; none where the segment has been cleared away since."""
         try:
             reader = SegmentReader(
                 self._folder / f"{place.name}.open",
                 position=place.start,
                 chunk_bytes=place.stop - place.start,
             )
-        except NotFound:  # it has been cleared away since
+        except NotFound:
             return
-        groups: dict[tuple[int, int], list[memoryview]] = {}
         with reader:
             for frame in reader.read():
-                body = frame.body
-                if frame.offset < place.stop and body[0] == TURN and body[1] == FORMAT and _has(body, wanted):
-                    groups.setdefault((int.from_bytes(body[2:4], "little"), mask_of(body)), []).append(body)
+                if frame.offset < place.stop and frame.body[0] == TURN and frame.body[1] == FORMAT:
+                    yield frame
+
+    def _search(
+        self, place: _Place, wanted: Mapping[bytes, Sequence[int]], found: dict[Target, list[Match]]
+    ) -> None:
+        groups: dict[tuple[int, int], list[memoryview]] = {}
+        for frame in self._frames(place):
+            body = frame.body
+            if _has(body, wanted):
+                groups.setdefault((int.from_bytes(body[2:4], "little"), mask_of(body)), []).append(body)
         for (number, mask), bodies in groups.items():
             codec = self.codec_of(place.segment, number)
             if codec is not None:
@@ -323,5 +348,15 @@ def _pick(turns: Turns, wanted: Mapping[bytes, Sequence[int]], found: dict[Targe
                     int(turns.arrived_us[position]),
                     plain_row(turns.outputs, firsts[position] + row),
                     bool(flags[position] & Flag.FALLBACK),
+                    _parts(turns, firsts[position] + row),
                 )
                 found.setdefault((request, row), []).append(match)
+
+
+def _parts(turns: Turns, row: int) -> dict[str, Any]:
+    """Return what a row has in the fields by which its stream is counted apart."""
+    fields = turns.stream.slicing.fields
+    inputs = turns.inputs if fields else None
+    if inputs is None:
+        return {}
+    return {each.field: plain(inputs[each.field][row]) for each in fields if each.field in inputs.columns}

@@ -20,6 +20,7 @@ from tidegate.journal.pair import SCHEMA as PAIR_SCHEMA
 from tidegate.journal.pair import PairKey, PairTally, read_pairs
 from tidegate.journal.reader import Damage, End
 from tidegate.journal.record import RecordKind
+from tidegate.journal.slice import SCHEMA as SLICE_SCHEMA
 from tidegate.journal.tally import Tally, TallyKey
 from tidegate.journal.watch import SCHEMA as WATCH_SCHEMA
 
@@ -254,7 +255,7 @@ class Ledger:
                     hint="Move it away: it is counted again from the journal.",
                     path=str(self.path),
                 )
-            for statement in f"{PAIR_SCHEMA};{WATCH_SCHEMA};{_CLEARED}".split(";"):
+            for statement in f"{PAIR_SCHEMA};{WATCH_SCHEMA};{SLICE_SCHEMA};{_CLEARED}".split(";"):
                 connection.execute(statement)
 
     def _read_commits(self) -> int:

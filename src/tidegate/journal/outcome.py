@@ -23,6 +23,7 @@ from tidegate.core.identifier import format_prediction_id
 from tidegate.journal.index import Match, PredictionIndex, Target
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.record import Outcome
+from tidegate.journal.slice import UNKNOWN, SliceBook
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey
 
 _FIRST_WAIT_US = 1_000_000
@@ -46,6 +47,14 @@ class Waiting(NamedTuple):
     value: str
     received_us: int
     attempts: int
+
+
+class _Fate(NamedTuple):
+    """What became of an outcome: the value that stands now, and the one before it (None: there was none)."""
+
+    what: str
+    value: str
+    before: str | None
 
 
 class OutcomeRevision(msgspec.Struct, frozen=True):
@@ -86,8 +95,11 @@ def _identify(outcome: Outcome) -> tuple[bytes, bytes, bytes]:
 class OutcomeBook:
     """Takes outcomes in and joins them; every change happens within the ledger's transaction."""
 
-    def __init__(self, ledger: Ledger, index: PredictionIndex, *, give_up_s: float) -> None:
+    def __init__(
+        self, ledger: Ledger, index: PredictionIndex, *, give_up_s: float, slices: SliceBook
+    ) -> None:
         self._ledger = ledger
+        self._slices = slices
         self._index = index
         self._give_up_us = int(give_up_s * 1e6)
 
@@ -186,18 +198,30 @@ class OutcomeBook:
             if found is None:
                 what = self._put_off(outcome, now_us)
             else:
-                what = self._join(outcome, *found, commit=commit)
+                fate = self._join(outcome, *found, commit=commit)
+                what = fate.what
                 for match in found[1] if what != "repeated" else ():
                     if match.instead:  # it tells nothing of the version that was to answer
                         continue
                     tally = tallies.setdefault(match.key, Tally())
                     setattr(tally, what, getattr(tally, what) + 1)
+                    self._count_apart(outcome, match, fate)
             if what:
                 n_settled += 1
                 _count(counts, outcome.service, outcome.received_us, what)
         self._ledger.add_outcome_counts(counts)
         self._ledger.add_tallies(tallies)
+        self._slices.keep()
         return n_settled
+
+    def _count_apart(self, outcome: Waiting, match: Match, fate: _Fate) -> None:
+        slicing = match.stream.slicing
+        if not match.parts or outcome.name not in (slicing.outcome, "outcome"):
+            return
+        score = match.outputs.get(slicing.judged)
+        before = UNKNOWN if fate.before is None else _plain_json(fate.before)
+        value = _plain_json(fate.value)
+        self._slices.join(match.key, slicing, match.parts, score, value=value, before=before)
 
     def _put_off(self, outcome: Waiting, now_us: int) -> str:
         execute = self._ledger.connection.execute
@@ -211,7 +235,7 @@ class OutcomeBook:
         )
         return ""
 
-    def _join(self, outcome: Waiting, target: Target, matches: Sequence[Match], *, commit: int) -> str:
+    def _join(self, outcome: Waiting, target: Target, matches: Sequence[Match], *, commit: int) -> _Fate:
         execute = self._ledger.connection.execute
         place = (outcome.service, *target, outcome.name)
         known = execute(
@@ -232,7 +256,7 @@ class OutcomeBook:
             (state, *target, outcome.number),
         )
         if what == "repeated":
-            return what
+            return _Fate(what, outcome.value, outcome.value)
         if stands and known is not None:
             execute("UPDATE outcome SET state = 'superseded' WHERE id = ?", (known[2],))
         value, number, received_us = (
@@ -246,7 +270,7 @@ class OutcomeBook:
             "INSERT OR IGNORE INTO joined VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(outcome.service, *target, *_joined_values(match)) for match in matches],
         )
-        return what
+        return _Fate(what, value, None if known is None else known[0])
 
 
 def _joined_values(match: Match) -> tuple[object, ...]:

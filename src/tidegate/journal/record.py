@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from tidegate.contract.batch import Batch
 from tidegate.contract.layout import Layout
+from tidegate.contract.slicing import Slicing
 from tidegate.core.digest import Digest
 from tidegate.core.error import TidegateError
 
@@ -100,6 +101,7 @@ class Stream(msgspec.Struct, frozen=True):
         tolerances: Of a shadow: output field and the difference to the answer that means nothing.
         salt: Mixed into the keys' buckets. Where buckets are not stored, since there was only one arm,
             they follow from it and the key (or the request's id).
+        slicing: By what its records are counted apart.
     """
 
     service: str
@@ -112,6 +114,7 @@ class Stream(msgspec.Struct, frozen=True):
     shadows: tuple[int, ...] = ()
     tolerances: tuple[tuple[str, float], ...] = ()
     salt: str = ""
+    slicing: Slicing = Slicing()
 
 
 NO_ID = bytes(16)

@@ -20,6 +20,7 @@ from tidegate.journal.decode import decode_stream
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.reader import End, SegmentEntry, list_segments
 from tidegate.journal.segment import OPEN_SUFFIX, SEALED_SUFFIX
+from tidegate.journal.watched import watches
 
 _US_PER_S = 1_000_000
 _US_PER_MS = 1000
@@ -154,9 +155,12 @@ class SegmentKeeper:
         return ""
 
     def _unripe(self, services: Sequence[str], last_us: int, keyed: set[str], *, has_waiting: bool) -> str:
-        """Say which service's outcomes may still come."""
+        """Say which service still has a use for its records."""
         now_us = self._clock.wall_us()
+        released = {each.service for each in watches(self._ledger)}
         for service in services:
+            if service in released:
+                return f"a release of {service} is under way"
             wait_s = self._mature_s(service)
             if service in keyed:
                 wait_s = max(wait_s, KEY_WINDOW_S)

@@ -28,6 +28,7 @@ from tidegate.journal.pair import Pairing, forget_old_keys
 from tidegate.journal.reader import Damage, End, Frame, SegmentEntry, SegmentReader, list_segments
 from tidegate.journal.record import Outcome, RecordKind
 from tidegate.journal.retention import KEY_WINDOW_S, LATE_S
+from tidegate.journal.slice import SliceBook
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey, count_turns
 from tidegate.journal.watched import Counters
 
@@ -143,7 +144,8 @@ class Tailer:
         self._batch_bytes = batch_bytes
         self._settle_us = int(settle_s * 1e6)
         self._index = PredictionIndex(folder, ledger, key_window_s=key_window_s)
-        self._book = OutcomeBook(ledger, self._index, give_up_s=give_up_s)
+        self._slices = SliceBook(ledger.connection)
+        self._book = OutcomeBook(ledger, self._index, give_up_s=give_up_s, slices=self._slices)
         self._pairing = Pairing()
         self._watched: Counters | None = None
         self._sink = sink
@@ -208,6 +210,7 @@ class Tailer:
             self._sink.forget()
             self._sink_follows = False
         self._pairing.reset()
+        self._slices.reset()
         self._watched = None
 
     def _discover(self) -> None:
@@ -347,6 +350,7 @@ class Tailer:
                 count_turns(turns, tallies)
                 places.add(turns, frames)
                 self._keep(partial(_hand, source.reader.name, turns, frames), progress)
+                self._slices.take(turns)
                 self._pairing.take(turns)
                 watched.append(turns)
                 if turns.key_hashes is not None:
@@ -366,6 +370,7 @@ class Tailer:
             connection = self._ledger.connection
             connection.executemany("INSERT OR REPLACE INTO stream VALUES (?, ?, ?)", draught.streams)
             self._ledger.add_tallies(tallies)
+            self._slices.keep()
             self._ledger.add_refusals(draught.refusals)
             for number, found in blocks:
                 self._index.add_blocks(number, found)
@@ -505,8 +510,8 @@ def _decode_turns(codec: StreamCodec, frames: Sequence[Frame]) -> Turns:
         len(turns.key_hashes) != 16 * turns.n_rows or len(turns.event_us) != turns.n_rows
     ):
         raise Corrupt("A turn has another number of keys than of rows.")
-    if turns.stream.shadows or turns.stream.kind is RecordKind.SHADOW:
-        _ = turns.outputs, turns.inputs  # decoded here, since pairs are made of them
+    if turns.stream.shadows or turns.stream.kind is RecordKind.SHADOW or turns.stream.slicing.fields:
+        _ = turns.outputs, turns.inputs  # decoded here, since pairs and slices are made of them
     return turns
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tidegate.contract.schema import Contract
+from tidegate.contract.slicing import MAX_FIELDS, can_be_sliced
 from tidegate.core.error import InvalidSetting
 from tidegate.statistics.budget import AlarmBudget
 
@@ -33,7 +34,8 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         max_loss: The mean loss that is still accepted; None: that of the reference and `tolerance`.
         min_effect: Least PSI, beyond what days differ by anyway, at which a moved field is worth a
             word. 0.02 is a twentieth of the rows in another bin.
-        slices: Input fields by whose values quality and traffic are shown apart.
+        slices: Input fields by whose values traffic and quality are counted apart, as they come; protected
+            ones are anyway. At most 12, each with 64 values.
         owner: Who is told.
         reference_days: How many of the first days in the journal are the reference, unless a period
             is named.
@@ -66,6 +68,18 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
                     hint=f"Input fields: {', '.join(contract.input.names)}.",
                     field=name,
                 )
+            if not can_be_sliced(contract.input.by_name[name]):
+                raise InvalidSetting(
+                    f"Monitoring slices by {name!r}, by which records cannot be counted apart.",
+                    hint="A slice is a scalar that is journalled, and no time or bytes: "
+                    "derive a category from it.",
+                    field=name,
+                )
+        if len(self.slices) > MAX_FIELDS:
+            raise InvalidSetting(
+                f"Monitoring slices by {len(self.slices)} fields; {MAX_FIELDS} are counted as they come.",
+                hint="Name those that somebody would act upon; others are found by search.",
+            )
         if self.tolerance < 0 or self.min_effect < 0 or (self.max_loss is not None and self.max_loss <= 0):
             raise InvalidSetting("Monitoring: tolerance and min_effect are at least 0, max_loss above 0.")
         if self.reference_days < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,10 +23,11 @@ from tidegate.journal.decode import (
     decode_stream,
     mask_of,
 )
-from tidegate.journal.ledger import Ledger, OutcomeCounts
+from tidegate.journal.ledger import Ledger, LedgerUnavailable, OutcomeCounts
 from tidegate.journal.plain import plain_row
 from tidegate.journal.reader import Damage, End, Frame, SegmentReader, list_segments
 from tidegate.journal.record import Flag, RecordKind
+from tidegate.journal.slice import Sliced, add_sliced, read_slices
 from tidegate.journal.tally import Tally, TallyKey
 from tidegate.route.route import bucket_of
 
@@ -360,6 +362,112 @@ def count(ledger: Path, service: str | None = None, *, since_minute: int | None 
     """
     with closing(_opened(ledger)) as opened:
         return Counted(opened.tallies(service, since_minute=since_minute), opened.outcome_counts(service))
+
+
+class SliceView(msgspec.Struct, frozen=True):
+    """One slice of a service's traffic beside the rest of it.
+
+    Attributes:
+        field, value: Which records.
+        rows: How many.
+        share: Of all rows, in [0, 1].
+        failed, fallback: Rows answered with an error; by somebody else than the version.
+        mean_us: Mean service time, microseconds.
+        mean_score: Mean of the judged output; None where it is no number.
+        joined: Rows that have an outcome.
+        mean_outcome: Mean of those outcomes.
+        mean_loss: Mean of (outcome - output)^2 over them, or the share of wrong answers.
+        rest_loss: The same of all other rows.
+    """
+
+    field: str
+    value: str
+    rows: int
+    share: float
+    failed: int
+    fallback: int
+    mean_us: float
+    mean_score: float | None
+    joined: int
+    mean_outcome: float | None
+    mean_loss: float | None
+    rest_loss: float | None
+
+    @property
+    def gap(self) -> float | None:
+        """By how much its mean loss is above that of the rest."""
+        if self.mean_loss is None or self.rest_loss is None:
+            return None
+        return self.mean_loss - self.rest_loss
+
+
+def slices(
+    ledger: Path, service: str, *, version: int | None = None, since_minute: int = 0
+) -> list[SliceView]:
+    """Return what the ledger holds of each slice of a service, by field, the worst first.
+
+    Args:
+        ledger: Its path.
+        service: Name of the service.
+        version: Only this version's.
+        since_minute: Minutes since 1970 UTC, from this one on.
+
+    Raises:
+        NotFound: There is no ledger yet.
+    """
+    with closing(_opened(ledger)) as opened:
+        return slices_since(opened, service, version=version, since_minute=since_minute)
+
+
+def slices_since(
+    ledger: Ledger, service: str, *, version: int | None = None, since_minute: int = 0
+) -> list[SliceView]:
+    """Return what an open ledger holds of each slice of a service; see `slices`.
+
+    Raises:
+        LedgerUnavailable: It cannot be read.
+    """
+    total: Sliced = {}
+    try:
+        found = read_slices(ledger.connection, service, version=version, since_minute=since_minute)
+    except sqlite3.Error as error:
+        raise unreadable(ledger.path, error) from error
+    for key, sliced in found:
+        if key.kind is RecordKind.PREDICTION:
+            add_sliced(total, sliced)
+    views = []
+    for field, values in total.items():
+        n_rows = sum(tally.rows for tally in values.values())
+        n_joined = sum(tally.joined for tally in values.values())
+        loss = sum(tally.loss_sum for tally in values.values())
+        for value, tally in values.items():
+            others = n_joined - tally.joined
+            views.append(
+                SliceView(
+                    field=field,
+                    value=value,
+                    rows=tally.rows,
+                    share=tally.rows / max(1, n_rows),
+                    failed=tally.failed,
+                    fallback=tally.fallback,
+                    mean_us=tally.service_us / max(1, tally.rows),
+                    mean_score=tally.mean_score,
+                    joined=tally.joined,
+                    mean_outcome=tally.mean_outcome,
+                    mean_loss=tally.mean_loss,
+                    rest_loss=(loss - tally.loss_sum) / others if others else None,
+                )
+            )
+    return sorted(views, key=lambda one: (one.field, -(one.gap or 0.0), -one.rows, one.value))
+
+
+def unreadable(path: Path, error: sqlite3.Error) -> LedgerUnavailable:
+    """Return what is told of a ledger that cannot be read."""
+    return LedgerUnavailable(
+        f"The ledger {path} cannot be read: {error}.",
+        hint="An older Tidegate wrote it? `tidegate up` brings it up to date.",
+        path=str(path),
+    )
 
 
 def _opened(path: Path) -> Ledger:

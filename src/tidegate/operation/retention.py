@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from tidegate.core.clock import Clock
-from tidegate.journal.ledger import Ledger, LedgerUnavailable
+from tidegate.journal.ledger import Ledger
 from tidegate.journal.retention import ClearedSegments, HeldSegment, SegmentKeeper, cleared
+from tidegate.operation.journal import unreadable
 from tidegate.operation.mutation import UnitOfWork
 from tidegate.registry.artifact import ArtifactStore
 from tidegate.service.manifest import Manifest
@@ -80,8 +81,4 @@ def kept_journal(
         try:
             return KeptJournal(keeper.segments(), cleared(opened))
         except sqlite3.Error as error:
-            raise LedgerUnavailable(
-                f"The ledger {ledger} cannot be read: {error}.",
-                hint="An older Tidegate wrote it? `tidegate up` brings it up to date.",
-                path=str(ledger),
-            ) from error
+            raise unreadable(ledger, error) from error

@@ -10,6 +10,7 @@ import msgspec
 from tidegate.contract.objective import Cache, Limits, Objectives
 from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
+from tidegate.contract.slicing import Slicing, slicing_of
 from tidegate.core.digest import Digest, canonical_json, digest_bytes
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.declaration import Evaluation
@@ -117,6 +118,22 @@ class Manifest(msgspec.Struct, frozen=True):
         """Return rows of the contract, such as the check inputs, as callers send them."""
         names = self.request.input.names
         return [{name: row[name] for name in names if name in row} for row in rows]
+
+    @property
+    def slicing(self) -> Slicing:
+        """By what its records are counted apart: the declared slices, and what is protected."""
+        declared = self.monitoring.slices if self.monitoring is not None else ()
+        evaluation = self.evaluation or Evaluation()
+        try:
+            judged = evaluation.judged(self.contract).name
+        except InvalidSetting:  # several outputs, none declared: traffic is counted, quality is not
+            judged = ""
+        return slicing_of(
+            self.contract,
+            [*declared, *evaluation.attributes(self.contract)],
+            judged=judged,
+            outcome=evaluation.target,
+        )
 
     @property
     def digest(self) -> Digest:

@@ -16,6 +16,7 @@ from tidegate.contract.encode import RowEncoder
 from tidegate.contract.layout import journal_layout
 from tidegate.contract.objective import Cache, Limits
 from tidegate.contract.schema import Contract
+from tidegate.contract.slicing import Slicing
 from tidegate.contract.validate import Validator
 from tidegate.core.error import NotFound
 from tidegate.journal.record import JournalMode, RecordKind, Stream
@@ -120,6 +121,7 @@ class LoadedVersion:
         tolerances: Mapping[str, float] | None = None,
         features: FeatureMerge | None = None,
         cache: Cache | None = None,
+        slicing: Slicing | None = None,
     ) -> None:
         """Compile the contract's decoder, encoder and checks.
 
@@ -135,6 +137,7 @@ class LoadedVersion:
             tolerances: Output field -> difference to another version's answer that means nothing.
             features: What its model is given beside the request's fields; its executor reads them.
             cache: How long its answers are kept; None: they are not.
+            slicing: By what its records are counted apart.
         """
         self.service = service
         self.number = number
@@ -151,6 +154,7 @@ class LoadedVersion:
         self.output_check = compiled.output_check
         self.features = features
         self.layout = journal_layout(contract) if features is None else features.layout
+        self.slicing = slicing or Slicing()
         self.tolerances = tuple(sorted((tolerances or {}).items()))
         self.key_name = contract.key.name if contract.key is not None else ""
         self.deadline_s = self.limits.deadline_ms / 1000
@@ -246,6 +250,7 @@ class Arm:
             shadows=tuple(shadow.version.number for shadow in self.shadows),
             tolerances=version.tolerances if kind is RecordKind.SHADOW else (),
             salt=salt,
+            slicing=version.slicing,
         )
 
     def buckets_of(self, call: Call) -> list[float]:
