@@ -102,6 +102,13 @@ def test_column_that_would_lose_something_is_refused_by_name(target, given_, pro
     assert caught.value.context["field"] == "x"
 
 
+def test_an_empty_vector_is_of_any_type():
+    converted = coerced(field(DataType.STRING, None), objects(np.array(["a"], object), np.array([])))
+
+    assert [row.tolist() for row in converted] == [["a"], []]
+    assert converted[1].dtype == object
+
+
 def test_free_vectors_come_as_a_matrix_or_row_by_row():
     target = field(DataType.FLOAT64, None)
 

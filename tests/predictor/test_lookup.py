@@ -80,6 +80,29 @@ def test_a_constant_is_a_lookup_without_keys():
     assert answer["p_late"].dtype == np.float64
 
 
+def test_a_constant_of_times_and_bytes_is_written_as_on_the_wire():
+    fields = {
+        "at": (DataType.TIMESTAMP, "2020-01-01T00:00:01", 1_577_836_801_000_000),
+        "zoned": (DataType.TIMESTAMP, "2020-01-01T01:00:01+01:00", 1_577_836_801_000_000),
+        "took": (DataType.DURATION, "PT1M", 60_000_000),
+        "raw": (DataType.BYTES, "aGk=", b"hi"),
+    }
+    output = Schema(tuple(Field(name, kind) for name, (kind, _, _) in fields.items()))
+    default = {name: text for name, (_, text, _) in fields.items()}
+    predictor = LookupPredictor(Contract(CONTRACT.input, output), LookupOptions(default=default))
+
+    answer = predictor.predict(rows(["AA"], ["JFK"]))
+
+    assert [answer[name].tolist() for name in fields] == [[value] for _, _, value in fields.values()]
+
+
+def test_a_time_that_is_none_is_refused():
+    output = Schema((Field("at", DataType.TIMESTAMP),))
+
+    with pytest.raises(InvalidSetting, match=r"'soon' in row 0 .* is not a timestamp"):
+        LookupPredictor(Contract(CONTRACT.input, output), LookupOptions(default={"at": "soon"}))
+
+
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_table_is_read_from_its_artifact(tmp_path, as_folder):
     (tmp_path / "table.json").write_bytes(msgspec.json.encode(TABLE))

@@ -83,7 +83,8 @@ def _convert_each(field: Field, array: Column, n_rows: int) -> Column:
         )
         if not fits:
             _refuse(field, f"must have the shape {_shown(field)} in each row. Got {list(value.shape)}", row)
-        out[row] = _convert_elements(field, value)
+        is_empty = value.size == 0  # and has no type: numpy calls it float
+        out[row] = value.astype(field.type.dtype) if is_empty else _convert_elements(field, value)
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from tidegate.contract.batch import Batch, Column
 from tidegate.contract.schema import Contract, DataType, Field
+from tidegate.contract.wire import duration_us, timestamp_us
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.protocol import BuildContext, LoadError, PredictorError, Spec
 
@@ -208,6 +210,7 @@ def to_column(cells: Sequence[Any], field: Field, where: str) -> Column:
     Raises:
         InvalidSetting: A value is not of the field's type, shape or range.
     """
+    cells = [_value_of(cell, field) for cell in cells]
     for row, cell in enumerate(cells):
         if not _fits(cell, field):
             raise InvalidSetting(
@@ -222,6 +225,25 @@ def to_column(cells: Sequence[Any], field: Field, where: str) -> Column:
     for row, cell in enumerate(cells):
         column[row] = np.nan if cell is None and field.type.is_float else cell
     return column
+
+
+def _value_of(cell: Any, field: Field) -> Any:
+    """Return a cell as a column holds it: times and bytes are text in JSON, as they are on the wire."""
+    if isinstance(cell, list | tuple) and field.shape:
+        return [_value_of(part, field) for part in cell]
+    if not isinstance(cell, str):
+        return cell
+    try:
+        if field.type is DataType.TIMESTAMP:
+            moment = msgspec.convert(cell, datetime)
+            return timestamp_us(moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC))
+        if field.type is DataType.DURATION:
+            return duration_us(msgspec.convert(cell, timedelta))
+        if field.type is DataType.BYTES:
+            return msgspec.convert(cell, bytes)
+    except msgspec.ValidationError:
+        return cell  # refused as what it is
+    return cell
 
 
 def _fits(cell: Any, field: Field) -> bool:
