@@ -1,6 +1,7 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -8,6 +9,7 @@ from tests.monitoring.stream import FIRST, records, subject
 from tidegate.monitoring.chart import Line, interval_chart, strip_chart, time_chart
 from tidegate.monitoring.report import render
 from tidegate.monitoring.run import run
+from tidegate.monitoring.signal import Finding, Severity, SignalBook
 from tidegate.monitoring.subject import TableHistory
 
 _VOID = {"meta", "br", "line", "circle", "rect", "polyline"}
@@ -37,7 +39,7 @@ class Checker(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page():
+def result():
     reference = (FIRST, FIRST + timedelta(days=59))
     over = (FIRST + timedelta(days=60), FIRST + timedelta(days=89))
     table = records(
@@ -47,10 +49,49 @@ def page():
             c | {"input.channel": np.where(np.arange(120) % 3 == 0, "<script>", c["input.channel"])}
         ),
     )
-    return render(
-        run(TableHistory(table), subject(), over=over, reference=reference),
-        made_at=datetime(2026, 5, 1, tzinfo=UTC),
+    return run(TableHistory(table), subject(), over=over, reference=reference)
+
+
+@pytest.fixture(scope="module")
+def page(result):
+    return render(result, made_at=datetime(2026, 5, 1, tzinfo=UTC))
+
+
+def found(kind, day):
+    finding = Finding(kind, ("x",), "Something rose", Severity.CRITICAL, {}, "Roll back.")
+    (signal,) = SignalBook("loans").update(day, [finding])
+    return signal
+
+
+def test_the_first_sentence_is_the_verdict(result):
+    def said(**changes):
+        return render(msgspec.structs.replace(result, **changes))
+
+    assert "Quality was lost: detected on 9 March 2026" in said(signals=[found("risk", date(2026, 3, 9))])
+    assert "bring less than they did: detected" in said(signals=[found("value", date(2026, 3, 9))])
+    assert "Quality may be lost" in said(accepted_loss=result.reference_loss / 2)
+    assert "Undecided whether quality held" in said(reference_loss=None)
+    assert "no outcomes have come" in said(
+        days=[msgspec.structs.replace(day, realised_loss=None, n_labelled=0) for day in result.days]
     )
+    assert "Quality is not judged" in said(task="none")
+
+
+def test_a_bad_month_is_told_apart_from_hard_cases(result):
+    last = result.stretches[-1]
+    first = msgspec.structs.replace(last, name="2026-02")
+    brier = last.constant["brier"]
+
+    def told(expected):
+        estimate = msgspec.structs.replace(
+            last.estimated[1], value=expected, low=expected - 0.001, high=expected + 0.001
+        )
+        assert estimate.metric == "brier"
+        worse = msgspec.structs.replace(last, realised={"brier": 1.5 * brier}, estimated=(estimate,))
+        return render(msgspec.structs.replace(result, stretches=[first, worse]))
+
+    assert "Its cases were harder: 40% was to be expected" in told(1.4 * brier)
+    assert "Harder cases do not explain it" in told(brier)
 
 
 def test_page_is_whole_and_fetches_nothing(page):
@@ -72,7 +113,7 @@ def test_page_says_what_a_manager_asks(page):
         "Inputs moved: channel",
         "A category that the model never saw",
         "Blind to concept shift",
-        "At most 1 false alarms in 30 days",
+        "may raise 1 false alarm, and they share that out",
         "2026-05-01 00:00 UTC",
     ):
         assert sentence in words, sentence

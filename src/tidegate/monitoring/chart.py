@@ -1,4 +1,7 @@
-"""Charts as inline SVG: no script, no file beside the page."""
+"""Charts as inline SVG: no script, no file beside the page.
+
+Colours are the page's own (`--teal` and so on), so that a chart is read in the dark as well.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from html import escape
 from typing import NamedTuple
 
 Scale = Callable[[float], float]
-_WIDTH, _HEIGHT = 860, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 26
+TEAL, ORANGE, RED, BLUE, GREY = (f"var(--{name})" for name in ("teal", "orange", "red", "blue", "grey"))
+_WIDTH, _HEIGHT = 860, 246
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 18, 30, 26
 
 
 class Line(NamedTuple):
@@ -35,11 +39,13 @@ class Mark(NamedTuple):
         place: Position on the horizontal axis.
         text: What it says when pointed at.
         colour: CSS colour.
+        name: What stands above it; short.
     """
 
     place: int
     text: str
     colour: str
+    name: str = ""
 
 
 def time_chart(
@@ -82,15 +88,28 @@ def time_chart(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
             f'stroke="{colour}" stroke-dasharray="5 4"><title>{escape(name)}: {value:.4g}</title></line>'
         )
-    parts.extend(
-        f'<line x1="{x(mark.place):.1f}" x2="{x(mark.place):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
-        f'stroke="{mark.colour}" stroke-width="2" opacity=".55"><title>{escape(mark.text)}</title></line>'
-        for mark in marks
-    )
+    parts.append(_marks(marks, x))
     parts += [_series(line, x, y) for line in lines]
     names = [(line.name, line.colour, line.style) for line in lines]
     names += [(name, colour, "dashed") for name, _, colour in levels]
     return _frame(title, "".join(parts)) + _legend(names)
+
+
+def _marks(marks: Sequence[Mark], x: Scale) -> str:
+    """Draw events; names that would stand upon each other are put one above the other."""
+    parts, ends = [], [-math.inf, -math.inf]
+    for mark in sorted(marks, key=lambda each: each.place):
+        at = x(mark.place)
+        row = 0 if at >= ends[0] else 1
+        ends[row] = at + 9 + 6 * len(mark.name)
+        top = _TOP - 4 - 11 * row
+        parts.append(
+            f'<g><title>{escape(mark.text)}</title><line x1="{at:.1f}" x2="{at:.1f}" y1="{top + 2}" '
+            f'y2="{_HEIGHT - _BOTTOM}" stroke="{mark.colour}" stroke-width="2" opacity=".55"/>'
+            f'<text x="{at:.1f}" y="{top}" text-anchor="middle" style="fill:{mark.colour};font-weight:600">'
+            f"{escape(mark.name)}</text></g>"
+        )
+    return "".join(parts)
 
 
 def _series(line: Line, x: Scale, y: Scale) -> str:
@@ -140,7 +159,7 @@ def strip_chart(labels: Sequence[str], rows: Sequence[tuple[str, Sequence[float 
         labels: Name of each column.
         rows: Name, p-values (None: not tested), level of the alarm.
     """
-    left, cell_height = 90, 18
+    left, cell_height = 120, 18
     cell = (_WIDTH - left - _RIGHT) / max(1, len(labels))
     parts = []
     for place, (name, p_values, level) in enumerate(rows):
@@ -151,7 +170,7 @@ def strip_chart(labels: Sequence[str], rows: Sequence[tuple[str, Sequence[float 
                 continue
             alarm = p <= level
             dark = min(1.0, -math.log10(max(p, 1e-4)) / 4)
-            fill = "#c2410c" if alarm else "#0f766e"
+            fill = ORANGE if alarm else TEAL
             parts.append(
                 f'<rect x="{left + column * cell:.1f}" y="{top}" width="{max(cell - 0.6, 0.6):.1f}" '
                 f'height="{cell_height}" fill="{fill}" opacity="{0.06 + 0.9 * dark:.2f}">'
@@ -176,16 +195,17 @@ def interval_chart(
         rows: Name, estimate, low end, high end, realised, constant reference.
         title: Read aloud.
     """
-    values = [v for row in rows for v in row[1:] if v is not None]
+    values = [v for row in rows for v in row[1:] if v is not None and math.isfinite(v)]
     if not values:
         return ""
     low, high = min(values), max(values)
     pad = (high - low) * 0.08 or 0.01
     low, high = low - pad, high + pad
-    left, row_height = 90, 26
+    left, row_height = 120, 26
 
     def x(value: float) -> float:
-        return left + (_WIDTH - left - _RIGHT) * (value - low) / (high - low)
+        held = min(max(value, low), high)  # an interval without an end goes to the margin
+        return left + (_WIDTH - left - _RIGHT) * (held - low) / (high - low)
 
     parts: list[str] = []
     height = len(rows) * row_height + 24
@@ -198,24 +218,24 @@ def interval_chart(
         y = place * row_height + 14
         parts.append(
             f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{escape(name)}</text>'
-            f'<line x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}" stroke="#0f766e" '
-            f'stroke-width="7" opacity=".35"/><circle cx="{x(value):.1f}" cy="{y}" r="5" fill="#0f766e">'
+            f'<line x1="{x(bottom):.1f}" x2="{x(top):.1f}" y1="{y}" y2="{y}" stroke="{TEAL}" '
+            f'stroke-width="7" opacity=".35"/><circle cx="{x(value):.1f}" cy="{y}" r="5" fill="{TEAL}">'
             f"<title>estimated {value:.4f} ({bottom:.4f} to {top:.4f})</title></circle>"
         )
         if constant is not None:
             parts.append(
                 f'<line x1="{x(constant):.1f}" x2="{x(constant):.1f}" y1="{y - 8}" y2="{y + 8}" '
-                f'stroke="#94a3b8" stroke-width="2"><title>reference {constant:.4f}</title></line>'
+                f'stroke="{GREY}" stroke-width="2"><title>reference {constant:.4f}</title></line>'
             )
         if realised is not None:
             parts.append(
-                f'<rect x="{x(realised) - 4:.1f}" y="{y - 4}" width="8" height="8" fill="#c2410c" '
+                f'<rect x="{x(realised) - 4:.1f}" y="{y - 4}" width="8" height="8" fill="{ORANGE}" '
                 f'transform="rotate(45 {x(realised):.1f} {y})"><title>realised {realised:.4f}</title></rect>'
             )
     names = [
-        ("estimated without labels", "#0f766e", "dots"),
-        ("realised", "#c2410c", "dots"),
-        ("reference", "#94a3b8", "line"),
+        ("estimated without labels, with its interval", TEAL, "dots"),
+        ("realised", ORANGE, "diamond"),
+        ("reference", GREY, "line"),
     ]
     return _frame(title, "".join(parts), height=height) + _legend(names)
 
@@ -227,26 +247,30 @@ def scatter_chart(points: Sequence[tuple[float, float, float, float]], *, title:
         points: Predicted, observed, low and high end of the observed share.
         title: Read aloud.
     """
-    size, margin = 320, 44
-    inner = size - margin - 12
+    size, margin, edge = 330, 52, 22
+    inner = size - margin - edge
 
     def x(value: float) -> float:
         return margin + inner * value
 
     def y(value: float) -> float:
-        return 12 + inner * (1 - value)
+        return edge / 2 + inner * (1 - value)
 
-    parts = [f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" class="grid" stroke-dasharray="4 3"/>']
+    parts = [
+        f'<line x1="{x(0)}" y1="{y(0)}" x2="{x(1)}" y2="{y(1)}" stroke="{GREY}" stroke-dasharray="4 3"/>',
+        f'<text x="{x(0.5)}" y="{size - 3}" text-anchor="middle">predicted</text>',
+        f'<text x="12" y="{y(0.5)}" text-anchor="middle" transform="rotate(-90 12 {y(0.5)})">observed</text>',
+    ]
     parts.extend(
-        f'<text x="{x(tick):.0f}" y="{size - 14}" text-anchor="middle">{tick:.0%}</text>'
+        f'<text x="{x(tick):.0f}" y="{size - 22}" text-anchor="middle">{tick:.0%}</text>'
         f'<text x="{margin - 6}" y="{y(tick) + 4:.0f}" text-anchor="end">{tick:.0%}</text>'
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0)
     )
     for predicted, observed, low, high in points:
         parts.append(
             f'<line x1="{x(predicted):.1f}" x2="{x(predicted):.1f}" y1="{y(low):.1f}" y2="{y(high):.1f}" '
-            f'stroke="#0f766e" opacity=".5" stroke-width="3"/><circle cx="{x(predicted):.1f}" '
-            f'cy="{y(observed):.1f}" r="4.5" fill="#0f766e"><title>predicted {predicted:.1%}, observed '
+            f'stroke="{TEAL}" opacity=".5" stroke-width="3"/><circle cx="{x(predicted):.1f}" '
+            f'cy="{y(observed):.1f}" r="4.5" fill="{TEAL}"><title>predicted {predicted:.1%}, observed '
             f"{observed:.1%}</title></circle>"
         )
     return (
@@ -266,9 +290,13 @@ def _frame(title: str, inner: str, *, height: int = _HEIGHT) -> str:
 
 
 def _legend(names: Sequence[tuple[str, str, str]]) -> str:
+    marks = {
+        "dots": "<i class=dot style='background:{}'></i>",
+        "diamond": "<i class='dot diamond' style='background:{}'></i>",
+        "dashed": "<i style='border-top:3px dashed {}'></i>",
+        "line": "<i style='border-top:3px solid {}'></i>",
+    }
     items = "".join(
-        f'<span><i style="border-top:3px {"dashed" if style == "dashed" else "solid"} {colour}"></i>'
-        f"{escape(name)}</span>"
-        for name, colour, style in names
+        f"<span>{marks[style].format(colour)}{escape(name)}</span>" for name, colour, style in names
     )
     return f'<div class="legend">{items}</div>'

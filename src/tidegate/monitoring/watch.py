@@ -331,7 +331,8 @@ class Watch:
             remedy=_remedy(kind, first.kind),
             cost=""
             if effect is None or not self.reference_loss
-            else f"about {effect / self.reference_loss:+.1%} mean error, by this field alone",
+            else f"mean error about {abs(effect) / self.reference_loss:.1%} "
+            f"{'higher' if effect > 0 else 'lower'}, by this field alone",
         )
 
     def _silence(self, on: date) -> Finding:
@@ -377,7 +378,7 @@ class Watch:
                     "blind": "The model's own opinion: it cannot see that its probabilities are wrong.",
                 },
                 remedy="Look at the inputs that moved. If labels come late, ask for some now.",
-                cost=f"about {mean / self._expected_mean - 1:+.0%} mean error, if it is right",
+                cost=f"mean error about {mean / self._expected_mean - 1:.0%} higher, if it is right",
             )
         ]
 
@@ -441,7 +442,7 @@ class Watch:
                     "coverage": view.n_labelled / max(1, view.n_matured),
                 },
                 remedy="Roll back if a version was released since; else retrain on rows from the change on.",
-                cost=f"{view.realised_loss / self.reference_loss - 1:+.0%} mean error on the last such day",
+                cost=f"mean error {view.realised_loss / self.reference_loss - 1:+.0%} on the last such day",
             )
         ]
 
