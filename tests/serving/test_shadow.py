@@ -184,7 +184,7 @@ async def test_a_shadow_that_stands_still_delays_nobody_and_its_queue_is_bounded
         assert all(call.error is None for call in calls)
         await asyncio.sleep(0.001)
 
-    lane = next(iter(harness.plane._shadow._lanes.values()))
+    lane = next(iter(harness.plane.outbox._shadow._lanes.values()))
     assert len(silent.asked) == 1
     assert lane.n_rows <= shadow.MAX_WAITING_ROWS
     page = harness.plane._metrics
@@ -220,7 +220,7 @@ async def test_a_busy_worker_drops_copies_first_and_counts_them(tmp_path: Path) 
     def used() -> float:
         return used_s
 
-    harness.plane._shadow = lane = ShadowLane(
+    harness.plane.outbox._shadow = lane = ShadowLane(
         harness.loop,
         harness.journal,
         clock=harness.clock,
@@ -278,7 +278,7 @@ async def test_a_share_of_the_keys_is_copied_and_buckets_are_each_rows_own(tmp_p
 async def test_a_defect_of_the_shadows_lane_costs_no_answer(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     serve(harness, Told(lambda x: x), Told(lambda x: x))
-    harness.plane._shadow._clock = None  # type: ignore[assignment]  # whatever touches it raises
+    harness.plane.outbox._shadow._clock = None  # type: ignore[assignment]  # whatever touches it raises
 
     calls = await harness.ask([1.0], [2.0])
 
@@ -314,7 +314,7 @@ def test_the_loop_is_left_alone_after_a_call_in_it(tmp_path: Path, took_s: float
         await harness.ask([1.0])
         for _ in range(200):
             await asyncio.sleep(0.002)
-            (lane,) = harness.plane._shadow._lanes.values()
+            (lane,) = harness.plane.outbox._shadow._lanes.values()
             if lane.not_before_s:
                 break
         return lane.not_before_s, harness.clock.monotonic_s()

@@ -100,7 +100,7 @@ class Worker:
             new_id=uuid7_factory(self._clock, random.Random(int.from_bytes(os.urandom(16), "big"))),
         )
         self._site = Site()
-        self._plane.is_alone = lambda: len(self._site.connections) < 2
+        self._plane.outbox.is_alone = lambda: len(self._site.connections) < 2
         self._follower = RouteFollower(RouteStore(home.route(cell), cell=cell), clock=self._clock)
         self._status_file = StatusFile(home.workers(cell), slot=settings.slot)
         self._loader = VersionLoader(settings, loop)

@@ -14,20 +14,18 @@ from collections.abc import Callable, Sequence
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
-from tidegate.journal.codec import TurnEncoder, encode_event, encode_outcomes, encode_refusals
-from tidegate.journal.lane import JournalLane, Writing
-from tidegate.journal.record import Event, Flag, JournalMode, JournalUnavailable, Outcome, Refusal, Turn
+from tidegate.journal.codec import encode_event, encode_outcomes, encode_refusals
+from tidegate.journal.lane import JournalLane
+from tidegate.journal.record import Event, Flag, JournalUnavailable, Outcome, Refusal
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.cache import ResponseCache
 from tidegate.serving.call import BreakerOpen, Call, DeadlineExceeded, Group, Overloaded, SafeMode
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion, UnknownService
 from tidegate.serving.guard import ask_stand_in, fall_back, inspect, is_fault, take_stand_in
-from tidegate.serving.hold import Held, Hold
-from tidegate.serving.meter import Meter
 from tidegate.serving.metric import MetricPage
+from tidegate.serving.outbox import Outbox
 from tidegate.serving.reroute import take_back
-from tidegate.serving.shadow import ShadowLane
 
 _log = logging.getLogger("tidegate.serving")
 
@@ -62,21 +60,21 @@ class DataPlane:
         self.unwell: dict[tuple[str, int], str] = {}  # why a version does not answer its check inputs now
         self._loop = loop
         self._journal = JournalLane(journal, loop, clock=clock)
-        self.is_alone: Callable[[], bool] = lambda: False
         self._metrics = metrics
         self._arrived: list[Call] = []
         self._finished: list[Group] = []
         self._settling = False
         self._unfinished: set[Call] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._encoders: dict[Arm, TurnEncoder] = {}
-        self._meters: dict[Arm, Meter] = {}
-        self._shadow = ShadowLane(loop, self._journal, clock=clock, metrics=metrics)
         self._refused: dict[tuple[str, str], int] = {}
-        self._lost = False
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
-        self._syncing: set[asyncio.Future[None]] = set()
-        self._hold = Hold(loop, self._journal, clock=clock, release=self._release)
+        self.outbox = Outbox(
+            loop,
+            self._journal,
+            clock=clock,
+            metrics=metrics,
+            fail=self._fail,
+        )
 
     # --- the way in ---
 
@@ -158,7 +156,7 @@ class DataPlane:
     @property
     def busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self._arrived or self._finished or self._unfinished or self._syncing or self._hold)
+        return bool(self._arrived or self._finished or self._unfinished) or self.outbox.busy
 
     # --- one turn ---
 
@@ -288,6 +286,15 @@ class DataPlane:
         if self._finished and not self._settling:
             self._settling = True
             self._loop.call_soon(self._settle_soon)
+
+    def _settle_soon(self) -> None:
+        self._settling = False
+        if self._finished:
+            self._settle()
+
+    def _settle(self) -> None:
+        groups, self._finished = self._finished, []
+        self.outbox.send(groups)
 
     def _check(self, group: Group) -> None:
         """Hold the outputs against the contract; calls that got a bad row fall back."""
@@ -460,156 +467,10 @@ class DataPlane:
         if self._unfinished:
             self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
-    # --- the way out ---
-
-    def _settle_soon(self) -> None:
-        self._settling = False
-        if self._finished:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Journal what is finished by one write, then answer."""
-        groups, self._finished = self._finished, []
-        frames: list[bytes] = []
-        framed: list[Group] = []
-        for group in groups:
-            try:
-                frames.append(self._encoder(group.arm).encode(self._record(group)))
-                framed.append(group)
-            except Exception as defect:  # noqa: BLE001 - it must cost this record, not the turn
-                _log.error("record.not_encoded", exc_info=defect)
-                self._lost = True
-                self._unwritten(group, defect)
-        try:
-            inline = len(frames) == 1 and self.is_alone()
-            writing = self._journal.append(frames, inline=inline) if frames else None
-            self._lost = len(framed) < len(groups)
-            if writing is not None:  # the disk is slow: answers wait for it, the loop does not
-                held = self._hold.keep(framed, writing)
-                writing.then(lambda writing: self._settle_held(held, writing))
-                groups = [group for group in groups if group not in framed]
-        except JournalUnavailable as error:
-            self._lost = True
-            for group in framed[error.written :]:
-                self._unwritten(group, error)
-        self._deliver(groups)
-
-    def _settle_held(self, held: Held, writing: Writing) -> None:
-        """Answer what has waited for a slow write until now."""
-        kept = self._hold.take(held)
-        if writing.error is not None:
-            self._lost = True
-            for group in kept[writing.error.written :]:
-                if group is not None:
-                    self._unwritten(group, writing.error)
-        self._deliver([group for group in kept if group is not None])
-
-    def _release(self, group: Group, error: JournalUnavailable) -> None:
-        """Answer what cannot wait for the disk any longer, as the journal mode says."""
-        self._lost = True
-        self._unwritten(group, error)
-        self._answer(group)
-
-    def _deliver(self, groups: list[Group]) -> None:
-        durable = [group for group in groups if group.arm.version.journal is JournalMode.DURABLE]
-        if durable:
-            self._answer_after_sync(durable)
-            groups = [group for group in groups if group.arm.version.journal is not JournalMode.DURABLE]
-        for group in groups:
-            self._answer(group)
-
-    def _answer(self, group: Group) -> None:
-        meter = self._meters.get(group.arm)
-        if meter is None:
-            meter = self._meters[group.arm] = Meter(self._metrics, group.arm)
-        meter.count(group, self.clock.monotonic_s())
-        group.arm.version.n_asked += len(group.calls)
-        for call in group.calls:
-            if not call.abandoned:
-                try:
-                    call.reply(call)
-                except Exception as defect:  # noqa: BLE001 - it must cost this answer, not the turn's others
-                    self._fail([call], defect)
-        if group.arm.shadows:
-            self._shadow.offer(group)
-        group.calls.clear()  # calls and group refer to each other; without this only the collector frees them
-
-    def _answer_after_sync(self, groups: list[Group]) -> None:
-        future = self._loop.run_in_executor(None, self._journal.sync)
-        self._syncing.add(future)
-        held = self._hold.keep(groups)
-
-        def answer(done: asyncio.Future[None]) -> None:
-            self._syncing.discard(done)
-            error = done.exception()
-            for group in self._hold.take(held):
-                if group is None:
-                    continue
-                if error is not None:
-                    self._fail_unwritten(group, error)
-                self._answer(group)
-
-        future.add_done_callback(answer)
-
-    def _unwritten(self, group: Group, error: BaseException) -> None:
-        self._dropped.add(group.n_rows)
-        if group.arm.version.journal is not JournalMode.AVAILABLE:
-            self._fail_unwritten(group, error)
-
-    def _fail_unwritten(self, group: Group, error: BaseException) -> None:
-        for call in group.calls:
-            call.error = JournalUnavailable(
-                f"Service {group.arm.service!r} answers only what is journalled, and nothing can be.",
-                hint="Try again later; the operator sees why in `tidegate status`.",
-                service=group.arm.service,
-            )
-            call.error.__cause__ = error
-
-    def _encoder(self, arm: Arm) -> TurnEncoder:
-        encoder = self._encoders.get(arm)
-        if encoder is None:
-            encoder = self._encoders[arm] = self._journal.stream(arm.stream)
-        return encoder
-
-    def _record(self, group: Group) -> Turn:
-        calls = group.calls
-        flags = group.flags | (Flag.DROPPED if self._lost else 0)
-        several = group.n_rows != len(calls)
-        turn = Turn(
-            request_ids=[call.request_id for call in calls],
-            arrived_us=[call.arrived_us for call in calls],
-            inputs=group.inputs,
-            outputs=group.outputs,
-            rows_per_request=[call.n_rows for call in calls] if several else None,
-            flags=int(flags),
-            service_time_us=group.predict_us,
-            batch_rows=group.batch_rows,
-            answered_by=group.answered_by,
-        )
-        if group.error is not None:
-            turn.errors = [group.error.code] * len(calls)
-        if any([call.caller_id for call in calls]):  # noqa: C419 - a list is twice as fast as a generator here
-            turn.caller_ids = [call.caller_id for call in calls]
-        if any([call.trace_id for call in calls]):  # noqa: C419 - likewise
-            turn.trace_ids = [call.trace_id or bytes(16) for call in calls]
-        if calls[0].key_hashes is not None:
-            turn.key_hashes = [key for call in calls for key in call.key_hashes or ()]
-        if calls[0].bucket >= 0.0:
-            arm = group.arm
-            turn.buckets = (
-                [bucket for call in calls for bucket in arm.buckets_of(call)]
-                if several
-                else [call.bucket for call in calls]
-            )
-        return turn
-
     def close_journal(self) -> None:
         """Write what waits and close the journal, unless its disk stands."""
         self._journal.close()
 
     def forget(self, arms: Sequence[Arm]) -> None:
         """Drop what is kept for arms that no route leads to any more."""
-        for arm in arms:
-            self._encoders.pop(arm, None)
-            self._meters.pop(arm, None)
-        self._shadow.forget(arms)
+        self.outbox.forget(arms)
