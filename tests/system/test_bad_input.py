@@ -351,6 +351,7 @@ def test_many_requests_from_clients_that_leave_at_once_hold_nobody_up(server):
         {"value": 1, "key": "\ud800", "event_time": 1},
         {"value": 1, "key": [], "event_time": 1},
         {"value": 1, "prediction_id": 5},
+        {"value": 1, "key": 1.5, "event_time": "2024-01-01T00:00:00Z"},
         {"value": 1, "prediction_id": "x", "more": 1},
         {"value": 1, "prediction_id": "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef", "name": 5},
         {"outcomes": []},

@@ -250,7 +250,7 @@ class OutcomeHandler(NativeFace):
                     field="prediction_id",
                 ) from error
         elif sent.key is not None and sent.event_time is not None:
-            key_hash = self._endpoint.hash_key(_integral(sent.key))
+            key_hash = self._endpoint.hash_key(_key(sent.key, position))
             event_us = self._event_us(sent.event_time, position)
         else:
             raise MalformedBody(
@@ -308,6 +308,18 @@ class OutcomeHandler(NativeFace):
 def _integral(value: str | float) -> str | int | float:
     """Return 3 for 3.0: to JSON both are the same integer."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _key(value: str | float, position: int) -> str | int:
+    """Return a key as rows have it."""
+    key = _integral(value)
+    if isinstance(key, float):
+        raise MalformedBody(
+            f"Field 'key' of outcome {position} must be a text or a whole number.",
+            hint="Send the value of the key field as it was sent with the row.",
+            field="key",
+        )
+    return key
 
 
 def _is_deep(value: Any) -> bool:
