@@ -20,7 +20,7 @@ from tidegate.operation.signal import stored_signals
 
 
 class Told:
-    name = "told"
+    key = name = "told"
 
     def __init__(self):
         self.signals = []

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 import msgspec
 
 from tidegate.adapter.notify.channel import channels_of
+from tidegate.adapter.notify.shelf import FileShelf
 from tidegate.bootstrap.local import Local
 from tidegate.contract.objective import Objectives
 from tidegate.core.error import InvalidSetting, NotFound, TidegateError
@@ -20,7 +21,7 @@ from tidegate.journal.record import RecordKind
 from tidegate.journal.tally import US_PER_MINUTE, Tally
 from tidegate.monitoring.alert import Outbox
 from tidegate.monitoring.burn import Burn, burning
-from tidegate.monitoring.signal import Finding, Severity, Signal, SignalBook, State, counts_by
+from tidegate.monitoring.signal import Finding, Severity, SignalBook, counts_by
 from tidegate.monitoring.subject import Subject
 from tidegate.operation.monitor import watched_subject
 from tidegate.operation.signal import keep_signals, stored_signals
@@ -44,7 +45,8 @@ def make_watcher(local: Local) -> Watcher:
     except TidegateError as error:
         _log.error("alert.unusable: %s", error)
         channels = []
-    return Watcher(local, Outbox(channels, clock=local.clock))
+    shelf = FileShelf(local.home.root / "alerts.json")
+    return Watcher(local, Outbox(channels, clock=local.clock, shelf=shelf))
 
 
 class Watcher(threading.Thread):
@@ -70,7 +72,23 @@ class Watcher(threading.Thread):
                 _log.warning("watcher.delayed: %s", error)
             except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the watching
                 _log.exception("watcher.failed")
-            self._stopping.wait(_ROUND_S)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the next look; messages that are due meanwhile are tried again."""
+        ends_s = self._local.clock.monotonic_s() + _ROUND_S
+        while not self._stopping.is_set():
+            left_s = ends_s - self._local.clock.monotonic_s()
+            due_s = self._outbox.due_s
+            if left_s <= 0:
+                return
+            self._stopping.wait(left_s if due_s is None else min(left_s, due_s))
+            if due_s is not None and due_s < left_s and not self._stopping.is_set():
+                self._tell()
+
+    def _tell(self) -> None:
+        for trouble in self._outbox.deliver():
+            _log.warning("alert.delayed: %s", trouble)
 
     def stop(self) -> None:
         """End after the present look."""
@@ -83,23 +101,28 @@ class Watcher(threading.Thread):
         if now_us // _REMEMBER_US != self._remembered:  # a new version may promise something else
             self._remembered = now_us // _REMEMBER_US
             self._subjects.clear()
-        changed: list[Signal] = []
         # of thousands of services most are not asked for hours: who was, and who was burning, is looked at
         for service in sorted({*self._asked(now_us // US_PER_MINUTE), *self._books}):
-            changed += self._burn(service, now_us, today)
+            self._burn(service, now_us, today)
         if self._done_on != today:
             for folder in sorted(self._local.home.records.iterdir()):
-                if folder.is_dir():
-                    changed += self._yesterday(folder.name, today)
+                if not folder.is_dir():
+                    continue
+                try:
+                    self._yesterday(folder.name, today)
+                except Exception:  # noqa: BLE001 - the records of one service must not keep others unwatched
+                    _log.exception("monitor.failed service=%s", folder.name)
         self._done_on = today
         counted: dict[tuple[str, str, str], int] = {}
-        for signal in stored_signals(self._local.unit):
+        stored = stored_signals(self._local.unit)
+        for signal in stored:
             for key, count in counts_by([signal]).items():
                 counted[signal.service, *key] = counted.get((signal.service, *key), 0) + count
         self.open_signals = counted
-        self._outbox.put(signal for signal in changed if signal.state is State.OPEN)
-        for trouble in self._outbox.deliver():
-            _log.warning("alert.delayed: %s", trouble)
+        # of those that are stored, not those that this look changed: nothing is lost between the two
+        for trouble in self._outbox.put(stored):
+            _log.warning("alert.unsaved: %s", trouble)
+        self._tell()
 
     def _asked(self, minute: int) -> list[str]:
         """Return the services that were asked in the last hours."""
@@ -117,14 +140,14 @@ class Watcher(threading.Thread):
             self._subjects[service] = found
         return found
 
-    def _burn(self, service: str, now_us: int, today: date) -> list[Signal]:
+    def _burn(self, service: str, now_us: int, today: date) -> None:
         try:
             subject, _ = self._subject(service)
         except NotFound:  # its records are older than this database
-            return []
+            return
         objectives = subject.objectives
         if objectives.availability is None and objectives.latency_p99_ms is None:
-            return []
+            return
         minute = now_us // US_PER_MINUTE
         findings = [_burning(each) for each in self._burns(service, minute, objectives)]
         book = self._books.get(service)
@@ -135,9 +158,7 @@ class Watcher(threading.Thread):
         before = {signal.id: signal for signal in book.signals}
         book.update(today, findings, stamp=str(minute))
         changed = [signal for signal in book.signals if before.get(signal.id) != signal]
-        return keep_signals(
-            self._local.unit, changed, principal=self._local.principal, clock=self._local.clock
-        )
+        keep_signals(self._local.unit, changed, principal=self._local.principal, clock=self._local.clock)
 
     def _burns(self, service: str, minute: int, objectives: Objectives) -> list[Burn]:
         try:
@@ -151,7 +172,7 @@ class Watcher(threading.Thread):
                 minutes.setdefault(key.minute, Tally()).add(tally)
         return burning(minutes, minute, objectives)
 
-    def _yesterday(self, service: str, today: date) -> list[Signal]:
+    def _yesterday(self, service: str, today: date) -> None:
         """Run the monitors over the days that are whole."""
         from tidegate.adapter.parquet.history import StoredHistory
         from tidegate.operation.monitor import examine
@@ -159,16 +180,16 @@ class Watcher(threading.Thread):
         try:
             subject, outcome = watched_subject(self._local.unit, self._local.artifacts, service)
         except NotFound:
-            return []
+            return
         home = self._local.home
         history = StoredHistory(home.records, home.ledger, service, outcome=outcome)
         try:
             days = [day for day in history.days() if day < today]
         except NotFound:
-            return []
+            return
         rest = days[subject.monitoring.reference_days :]
         if not rest:  # the reference is not whole yet
-            return []
+            return
         first = max(rest[0], today - timedelta(days=_PERIOD_DAYS))
         try:
             result = examine(
@@ -179,8 +200,8 @@ class Watcher(threading.Thread):
             )
         except InvalidSetting as error:
             _log.warning("monitor.skipped service=%s: %s", service, error)
-            return []
-        return keep_signals(
+            return
+        keep_signals(
             self._local.unit, result.signals, principal=self._local.principal, clock=self._local.clock
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import msgspec
+
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
-from tidegate.monitoring.signal import Signal, to_tell
+from tidegate.monitoring.signal import Signal, State, to_tell
 
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 600.0
@@ -25,6 +27,11 @@ class Channel(Protocol):
     """A way to people."""
 
     @property
+    def key(self) -> str:
+        """What tells it from others, the same in each life of the process; no secret."""
+        ...
+
+    @property
     def name(self) -> str:
         """What it is called in logs; no secret."""
         ...
@@ -38,65 +45,143 @@ class Channel(Protocol):
         ...
 
 
-class _Letter:
-    def __init__(self, signal: Signal, channel: Channel, now_s: float) -> None:
-        self.signal = signal
-        self.channel = channel
-        self.since_s = now_s
-        self.next_s = now_s
-        self.wait_s = FIRST_WAIT_S
+class Shelf(Protocol):
+    """Where an outbox is kept while the process is away."""
+
+    def load(self) -> bytes | None:
+        """Return what was saved last; None: nothing, or nothing that can be read."""
+        ...
+
+    def save(self, content: bytes) -> None:
+        """Keep it instead of what was there, wholly or not at all.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        ...
+
+
+class _Letter(msgspec.Struct):
+    """A message to one channel that is not delivered yet; times are microseconds UTC."""
+
+    signal: Signal
+    channel: str
+    since_us: int
+    next_us: int
+    wait_s: float = FIRST_WAIT_S
+
+
+class _Content(msgspec.Struct):
+    """What an outbox knows: what waits, and which signals were taken for which channel."""
+
+    letters: list[_Letter] = []
+    taken: set[str] = set()
 
 
 class Outbox:
-    """Keeps what is not delivered yet. Waits twice as long after each failure, up to ten minutes."""
+    """Keeps what is not delivered yet. Waits twice as long after each failure, up to ten minutes.
 
-    def __init__(self, channels: Sequence[Channel], *, clock: Clock) -> None:
-        self._channels = channels
+    What it knows is saved after each message, so that a process that ends in between leaves nothing
+    untold, and tells at most that one message twice: with the same idempotency key.
+    """
+
+    def __init__(self, channels: Sequence[Channel], *, clock: Clock, shelf: Shelf | None = None) -> None:
+        """Take up where the shelf says; without one nothing outlives the process."""
+        self._channels = {channel.key: channel for channel in channels}
         self._clock = clock
-        self._letters: list[_Letter] = []
+        self._shelf = shelf
+        self._content = self._loaded()
         self.n_delivered = 0
         self.n_given_up = 0
+
+    def _loaded(self) -> _Content:
+        saved = self._shelf.load() if self._shelf is not None else None
+        try:
+            content = msgspec.json.decode(saved, type=_Content) if saved else _Content()
+        except msgspec.MsgspecError:  # of another version: better told twice than not at all
+            content = _Content()
+        content.letters = [each for each in content.letters if each.channel in self._channels]
+        return content
 
     @property
     def n_waiting(self) -> int:
         """Messages that are not delivered yet."""
-        return len(self._letters)
+        return len(self._content.letters)
 
-    def put(self, signals: Iterable[Signal]) -> None:
-        """Take what people should be told: not what is acknowledged, muted or over."""
-        now_s = self._clock.monotonic_s()
-        for signal in to_tell(signals, now_us=self._clock.wall_us()):
-            self._letters += [_Letter(signal, channel, now_s) for channel in self._channels]
+    @property
+    def due_s(self) -> float | None:
+        """Seconds until the next try, at least 0; None: nothing waits."""
+        if not self._content.letters:
+            return None
+        next_us = min(letter.next_us for letter in self._content.letters)
+        return max(0.0, (next_us - self._clock.wall_us()) / 1e6)
+
+    def put(self, signals: Iterable[Signal]) -> list[str]:
+        """Take all signals as they stand; those that people should be told of and were not wait for it.
+
+        What is acknowledged or muted meanwhile is not delivered any more. Returns what went wrong, in words.
+        """
+        given = {f"{each.service}/{each.id}": each for each in signals}
+        now_us = self._clock.wall_us()
+        content = self._content
+        before = msgspec.json.encode(content)
+        tell = to_tell(given.values(), now_us=now_us)
+        for signal in tell:
+            for key in self._channels:
+                name = f"{key}/{signal.service}/{signal.id}"
+                if name not in content.taken:
+                    content.taken.add(name)
+                    content.letters.append(_Letter(signal, key, now_us, now_us))
+        still = []
+        for letter in content.letters:
+            letter.signal = now = given.get(f"{letter.signal.service}/{letter.signal.id}", letter.signal)
+            if now.state is not State.ACKNOWLEDGED and not now.is_muted(now_us):
+                still.append(letter)
+        content.letters = still
+        alive = {name for name, each in given.items() if each.state is not State.RESOLVED}
+        content.taken = {name for name in content.taken if name.partition("/")[2] in alive}
+        return self._save() if msgspec.json.encode(content) != before else []
 
     def deliver(self) -> list[str]:
         """Try what is due; returns what went wrong, in words."""
-        now_s = self._clock.monotonic_s()
-        troubles, rest = [], []
-        for letter in self._letters:
-            if letter.next_s > now_s:
-                rest.append(letter)
+        troubles: list[str] = []
+        for letter in list(self._content.letters):
+            now_us = self._clock.wall_us()
+            if letter.next_us > now_us:
                 continue
+            channel = self._channels[letter.channel]
             try:
-                letter.channel.send(letter.signal)
+                channel.send(letter.signal)
             except NotDelivered as error:
-                troubles.append(f"{letter.channel.name}: {error.message}")
-                if now_s - letter.since_s >= GIVE_UP_S:
-                    self.n_given_up += 1
+                troubles.append(f"{channel.name}: {error.message}")
+                if now_us - letter.since_us < GIVE_UP_S * 1e6:
+                    letter.next_us = now_us + int(letter.wait_s * 1e6)
+                    letter.wait_s = min(2 * letter.wait_s, LONGEST_WAIT_S)
+                    troubles += self._save()
                     continue
-                letter.next_s = now_s + letter.wait_s
-                letter.wait_s = min(2 * letter.wait_s, LONGEST_WAIT_S)
-                rest.append(letter)
+                self.n_given_up += 1
             else:
                 self.n_delivered += 1
-        self._letters = rest
+            self._content.letters.remove(letter)
+            troubles += self._save()
         return troubles
+
+    def _save(self) -> list[str]:
+        if self._shelf is None:
+            return []
+        try:
+            self._shelf.save(msgspec.json.encode(self._content))
+        except OSError as error:
+            return [f"What waits could not be saved, and would be told again after a restart: {error}."]
+        return []
 
 
 def message(signal: Signal) -> str:
     """Return a signal as a few lines for a person; never a value of a record."""
+    over = f" Over since {signal.resolved_on.isoformat()}." if signal.resolved_on else ""
     lines = [
         f"[{signal.severity.value}] {signal.service}: {signal.title}",
-        f"Since {signal.first_on.isoformat()}.{f' Cost: {signal.cost}.' if signal.cost else ''}",
+        f"Since {signal.first_on.isoformat()}.{over}{f' Cost: {signal.cost}.' if signal.cost else ''}",
         f"What to do: {signal.remedy}",
         f"Look: tidegate signals show {signal.id}",
     ]

@@ -5,10 +5,12 @@ import threading
 from datetime import date
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import msgspec
 import pytest
 
 from tests.journal.fake import FakeClock
 from tidegate.adapter.notify.channel import Webhook, channels_of
+from tidegate.adapter.notify.shelf import FileShelf
 from tidegate.core.error import InvalidSetting, MissingExtra
 from tidegate.monitoring.alert import GIVE_UP_S, NotDelivered, Outbox, message
 from tidegate.monitoring.signal import Finding, Severity, SignalBook
@@ -97,6 +99,112 @@ def test_a_secret_in_an_address_is_in_no_message(signal):
     assert "secret" not in f"{failed.value} {hook.name} {message(signal)}"
 
 
+class Memory:
+    """A shelf that can be copied, as a crash would leave it."""
+
+    def __init__(self, content=None):
+        self.content = content
+
+    def load(self):
+        return self.content
+
+    def save(self, content):
+        self.content = content
+
+
+def test_what_waits_outlives_the_process_and_is_told_once(server, signal, tmp_path):
+    url, received, statuses = server
+    statuses += [500]
+    clock, shelf = FakeClock(), FileShelf(tmp_path / "alerts.json")
+    before = Outbox([Webhook(url)], clock=clock, shelf=shelf)
+    before.put([signal])
+    before.deliver()
+
+    after = Outbox([Webhook(url)], clock=clock, shelf=shelf)
+    assert after.due_s == pytest.approx(5)
+    after.put([signal])
+    assert after.deliver() == []  # not before its time, restart or not
+    clock.forward(5)
+    after.deliver()
+    last = Outbox([Webhook(url)], clock=clock, shelf=shelf)
+    last.put([signal])
+    last.deliver()
+
+    assert len(received) == 2
+    assert (after.n_delivered, last.n_waiting) == (1, 0)
+    assert (tmp_path / "alerts.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_crash_at_any_save_loses_nothing_and_repeats_one_message_at_most(signal):
+    """Every state that was ever saved is taken up again by a fresh outbox."""
+    others = [msgspec.structs.replace(signal, id=f"{n:012x}") for n in range(3)]
+    sent, saved, shelf = [], [None], Memory()
+    shelf.save = saved.append
+
+    class Door:
+        key = name = "door"
+
+        def send(self, signal):
+            sent.append((len(saved), signal.id))
+
+    box = Outbox([Door()], clock=FakeClock(), shelf=shelf)
+    box.put(others)
+    box.deliver()
+    first_life = list(sent)
+    for place, content in enumerate(saved):
+        sent.clear()
+        again = Outbox([Door()], clock=FakeClock(), shelf=Memory(content))
+        again.put(others)
+        again.deliver()
+        # the message after the last save may have left when the process ended
+        told = [each for at, each in first_life if at <= place + 1] + [each for _, each in sent]
+        assert set(told) == {each.id for each in others}
+        assert len(told) <= 4
+    assert len(saved) == 5
+
+
+def test_what_is_over_or_seen_meanwhile_is_told_so_or_not_at_all(signal):
+    clock, told = FakeClock(), []
+
+    class Door:
+        key = name = "door"
+
+        def send(self, signal):
+            if clock.now_us == FakeClock().now_us:
+                raise NotDelivered("shut")
+            told.append(message(signal))
+
+    book = SignalBook("loans", signals=[signal])
+    box = Outbox([Door()], clock=clock)
+    box.put(book.signals)
+    box.deliver()
+    book.resolve(signal.id, date(2026, 5, 4), "not found again")
+    box.put(book.signals)
+    clock.forward(60)
+    box.deliver()
+    box.put(book.signals)
+
+    assert len(told) == 1
+    assert "Over since 2026-05-04" in told[0]
+
+    book = SignalBook("loans", signals=[signal])
+    seen = Outbox([Door()], clock=FakeClock())
+    seen.put(book.signals)
+    book.acknowledge(signal.id, "ada")
+    seen.put(book.signals)
+    assert seen.n_waiting == 0
+
+
+def test_a_shelf_that_cannot_be_written_is_said_and_delivery_goes_on(server, signal, tmp_path):
+    url, received, _ = server
+    box = Outbox([Webhook(url)], clock=FakeClock(), shelf=FileShelf(tmp_path / "no folder" / "alerts.json"))
+
+    assert "could not be saved" in box.put([signal])[0]
+    box.deliver()
+
+    assert len(received) == 1
+
+
 def test_acknowledged_signals_are_not_put(signal):
     book = SignalBook("loans", signals=[signal])
     book.acknowledge(signal.id, "ada")
@@ -120,6 +228,24 @@ def test_apprise_addresses_name_the_extra_that_is_missing(monkeypatch):
 
     with pytest.raises(MissingExtra, match="apprise"):
         channels_of(["mailto://somebody@example.org"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what apprise imports
+def test_apprise_itself_hands_a_signal_to_a_real_receiver(server, signal):
+    pytest.importorskip("apprise")
+    url, received, statuses = server
+    statuses += [500]
+    (channel,) = channels_of([url.replace("http://", "json://")])
+
+    with pytest.raises(NotDelivered):
+        channel.send(signal)
+    channel.send(signal)
+
+    (_, body) = received[-1]
+    assert body["title"] == "Mean loss rose"
+    assert body["type"] == "failure"
+    assert "tidegate signals show" in body["message"]
+    assert "secret" not in channel.name + channel.key
 
 
 def test_apprise_is_asked_and_its_refusal_is_tried_again(monkeypatch, signal):

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 
 import msgspec
 
+from tidegate.core.digest import digest_bytes
 from tidegate.core.error import InvalidSetting, MissingExtra
 from tidegate.monitoring.alert import Channel, NotDelivered, message
 from tidegate.monitoring.signal import Severity, Signal
@@ -25,6 +26,7 @@ class Webhook:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self.key = _key(url)
         self.name = f"webhook {urlsplit(url).hostname}"
 
     def send(self, signal: Signal) -> None:
@@ -60,12 +62,18 @@ class AppriseChannel:
         scheme = url.partition("://")[0]
         if not self._way.add(url):
             raise InvalidSetting(f"apprise knows no alert address of the kind {scheme!r}.")
+        self.key = _key(url)
         self.name = f"apprise {scheme}"
 
     def send(self, signal: Signal) -> None:
         done = self._way.notify(title=signal.title, body=message(signal), notify_type=_KINDS[signal.severity])
         if not done:
             raise NotDelivered("apprise could not hand it over.")
+
+
+def _key(address: str) -> str:
+    """Return what tells an address from others and gives none of it away."""
+    return digest_bytes(address.encode()).removeprefix("sha256:")[:12]
 
 
 def channels_of(addresses: Sequence[str]) -> list[Channel]:
