@@ -247,6 +247,24 @@ def test_load_and_unload_are_refused_in_words(client: InferenceServerClient) -> 
         assert caught.value.status() == "501"
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.get_system_shared_memory_status(),
+        lambda client: client.register_system_shared_memory("region", "/key", 64),
+        lambda client: client.unregister_cuda_shared_memory(),
+        lambda client: client.get_trace_settings(),
+        lambda client: client.update_trace_settings("flights", {}),
+        lambda client: client.get_log_settings(),
+    ],
+)
+def test_extensions_that_are_not_offered_are_said_so(client: InferenceServerClient, ask: Any) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        ask(client)
+
+    assert refused.value.status() == "501"
+
+
 def test_errors_have_the_protocols_shape(client: InferenceServerClient) -> None:
     sent = input_of("INPUT0", values(DataType.FLOAT32), binary=True)
     for model, version, status, words in (

@@ -17,6 +17,12 @@ class HttpError(TidegateError):
     code = "bad_request"
 
 
+class Unsupported(TidegateError):
+    """The protocol knows the request; this server does not do what it asks."""
+
+    code = "unsupported"
+
+
 class NotAllowed(TidegateError):
     """The resource exists but not for this method."""
 

@@ -10,10 +10,9 @@ import msgspec
 
 from tidegate.contract.protocol import TensorMetadata
 from tidegate.contract.violation import MalformedBody
-from tidegate.core.error import TidegateError
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint, LoadedVersion
-from tidegate.serving.http.exchange import Exchange, Handler
+from tidegate.serving.http.exchange import Exchange, Handler, Unsupported
 from tidegate.serving.http.inference import InferHandler, ProtocolFace
 from tidegate.serving.http.signature import Signature
 from tidegate.serving.http.statistic import Version, model_statistics
@@ -27,12 +26,6 @@ SERVER_VERSION = "0.1.0"
 _encode = msgspec.json.Encoder().encode
 
 Resources = dict[bytes, Mapping[bytes, Handler]]
-
-
-class Unsupported(TidegateError):
-    """The protocol knows the request; this server does not do what it asks."""
-
-    code = "unsupported"
 
 
 class ModelMetadata(msgspec.Struct):

@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 from tidegate.core.error import NotFound, TidegateError
 from tidegate.serving.http.connection import Connection
 from tidegate.serving.http.error import native_error, protocol_error
-from tidegate.serving.http.exchange import Exchange, Handler, Head, NotAllowed
+from tidegate.serving.http.exchange import Exchange, Handler, Head, NotAllowed, Unsupported
 
 _log = logging.getLogger("tidegate.serving.http")
 
@@ -27,6 +27,9 @@ LINGER_TIMEOUT_S = 2.0
 REST_S = 0.001
 REST_WITHIN_S = 0.005
 """Refusals that are further apart are answered as they come."""
+_NOT_OFFERED = (b"systemsharedmemory", b"cudasharedmemory", b"trace", b"logging")
+_NO_VERBS = (b"generate", b"generate_stream", b"trace")
+"""Extensions of Triton's protocol that its clients may ask for: known, and not offered."""
 FULL_TURN = 32
 """Refusals in one turn of the loop that share its cost well enough already."""
 
@@ -145,7 +148,11 @@ class Site:
             if waited_s > limits[connection.state] and not (connection.state == "idle" and connection.owes):
                 connection.time_out()
 
-    def _not_found(self, path: bytes) -> NotFound:
+    def _not_found(self, path: bytes) -> TidegateError:
+        if path.startswith(b"/v2/") and path.split(b"/")[2] in _NOT_OFFERED:
+            return Unsupported(
+                f"The extension of {_shown(path)} is not offered.", hint="GET /v2 lists those that are."
+            )
         if path.startswith(b"/v2/models/"):
             return self._no_model(path.split(b"/")[3:])
         posts = sorted(path.decode() for path, methods in self._resources.items() if b"POST" in methods)
@@ -157,7 +164,7 @@ class Site:
             else "No service is ready yet.",
         )
 
-    def _no_model(self, parts: list[bytes]) -> NotFound:
+    def _no_model(self, parts: list[bytes]) -> TidegateError:
         """Say which of model, version and verb is the one that does not exist."""
         base = b"/v2/models/"
         name = parts[0]
@@ -176,7 +183,8 @@ class Site:
                 f"Model {_shown(name)!r} has no version {_shown(parts[2])!r} here.",
                 hint=f"Versions that can be named: {numbers or 'none yet'}.",
             )
-        return NotFound(
+        verbs = parts[3:] if parts[1:2] == [b"versions"] else parts[1:]
+        return (Unsupported if verbs[:1] and verbs[0] in _NO_VERBS else NotFound)(
             f"Model {_shown(name)!r} has no {_shown(b'/'.join(parts[1:]))!r}.",
             hint="It has: ready, infer, config, stats and versions.",
         )
