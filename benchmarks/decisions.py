@@ -270,7 +270,7 @@ class Stream:
         self._users = users
         self._ratio = ratio
         self._excess = excess
-        self._counter = Counter(Watch("r", "s", 1, 2))
+        self._counter = Counter(Watch("r", "s", 1, 2).max_keys)
         self._tallies: dict[tuple[Any, ...], list[int]] = {}
         self._counts: dict[str, int] = {}
         self.n_sent = 0

@@ -185,7 +185,8 @@ def test_a_rollback_moves_traffic_before_any_engine_is_imported():
     needed = "tidegate.cli.rollback, tidegate.operation.meant, tidegate.operation.release"
 
     # what the command imports until the route has moved
-    script = f"import sys, tidegate.cli.main, {needed}, tidegate.bootstrap.local\n" + (
+    script = (
+        f"import sys, tidegate.cli.main, {needed}, tidegate.bootstrap.local\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

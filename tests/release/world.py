@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -16,13 +17,17 @@ from random import Random
 from tests.release.fleet import ANA, BEN, SERVICE, FakeWorker, manifest
 from tests.release.memory import GENESIS, MemoryUnit
 from tests.route.simulation import Disk, Killed, SimulatedFiles
+from tidegate.core.decision import Decision
 from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.governance.audit import entry_hash, verify
 from tidegate.journal.ledger import LedgerUnavailable
+from tidegate.journal.matured import OutcomeTallies, OutcomeWatch
 from tidegate.journal.pair import PairTally
 from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies, Watch
 from tidegate.operation import rollout
+from tidegate.operation.pending import PendingMoves, reconcile
+from tidegate.operation.release import roll_back
 from tidegate.registry.lineage import Lineage
 from tidegate.registry.version import Version
 from tidegate.release import move
@@ -30,7 +35,6 @@ from tidegate.release.controller import ReleaseController
 from tidegate.release.machine import Ending, Stage, State
 from tidegate.release.plan import Guardrail, Plan, PlanStep, ShadowStep
 from tidegate.release.readiness import Cell, Patience
-from tidegate.release.rollback import switch_back
 from tidegate.release.switch import clear_latch
 from tidegate.route.route import PARTS, ServiceRoute, check_route
 from tidegate.route.status import WorkerStatus
@@ -39,6 +43,7 @@ from tidegate.route.store import RouteStore
 OLD, STABLE_VERSION, CANDIDATE_VERSION = 1, 2, 3
 IMPATIENT = Patience(ready_s=1.0, follow_s=0.0, poll_s=0.5)
 FOLDER = Path("/home/route")
+PENDING = Path("/home/run/pending")
 
 
 class Broken(AssertionError):
@@ -67,8 +72,9 @@ class Traffic:
         ratio: The candidate's rate over stable's.
     """
 
-    def __init__(self, random: Random, *, rate: float, ratio: float) -> None:
+    def __init__(self, random: Random, clock: WorldClock, *, rate: float, ratio: float) -> None:
         self.random = random
+        self.clock = clock
         self.rate = rate
         self.ratio = ratio
         self.is_down = False
@@ -76,6 +82,10 @@ class Traffic:
         self.watches: set[str] = set()
         self.counts: dict[str, dict[float, list[int]]] = {}
         self.shadowed = PairTally()
+        self.wrong_ratio = 1.0
+        self.young: list[tuple[float, float, list[int]]] = []
+        self.judged: dict[float, list[int]] = {}
+        self.paired = [0, 0, 0]
 
     def watch(self, wanted: Watch) -> None:
         self.watches.add(wanted.release)
@@ -104,6 +114,19 @@ class Traffic:
         self._check()
         return self.shadowed
 
+    def outcomes(self, wanted: OutcomeWatch) -> dict[str, OutcomeTallies]:
+        self._check()
+        due_s = self.clock.now_s - wanted.horizon_s
+        for _, share, counts in [each for each in self.young if each[0] <= due_s]:
+            into = self.judged.setdefault(share, [0, 0, 0, 0]) if share < 1 else self.paired
+            into[:] = [a + b for a, b in zip(into, counts, strict=True)]
+        self.young = [each for each in self.young if each[0] > due_s]
+        events = [EventTally(share, share, share, 0.0, row[2], row[3]) for share, row in self.judged.items()]
+        keys = [KeyTally(share, row[0], row[1]) for share, row in self.judged.items()]
+        pairs, worse, better = self.paired
+        found = OutcomeTallies(events, keys, pairs=pairs, worse=worse, better=better)
+        return {each.name: found for each in wanted.events}
+
     def _check(self) -> None:
         if self.is_down:
             raise LedgerUnavailable("The ledger cannot be read.")
@@ -111,7 +134,14 @@ class Traffic:
     def flow(self, route: ServiceRoute, n_keys: int) -> None:
         """Let new keys come by the route in force."""
         share = sum(arm.parts for arm in route.arms if arm.version == CANDIDATE_VERSION) / PARTS
+        wrong = min(1.0, 0.01 * self.wrong_ratio)
+        if any(each.version in (STABLE_VERSION, CANDIDATE_VERSION) for each in route.shadows):
+            pair = [n_keys, self._poisson(n_keys * wrong), self._poisson(n_keys * 0.01)]
+            self.young.append((self.clock.now_s, 1.0, pair))
         if 0 < share < 1:
+            n = round(n_keys * share)
+            counts = [n, n_keys - n, self._poisson(n * wrong), self._poisson((n_keys - n) * 0.01)]
+            self.young.append((self.clock.now_s, share, counts))
             for name in self.watches:
                 row = self.counts.setdefault(name, {}).setdefault(share, [0, 0, 0, 0])
                 candidate = round(
@@ -169,11 +199,16 @@ class World:
         self.eye = RouteStore(FOLDER, files=SimulatedFiles(self.disk), clock=self.clock, keep=8)
         self.unit = MemoryUnit(self.pause)
         self.workers = [FakeWorker(slot, self.eye, self.clock) for slot in range(2)]  # type: ignore[arg-type]
-        self.cell = Cell(self.store, self, clock=self.clock, sleep=self.sleep)
+        self.cell = Cell(
+            self.store, self, clock=self.clock, sleep=self.sleep, pending=PENDING, files=self.store.files
+        )
+        self.rollbacks: list[Decision] = []
         self.is_bad = self.random.random() < 0.4
         self.traffic = Traffic(
-            self.random, rate=self.random.choice([0.0, 0.01]), ratio=30.0 if self.is_bad else 1.0
+            self.random, self.clock, rate=self.random.choice([0.0, 0.01]), ratio=30.0 if self.is_bad else 1.0
         )
+        self.is_wrong = self.random.random() < 0.3
+        self.traffic.wrong_ratio = 30.0 if self.is_wrong else 1.0
         if self.is_bad:
             self.traffic.rate = 0.01
         self.traffic.is_nan = self.random.random() < 0.05
@@ -221,15 +256,19 @@ class World:
         for worker in self.workers:
             worker.load_s[CANDIDATE_VERSION] = self.random.choice([0.0, 0.0, 3.0])
         shadow = ShadowStep(least_s=2.0, least_pairs=50, max_disagreement=None)
+        wrong = Guardrail(
+            "wrong", outcome="late", against="p", allowance=0.03, every_step=self.random.random() < 0.3
+        )
+        self.has_outcomes = self.random.random() < 0.4
         self.plan = Plan(
             shadow=shadow if self.random.random() < 0.5 else None,
             steps=(PlanStep(0.05, 1.0), PlanStep(0.5, 1.0)),
-            guardrails=(Guardrail("errors", allowance=0.03),),
+            guardrails=(Guardrail("errors", allowance=0.03), *((wrong,) if self.has_outcomes else ())),
             limit_s=400.0,
             idle_s=100.0,
             ready_s=20.0,
             approve=(1.0,) if self.random.random() < 0.2 else (),
-            mature_s=self.random.choice([0.0, 5.0]),
+            mature_s=5.0 if self.has_outcomes else self.random.choice([0.0, 5.0]),
         )
 
     def live(self) -> list[WorkerStatus]:
@@ -371,7 +410,7 @@ class World:
         if self.random.random() < 0.5:
             return
         who = self.random.choice([ANA, BEN])
-        choice = self.random.randrange(9)
+        choice = self.random.randrange(12)
         if choice == 0:
             rollout.pause_release(self.unit, SERVICE, principal=who, clock=self.clock)
         elif choice == 1:
@@ -385,8 +424,8 @@ class World:
             rollout.abort_release(
                 lambda: self.unit, {"local": self.cell}, SERVICE, principal=who, clock=self.clock
             )
-        elif choice in (5, 6):
-            self._roll_back(who, latch=choice == 5)
+        elif choice in (5, 6, 9, 10, 11):
+            self._roll_back(who, latch=choice in (5, 9, 10))
         elif choice == 7:
             clear_latch(self.cell, SERVICE, version=CANDIDATE_VERSION, principal=who)
             self.cleared = True
@@ -406,11 +445,24 @@ class World:
         )
 
     def _roll_back(self, who: Principal, *, latch: bool) -> None:
-        """A person's way back: it needs no database, and takes the candidate's traffic away at once."""
+        """A person's way back: it needs no database, and takes the candidate's traffic away at once (I4)."""
         before = self._share(self._route())
         if before <= 0:
             return
-        switch_back(self.cell, SERVICE, principal=who, latch=latch, patience=IMPATIENT)
+        key = f"rollback {len(self.rollbacks)} of seed {self.seed}"
+        moved = roll_back(
+            lambda: self.unit,
+            self.cell,
+            SERVICE,
+            principal=who,
+            clock=self.clock,
+            latch=latch,
+            patience=IMPATIENT,
+            key=key,
+        )  # I4: whatever is down
+        self.rollbacks.append(moved.decision)
+        if self.unit.is_down and moved.number is not None:
+            raise self._broken("a decision was kept while the database was down")
         after = self._route()
         if self.depth == 0 and self._share(after) and not after.safe_mode:
             raise self._broken(f"rollback left the candidate {self._share(after):.2%}")
@@ -492,6 +544,8 @@ class World:
             self.check()
         else:
             raise self._broken(f"the release never ends: {state}")
+        with suppress(Conflict):
+            reconcile(self.unit, PendingMoves(PENDING, files=self.eye.files), self.eye, clock=self.clock)
         self._check_end()
         found = self._releases()
         return found[-1].ending if found else None
@@ -518,8 +572,16 @@ class World:
             raise self._broken("the candidate has everything, and no release says so")
         if 0 < share < 1 and not any(each.ending is Ending.OVERTAKEN for each in releases):
             raise self._broken(f"the candidate was left with {share:.2%}")
-        if (self.is_bad or self.traffic.is_nan) and any(not each.forced for each in promoted):
+        is_proven = not (self.is_bad or self.traffic.is_nan or (self.is_wrong and self.has_outcomes))
+        if not is_proven and any(not each.forced for each in promoted):
             raise self._broken("promoted without evidence")
+        kept = [
+            each.decision
+            for each in self.unit.tables.decisions
+            if each.decision.principal in (ANA, BEN) and each.decision.kind in ("rollback", "switch-back")
+        ]
+        if sorted(each.at_us for each in kept) != sorted(each.at_us for each in self.rollbacks):
+            raise self._broken(f"{len(self.rollbacks)} rollbacks by people, {len(kept)} decisions")  # I4
         ends = [each for each in self.unit.tables.decisions if each.decision.outcome == Ending.PROMOTED.value]
         if len(ends) != len(promoted):
             raise self._broken(f"{len(promoted)} promotions, and {len(ends)} decisions")

@@ -47,6 +47,9 @@ class SimulatedFiles:
         self.disk = disk
         self.pause = pause
 
+    def make_folder(self, folder: Path) -> None:
+        self.pause()
+
     def names(self, folder: Path) -> list[str]:
         self.pause()
         return [path.name for path in self.disk.names if path.parent == folder]

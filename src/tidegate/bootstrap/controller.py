@@ -38,6 +38,7 @@ class Controller(threading.Thread):
         settings: Settings | None = None,
         records_keep_days: int = 0,
         policy: RetentionPolicy | None = None,
+        copy_to: str = "",
     ) -> None:
         """Take a home.
 
@@ -46,12 +47,14 @@ class Controller(threading.Thread):
             settings: Where the database and the cell are, for releases; None leads none.
             records_keep_days: Days after which files of records are deleted; 0: never.
             policy: When segments are deleted; None: never.
+            copy_to: Where files of records are copied to; "": nowhere.
         """
         super().__init__(name="controller", daemon=True)
         self._home = home
         self._settings = settings
         self._keep_days = records_keep_days
         self._policy = policy or RetentionPolicy()
+        self._copy_to = copy_to
         self._stopping = threading.Event()
         self.behind_bytes = 0
         """Bytes of the journal that were not counted at the last look."""
@@ -75,7 +78,11 @@ class Controller(threading.Thread):
         ledger = Ledger(self._home.ledger)  # in this thread: a connection belongs to the one that made it
         store = self._open_store()
         tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=store)
-        releases = None if self._settings is None else Releases(self._settings, ledger)
+        releases = (
+            None
+            if self._settings is None
+            else Releases(self._settings, ledger, is_behind=lambda: self.behind_bytes > _BUSY_BYTES)
+        )
         retention = Retention(
             self._settings,
             ledger,
@@ -122,7 +129,7 @@ class Controller(threading.Thread):
         from tidegate.adapter.parquet.record import RecordStore, RecordsUnavailable
 
         try:
-            return RecordStore(self._home.records, clock=SystemClock())
+            return RecordStore(self._home.records, clock=SystemClock(), copy_to=self._copy_to)
         except RecordsUnavailable as error:
             _log.error("records.unavailable: %s", error)
             return None

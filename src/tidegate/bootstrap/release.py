@@ -6,12 +6,14 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
 from tidegate.core.error import TidegateError
 from tidegate.core.principal import SYSTEM
 from tidegate.journal.ledger import Ledger
+from tidegate.journal.matured import MaturedCounts
 from tidegate.operation.rollout import DatabaseBook
 from tidegate.release.controller import ReleaseController
 from tidegate.release.source import LedgerSource
@@ -31,11 +33,15 @@ class Releases:
     Args:
         settings: Where the database and the cell are.
         ledger: The tailer's, in whose thread this runs.
+        is_behind: Whether the tailer has much left to count.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: Settings, ledger: Ledger, *, is_behind: Callable[[], bool] = lambda: False
+    ) -> None:
         self._local = Local(settings, principal=SYSTEM)
         self._ledger = ledger
+        self._is_behind = is_behind
         self._controller: ReleaseController | None = None
         self._next_s = 0.0
 
@@ -57,9 +63,12 @@ class Releases:
     def _open(self) -> ReleaseController:
         local = self._local
         pid = os.getpid()
+        matured = MaturedCounts(
+            self._ledger, local.home.journal, clock=local.clock, is_behind=self._is_behind
+        )
         return ReleaseController(
             book=DatabaseBook(local.unit, clock=local.clock),
-            source=LedgerSource(self._ledger),
+            source=LedgerSource(self._ledger, matured),
             cells={local.settings.cell: local.cell},
             clock=local.clock,
             holder=f"{socket.gethostname()}:{pid}:{process_start(pid)}",

@@ -36,7 +36,14 @@ EVENTS = (ERRORS, CONTRACT, FALLBACK, LATENCY)
 """What may happen to a request, in the order of the bits of a key."""
 
 _SEEN_BY_CANDIDATE = 1
-_BITS = {name: 2 << position for position, name in enumerate(EVENTS)}
+
+
+def bits_of(names: Sequence[str]) -> dict[str, int]:
+    """Return the bit that stands for each kind of event."""
+    return {name: 2 << position for position, name in enumerate(names)}
+
+
+_BITS = bits_of(EVENTS)
 _BLOCK_ROWS = 4096
 """Rows between two looks at who is still at risk: within a block nobody's weight changes."""
 _GRID = 0.02
@@ -62,6 +69,8 @@ CREATE TABLE IF NOT EXISTS watch_key (
     id INTEGER PRIMARY KEY, release TEXT NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS watch_key_release ON watch_key (release, id);
+CREATE TABLE IF NOT EXISTS matured (release TEXT PRIMARY KEY, cut_ms INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS matured_phase (release TEXT PRIMARY KEY, shares TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -232,7 +241,7 @@ def _bits(turns: Turns, flags: Column, watch: Watch) -> Column:
     return np.where(flags & Flag.POISON, 0, bits).astype(np.uint32)
 
 
-_Place = tuple[str, float, float, float, float]
+Place = tuple[str, float, float, float, float]
 """Kind of event ("" for keys), share, and the three weights."""
 
 
@@ -246,7 +255,7 @@ class Counted(NamedTuple):
         shares: The phases so far.
     """
 
-    tallies: dict[_Place, list[int]]
+    tallies: dict[Place, list[int]]
     counts: dict[str, int]
     changes: list[Column]
     shares: list[float]
@@ -259,18 +268,26 @@ class _Weights(msgspec.Struct, frozen=True):
 
 
 class Counter:
-    """Counts for one watch; what it has counted since the last `drain` waits to be kept."""
+    """Counts first events; what it has counted since the last `drain` waits to be kept."""
 
-    def __init__(self, watch: Watch, *, changes: Iterable[Column] = (), shares: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        max_keys: int,
+        *,
+        names: Sequence[str] = EVENTS,
+        changes: Iterable[Column] = (),
+        shares: Sequence[float] = (),
+    ) -> None:
         """Begin, or take up what was kept.
 
         Args:
-            watch: What to count.
+            max_keys: Keys that are told apart.
+            names: Kinds of events, in the order of the bits of `Rows`.
             changes: Changes of keys, as `drain` gave them.
             shares: The phases so far.
         """
-        self.watch = watch
-        self.keys = KeySet(watch.max_keys)
+        self.keys = KeySet(max_keys)
+        self._bits = bits_of(names)
         for change in changes:
             self.keys.update(change)
         self._shares = list(shares)
@@ -280,7 +297,7 @@ class Counter:
         self._forget()
 
     def _forget(self) -> None:
-        self._tallies: dict[_Place, list[int]] = {}
+        self._tallies: dict[Place, list[int]] = {}
         self._counts: dict[str, int] = {}
         self._changes: list[Column] = []
 
@@ -323,7 +340,7 @@ class Counter:
         n_candidate = int(rows.candidate.sum())
         self._add_keys(share, n_candidate, len(rows.candidate) - n_candidate)
         weights = _Weights(share, share, 0.0)
-        for name, bit in _BITS.items():
+        for name, bit in self._bits.items():
             happened = (rows.bits & bit) != 0
             if happened.any():
                 of_candidate = int((happened & rows.candidate).sum())
@@ -351,7 +368,7 @@ class Counter:
             before[known] = self.keys.entries[slots[known]]
         begins = known & (before["phase"] < phase) & ((before["bits"] & _SEEN_BY_CANDIDATE) == 0)
         bits = np.where(of_candidate, _SEEN_BY_CANDIDATE, 0).astype(np.uint32)
-        for name, bit in _BITS.items():
+        for name, bit in self._bits.items():
             at_risk = kept & ((before["bits"] & bit) == 0)
             n_trials = int((begins & at_risk).sum())
             events = [0, 0, 0, 0]
@@ -392,7 +409,7 @@ class Counter:
         mine = entries["bucket"] < share
         begins = ((entries["bits"] & _SEEN_BY_CANDIDATE) == 0) & (entries["phase"] < phase)
         self._weights = {share: {}}
-        for name, bit in _BITS.items():
+        for name, bit in self._bits.items():
             at_risk = (entries["bits"] & bit) == 0
             by_key = _part(mine, at_risk, None)
             by_traffic = _part(mine, at_risk, entries["requests"])
@@ -414,7 +431,7 @@ class Counter:
         _add_to(self._tallies, (name, share, weights.low, weights.high, weights.expose), counts)
 
 
-def _add_to(tallies: dict[_Place, list[int]], key: _Place, counts: list[int]) -> None:
+def _add_to(tallies: dict[Place, list[int]], key: Place, counts: list[int]) -> None:
     old = tallies.get(key)
     tallies[key] = counts if old is None else [a + b for a, b in zip(old, counts, strict=True)]
 

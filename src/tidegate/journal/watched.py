@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -14,9 +15,12 @@ from tidegate.journal.reader import End
 from tidegate.journal.watch import (
     COUNTS,
     EVENTS,
+    Column,
+    Counted,
     Counter,
     EventTally,
     KeyTally,
+    Place,
     ReleaseTallies,
     Watch,
     rows_of,
@@ -63,6 +67,13 @@ def watches(ledger: Ledger) -> list[Watch]:
 
 def tallies(ledger: Ledger, release: str) -> ReleaseTallies:
     """Return what was counted for a release, with the cut of the journal that it stands for."""
+    return counted(ledger, release)[0]
+
+
+def counted(
+    ledger: Ledger, release: str, *, names: Sequence[str] = EVENTS
+) -> tuple[ReleaseTallies, dict[str, int]]:
+    """Return what was counted under a name, and every count by its own name."""
     connection = ledger.connection
     connection.execute("BEGIN")  # one state of the ledger for the counts and for the cut
     try:
@@ -82,14 +93,52 @@ def tallies(ledger: Ledger, release: str) -> ReleaseTallies:
         )
     finally:
         connection.execute("ROLLBACK")
-    events: dict[str, list[EventTally]] = {name: [] for name in EVENTS}
+    events: dict[str, list[EventTally]] = {name: [] for name in names}
     keys = []
     for name, *values in rows:
         if name:
             events[name].append(EventTally(*values))
         else:
             keys.append(KeyTally(values[0], values[4], values[5]))
-    return ReleaseTallies(events, keys, **{name: counts.get(name, 0) for name in COUNTS}, cut=cut)
+    found = ReleaseTallies(events, keys, **{name: counts.get(name, 0) for name in COUNTS}, cut=cut)
+    return found, counts
+
+
+def pieces_of(connection: sqlite3.Connection, release: str) -> list[Column]:
+    """Return the changes of keys that are kept under a name."""
+    rows = connection.execute("SELECT body FROM watch_key WHERE release = ? ORDER BY id", (release,))
+    return [np.frombuffer(body, ENTRY) for (body,) in rows]
+
+
+def shares_of(connection: sqlite3.Connection, release: str) -> list[float]:
+    """Return the phases that `add_counted` has kept under a name."""
+    found = connection.execute("SELECT shares FROM matured_phase WHERE release = ?", (release,)).fetchone()
+    return [] if found is None else msgspec.json.decode(found[0], type=list[float])
+
+
+def add_counted(
+    connection: sqlite3.Connection, release: str, found: Counted, counts: Mapping[str, int]
+) -> None:
+    """Write what a counter has counted, and further counts, under a name; within a transaction."""
+    _add(connection, release, found.tallies, {**found.counts, **counts})
+    connection.execute(
+        "INSERT OR REPLACE INTO matured_phase VALUES (?, ?)",
+        (release, msgspec.json.encode(found.shares).decode()),
+    )
+    connection.executemany(
+        "INSERT INTO watch_key (release, body) VALUES (?, ?)",
+        [(release, change.tobytes()) for change in found.changes if len(change)],
+    )
+
+
+def _add(
+    connection: sqlite3.Connection,
+    release: str,
+    tallies: Mapping[Place, Sequence[int]],
+    counts: Mapping[str, int],
+) -> None:
+    connection.executemany(_ADD_TALLY, [(release, *key, *row) for key, row in tallies.items()])
+    connection.executemany(_ADD_COUNT, [(release, *count) for count in counts.items() if count[1]])
 
 
 class Counters:
@@ -98,7 +147,7 @@ class Counters:
     def __init__(self, ledger: Ledger) -> None:
         """Take up what the ledger has."""
         self._ledger = ledger
-        self._counters: dict[str, Counter] = {}
+        self._counters: dict[str, tuple[Watch, Counter]] = {}
         self._pieces: dict[str, int] = {}
         self.refresh()
 
@@ -109,36 +158,33 @@ class Counters:
             del self._counters[release]
         for release, each in wanted.items():
             if release not in self._counters:
-                self._counters[release] = self._load(each)
+                self._counters[release] = (each, self._load(each))
 
     def _load(self, wanted: Watch) -> Counter:
         connection = self._ledger.connection
-        pieces = connection.execute(
-            "SELECT body FROM watch_key WHERE release = ? ORDER BY id", (wanted.release,)
-        ).fetchall()
+        pieces = pieces_of(connection, wanted.release)
         (shares,) = connection.execute(
             "SELECT shares FROM watch WHERE release = ?", (wanted.release,)
         ).fetchone()
         self._pieces[wanted.release] = len(pieces)
-        changes = [np.frombuffer(body, ENTRY) for (body,) in pieces]
-        return Counter(wanted, changes=changes, shares=msgspec.json.decode(shares, type=list[float]))
+        kept = msgspec.json.decode(shares, type=list[float])
+        return Counter(wanted.max_keys, changes=pieces, shares=kept)
 
     def take(self, turns: Sequence[Turns]) -> None:
         """Count the turns of one batch of the journal."""
-        for counter in self._counters.values():
-            found = [rows for each in turns if (rows := rows_of(each, counter.watch)) is not None]
+        for wanted, counter in self._counters.values():
+            found = [rows for each in turns if (rows := rows_of(each, wanted)) is not None]
             if found:
                 counter.take(found)
 
     def keep(self) -> None:
         """Write what was counted; within the transaction that moves the positions."""
         connection = self._ledger.connection
-        for release, counter in self._counters.items():
+        for release, (_, counter) in self._counters.items():
             found = counter.drain()
             if not found.counts:
                 continue
-            connection.executemany(_ADD_TALLY, [(release, *key, *row) for key, row in found.tallies.items()])
-            connection.executemany(_ADD_COUNT, [(release, *count) for count in found.counts.items()])
+            _add(connection, release, found.tallies, found.counts)
             connection.execute(
                 "UPDATE watch SET shares = ? WHERE release = ?",
                 (msgspec.json.encode(found.shares).decode(), release),

@@ -23,7 +23,7 @@ from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import UnitOfWork
-from tidegate.route.file import LocalFiles
+from tidegate.route.file import Files, LocalFiles
 from tidegate.route.status import process_start
 from tidegate.route.store import RouteStore
 
@@ -73,11 +73,12 @@ class PendingMoves:
 
     Args:
         folder: Where they are; made at the first note.
+        files: File operations; the local file system if None.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, files: Files | None = None) -> None:
         self._folder = folder
-        self._files = LocalFiles()
+        self._files = files or LocalFiles()
 
     def find(self, key: str) -> Move | None:
         """Return the note of that key, or None.
@@ -104,7 +105,7 @@ class PendingMoves:
             Conflict: A living process is making a move under this key.
             OSError: It cannot be noted.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files.make_folder(self._folder)
         path, draft = self._path(move.key), self._draft(move.key)
         self._files.write(draft, canonical_json(move), durable=True)
         try:
@@ -130,7 +131,7 @@ class PendingMoves:
         Raises:
             OSError: It cannot be noted.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._files.make_folder(self._folder)
         draft = self._draft(move.key)
         self._files.write(draft, canonical_json(move), durable=True)
         self._files.rename(draft, self._path(move.key))

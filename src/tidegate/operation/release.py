@@ -189,6 +189,7 @@ def roll_back(
     clock: Clock,
     to: int | None = None,
     latch: bool = True,
+    patience: Patience = DEFAULT_PATIENCE,
     reason: str = "",
     key: str | None = None,
 ) -> Moved:
@@ -202,6 +203,7 @@ def roll_back(
         clock: Says when.
         to: Version to go back to; the best one known if None.
         latch: Keep what is taken away from coming back by itself.
+        patience: How long to wait for a version that is not ready.
         reason: In the principal's words.
         key: Idempotency key of the decision; a fresh one if None.
 
@@ -215,7 +217,9 @@ def roll_back(
         return done
 
     def act() -> Decision:
-        return switch_back(cell, service, principal=principal, to=to, latch=latch, reason=reason)
+        return switch_back(
+            cell, service, principal=principal, to=to, latch=latch, patience=patience, reason=reason
+        )
 
     return making.make(open_unit, act)
 
@@ -312,7 +316,9 @@ class Making:
 
     @property
     def _pending(self) -> PendingMoves | None:
-        return PendingMoves(self.cell.pending) if self.cell.pending is not None else None
+        if self.cell.pending is None:
+            return None
+        return PendingMoves(self.cell.pending, files=self.cell.files)
 
     def look_up(self, unit: UnitOfWork) -> Moved | None:
         """Return what an earlier call under the key came to, after bringing the database up to date.

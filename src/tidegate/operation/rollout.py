@@ -144,6 +144,15 @@ def start_release(
     if latency_us is None and traffic is not None:
         latency_us = traffic.latency_p99_us
     rules = tuple(each for each in plan.guardrails if each.name != LATENCY or latency_us is not None)
+    if mature_s is None or plan.mature_s is not None:
+        mature_s = plan.mature_s or 0.0
+    late = [each.name for each in rules if each.outcome]
+    if late and mature_s <= 0:
+        raise InvalidSetting(
+            f"The guardrail {late[0]!r} waits for outcomes, and nothing says how long they take.",
+            hint='Declare it: tg.Objectives(outcome_within="1d"), or tg.Plan(mature="1d").',
+            service=service,
+        )
     expected = None
     if traffic is not None:
         expected = forecast(
@@ -166,7 +175,7 @@ def start_release(
         rules=rules,
         reason=reason or f"started by {principal.name}",
         latency_us=latency_us,
-        mature_s=plan.mature_s if plan.mature_s is not None else mature_s or 0.0,
+        mature_s=mature_s,
     )
     evidence = [gates, _expectation(plan, expected)]
 

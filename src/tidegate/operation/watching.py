@@ -18,9 +18,10 @@ from tidegate.journal.tally import US_PER_MINUTE, Tally, merge, upper_us
 from tidegate.journal.watched import tallies as release_tallies
 from tidegate.operation.mutation import UnitOfWork
 from tidegate.operation.rollout import Traffic, find_release
-from tidegate.release.evidence import judge_canary, judge_shadow, trials_of
+from tidegate.release.controller import outcome_watch
+from tidegate.release.evidence import judge_canary, judge_outcomes, judge_shadow, trials_of
 from tidegate.release.machine import Stage, State
-from tidegate.release.plan import forecast
+from tidegate.release.plan import at_once, forecast
 from tidegate.release.source import LedgerSource
 from tidegate.statistics.allowance import log_wealth
 
@@ -109,9 +110,10 @@ def _judge(ledger: Ledger, state: State) -> tuple[int, int, tuple[RuleView, ...]
         found = judge_shadow(plan, plan.shadow, pairs, rules=state.rules)
         proven = min(1.0, pairs.key_pairs / plan.shadow.least_pairs) if plan.shadow.least_pairs else None
         return pairs.pairs, pairs.pairs, tuple(_view(each, proven) for each in found)
+    late = tuple(_view(each, None) for each in _judge_outcomes(source, state))
     tallies = release_tallies(ledger, state.watch_id)
     if not state.is_open or state.stage is Stage.MATURING:
-        return tallies.candidate, tallies.stable, ()
+        return tallies.candidate, tallies.stable, late
     found = judge_canary(plan, tallies, step=state.step, rules=state.rules)
     proofs = {
         f"guardrail:{rule.name}": _proven(
@@ -121,10 +123,20 @@ def _judge(ledger: Ledger, state: State) -> tuple[int, int, tuple[RuleView, ...]
             ),
             plan.alpha,
         )
-        for rule in state.rules
+        for rule in at_once(state.rules)
     }
     rules = tuple(_view(each, proofs.get(each.rule)) for each in found)
-    return tallies.candidate, tallies.stable, rules
+    return tallies.candidate, tallies.stable, (*rules, *late)
+
+
+def _judge_outcomes(source: LedgerSource, state: State) -> list[Evidence]:
+    wanted = outcome_watch(state)
+    if wanted is None or not state.is_open:
+        return []
+    share = 1.0 if state.stage is Stage.MATURING else state.next_share
+    return judge_outcomes(
+        state.plan, source.outcomes(wanted), share=share, rules=state.rules, horizon_s=wanted.horizon_s
+    )
 
 
 def _proven(wealth: float, alpha: float) -> float:

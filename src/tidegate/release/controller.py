@@ -17,10 +17,11 @@ from tidegate.core.clock import Clock
 from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
+from tidegate.journal.matured import OutcomeEvent, OutcomeTallies, OutcomeWatch
 from tidegate.journal.watch import ReleaseTallies, Watch
 from tidegate.release.book import Book
 from tidegate.release.carry import Compared, carry_out, compare, give_back
-from tidegate.release.evidence import judge_canary, judge_shadow, share_between, worst
+from tidegate.release.evidence import judge_canary, judge_outcomes, judge_shadow, share_between, worst
 from tidegate.release.lease import Leadership, LeaseLost
 from tidegate.release.machine import (
     KIND,
@@ -214,6 +215,7 @@ class ReleaseController:
         if state.stage is Stage.PREPARING:
             return self._see_ready(state, seen)
         count, evidence, between = self._judge(state)
+        evidence = [*evidence, *self._judge_outcomes(state)]
         return replace(seen, count=count, evidence=tuple(evidence), between=between)
 
     def _see_ready(self, state: State, seen: Seen) -> Seen:
@@ -255,6 +257,19 @@ class ReleaseController:
         except TidegateError as error:
             _log.warning("release.evidence_unavailable service=%s: %s", state.service, error)
         return state.seen, (), 0.0
+
+    def _judge_outcomes(self, state: State) -> list[Evidence]:
+        """Return what outcomes say that had the time to come."""
+        wanted = outcome_watch(state)
+        if wanted is None or state.forced:
+            return []
+        tallies: dict[str, OutcomeTallies] = {}
+        try:
+            tallies = self._source.outcomes(wanted)
+        except TidegateError as error:
+            _log.warning("release.outcomes_unavailable service=%s: %s", state.service, error)
+        share = 1.0 if state.stage is Stage.MATURING else state.next_share
+        return judge_outcomes(state.plan, tallies, share=share, rules=state.rules, horizon_s=wanted.horizon_s)
 
     # -- doing
 
@@ -396,6 +411,26 @@ class ReleaseController:
             self._book.resign(self._leadership)
         except TidegateError as error:
             _log.warning("release.lease_not_given_back: %s", error)
+
+
+def outcome_watch(state: State) -> OutcomeWatch | None:
+    """Return what a release counts of outcomes; None where it has no guardrail of them."""
+    events = tuple(
+        OutcomeEvent(each.name, each.outcome, each.against, each.beyond)
+        for each in state.rules
+        if each.outcome
+    )
+    if not events:
+        return None
+    return OutcomeWatch(
+        state.id,
+        state.service,
+        state.stable,
+        state.candidate,
+        since_us=state.started_us,
+        horizon_s=state.mature_s,
+        events=events,
+    )
 
 
 def _judge_canary(state: State, tallies: ReleaseTallies) -> tuple[Sequence[Evidence], float]:

@@ -14,10 +14,11 @@ import msgspec
 
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.error import InvalidSetting
+from tidegate.journal.matured import OutcomeTallies
 from tidegate.journal.pair import PairTally
 from tidegate.journal.tally import upper_us
 from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies
-from tidegate.release.plan import Guardrail, Plan, ShadowStep
+from tidegate.release.plan import Guardrail, Plan, ShadowStep, at_once
 from tidegate.statistics.allowance import TrialCount, log_wealth, worst_excess
 from tidegate.statistics.disagreement import largest_disagreement
 from tidegate.statistics.eprocess import EventCount, RatioTest, log_mean_exp, regression_test, safety_test
@@ -30,6 +31,8 @@ SAMPLE_RATIO = "sample-ratio"
 SHADOW_FAILURES = "shadow-failures"
 SHADOW_LATENCY = "shadow-latency"
 DISAGREEMENT = "disagreement"
+OUTCOME = "outcome"
+OUTCOME_RATIO = "outcome-ratio"
 
 _SLOWER = 2.0
 _LEAST_SLICE = 30
@@ -220,6 +223,8 @@ def judge_canary(
         following: The share that is asked for; that of the next step if None.
     """
     share = plan.next_share(step) if following is None else following
+    n_rules = rule_count(plan, rules)
+    rules = at_once(rules)
     keys = [msgspec.structs.astuple(key) for key in tallies.keys]
     rows = {"candidate": tallies.candidate, "stable": tallies.stable, "dropped": tallies.dropped}
     found = [
@@ -228,7 +233,7 @@ def judge_canary(
             {
                 "event": guardrail.name,
                 "alpha": plan.alpha,
-                "rules": rule_count(plan, rules),
+                "rules": n_rules,
                 "tolerated": guardrail.tolerated,
                 "ratio": guardrail.ratio,
                 "allowed": min(1.0, guardrail.allowance / share),
@@ -270,7 +275,10 @@ def share_between(
         rules: The guardrails that apply.
     """
     risked = min(
-        (guardrail.allowance / excess_of(plan, tallies, guardrail, halved=True) for guardrail in rules),
+        (
+            guardrail.allowance / excess_of(plan, tallies, guardrail, halved=True)
+            for guardrail in at_once(rules)
+        ),
         default=0.0,
     )
     found = math.floor(min(risked, plan.next_share(step)) * 1e4) / 1e4
@@ -400,7 +408,7 @@ def judge_shadow(
         pairs: Sum of the pairs since the shadow began.
         rules: The guardrails that apply later.
     """
-    allowed = min((plan.allowed(guardrail, -1) for guardrail in rules), default=1.0)
+    allowed = min((plan.allowed(guardrail, -1) for guardrail in at_once(rules)), default=1.0)
     common = {"alpha": plan.alpha, "rules": rule_count(plan, rules), "least_pairs": shadow.least_pairs}
     by_field = {field: {k: list(v) for k, v in values.items()} for field, values in pairs.by_field.items()}
     found = [
@@ -442,12 +450,125 @@ def judge_shadow(
     return found
 
 
+# -- what became of it
+
+
+def _outcome(parameters: Mapping[str, Any], observed: Mapping[str, Any]) -> Judged:
+    """Judge outcomes that had the time to come: of both arms, and of requests that both have answered.
+
+    Either way a healthy candidate gives e-values of mean 1 at most, so that their mean is one too; the same
+    holds of the proofs of safety for one that is not safe.
+    """
+    tallies = msgspec.convert(observed["events"], list[EventTally])
+    keys = msgspec.convert(observed["keys"], list[KeyTally])
+    pairs, worse, better = (int(observed[name]) for name in ("pairs", "worse", "better"))
+    alpha, allowed = float(parameters["alpha"]), float(parameters["allowed"])
+    regressed = [_log_e(regression_test(float(parameters["tolerated"])), events_of(tallies, low=False))]
+    proofs = [
+        _log_e(safety_test(float(parameters["ratio"])), events_of(tallies, low=True)),
+        log_wealth(trials_of(tallies, keys), allowance=allowed),
+    ]
+    seen = _seen(str(parameters["event"]), tallies, keys)
+    if parameters["paired"]:  # from the first look on, or the mean would not be an e-value
+        test = LossTest(min(0.99, allowed))
+        test.observe_counts(worse=worse, better=better, even=pairs - worse - better)
+        regressed.append(log_worse(worse, better))
+        proofs.append(test.log_e)
+        seen += f"; of {pairs} keys that both answered, for {worse} the candidate alone, for {better} stable"
+    log_regressed = log_mean_exp(regressed)
+    if log_regressed >= -math.log(bonferroni(alpha, int(parameters["rules"]))):
+        return Judged(Verdict.REGRESSED, log_regressed, f"more {seen}")
+    if not keys and not pairs:
+        wait = f"outcomes take {float(parameters['horizon_s']):g} s, and none is so old yet"
+        return Judged(Verdict.UNDECIDED, log_regressed, wait)
+    rows = int(observed["candidate"]) + int(observed["stable"])
+    if rows and int(observed["dropped"]) > float(parameters["max_dropped"]) * rows:
+        lost = f"the journal lost records around {observed['dropped']} of {rows} rows"
+        return Judged(Verdict.UNDECIDED, log_regressed, lost)
+    if log_mean_exp(proofs) >= -math.log(alpha):
+        proven = f"proven to exceed stable's by less than {allowed:.3%}: {seen}"
+        return Judged(Verdict.SAFE, log_regressed, proven)
+    return Judged(Verdict.UNDECIDED, log_regressed, f"not yet proven to stay within {allowed:.3%}: {seen}")
+
+
+def judge_outcomes(
+    plan: Plan,
+    tallies: Mapping[str, OutcomeTallies],
+    *,
+    share: float,
+    rules: Sequence[Guardrail],
+    horizon_s: float,
+) -> list[Evidence]:
+    """Return what outcomes say that had the time to come.
+
+    Args:
+        plan: The plan.
+        tallies: What was counted, by guardrail.
+        share: The candidate's next share, or 1 once it has everything.
+        rules: The guardrails that apply; those without an outcome are left out.
+        horizon_s: How long outcomes take, seconds.
+    """
+    found = []
+    for guardrail in rules:
+        if not guardrail.outcome:
+            continue
+        seen = tallies.get(guardrail.name, OutcomeTallies())
+        keys = [list(msgspec.structs.astuple(key)) for key in seen.keys]
+        cut = {"until_us": seen.until_us}
+        parameters = {
+            "event": guardrail.name,
+            "alpha": plan.alpha,
+            "rules": rule_count(plan, rules),
+            "tolerated": guardrail.tolerated,
+            "ratio": guardrail.ratio,
+            "allowed": min(1.0, guardrail.allowance / share),
+            "max_dropped": plan.max_dropped,
+            "horizon_s": horizon_s,
+            "every_step": guardrail.every_step,
+            "paired": bool(guardrail.against),
+        }
+        observed = {
+            "events": [list(msgspec.structs.astuple(each)) for each in seen.events],
+            "keys": keys,
+            **{name: getattr(seen, name) for name in _OUTCOME_COUNTS},
+        }
+        found.append(evidence_of(f"{OUTCOME}:{guardrail.name}", parameters, observed, cut=cut))
+        # outcomes that come for one version more often than for the other tell of those that came only
+        found.append(
+            evidence_of(f"{OUTCOME_RATIO}:{guardrail.name}", {"alpha": ALPHA}, {"keys": keys}, cut=cut)
+        )
+    return found
+
+
+_OUTCOME_COUNTS = (
+    "candidate",
+    "stable",
+    "candidate_known",
+    "stable_known",
+    "dropped",
+    "pairs",
+    "worse",
+    "better",
+)
+
+
+def holding(evidence: Iterable[Evidence]) -> list[Evidence]:
+    """Return the evidence that a step waits for: without outcomes, unless every step does."""
+    return [
+        each
+        for each in evidence
+        if each.rule.partition(":")[0] != OUTCOME or each.parameters.get("every_step", False)
+    ]
+
+
 _RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Judged]] = {
     GUARDRAIL: _guardrail,
     SAMPLE_RATIO: _sample_ratio,
     SHADOW_FAILURES: _shadow_failures,
     SHADOW_LATENCY: _shadow_latency,
     DISAGREEMENT: _disagreement,
+    OUTCOME: _outcome,
+    OUTCOME_RATIO: _sample_ratio,
 }
 
 

@@ -17,7 +17,7 @@ from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.digest import Digest
 from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.core.principal import Principal
-from tidegate.release.evidence import worst
+from tidegate.release.evidence import OUTCOME, holding, worst
 from tidegate.release.plan import Guardrail, Plan
 
 KIND = "release"
@@ -294,7 +294,7 @@ def _observe(state: State, seen: Seen, *, n_waves: int) -> Advance:
     invalid = [each.reason for each in seen.evidence if each.verdict is Verdict.INVALID]
     if invalid:
         return _freeze(state, "; ".join(invalid), seen.evidence)
-    verdict = worst(seen.evidence)
+    verdict = worst(holding(seen.evidence))
     if verdict is Verdict.SAFE and state.stage_s >= _least_s(state):
         if seen.between > state.share:
             reason = f"safe to go to {seen.between:.2%}, not yet to {state.next_share:.2%}"
@@ -343,8 +343,16 @@ def _approve(state: State, seen: Seen, *, n_waves: int) -> Advance:
 
 
 def _mature(state: State, seen: Seen) -> Advance:
-    if state.stage_s >= state.mature_s:
+    if state.stage_s < state.mature_s:
+        return Advance(state)
+    if state.forced or not any(rule.outcome for rule in state.rules):
         return _end(state, Ending.PROMOTED, state.reason, seen.evidence)
+    if worst(seen.evidence) is Verdict.SAFE:
+        return _end(state, Ending.PROMOTED, "every guardrail is safe, outcomes too", seen.evidence)
+    if state.total_s >= state.plan.limit_s:
+        undecided = [each for each in seen.evidence if each.verdict is not Verdict.SAFE]
+        why = "; ".join(f"{each.rule}: {each.reason}" for each in undecided) or f"no {OUTCOME} was counted"
+        return _give_back(state, Ending.TIMED_OUT, f"outcomes prove nothing in time: {why}", seen.evidence)
     return Advance(state)
 
 

@@ -7,7 +7,7 @@ allowance. So a healthy service leaves small shares quickly, and only the last s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 import numpy as np
@@ -25,23 +25,42 @@ class TooSlow(TidegateError):
     code = "release_too_slow"
 
 
-class Guardrail(msgspec.Struct, frozen=True):
+KINDS = ("errors", "contract", "fallback", "latency")
+"""What may happen to any request."""
+
+
+class Guardrail(msgspec.Struct, frozen=True, omit_defaults=True):
     """A kind of event of which the candidate must not have more than stable has.
 
     Attributes:
-        name: `errors`, `contract`, `fallback` or `latency`.
+        name: `errors`, `contract`, `fallback` or `latency`; with an outcome, a name of one's own.
         allowance: Excess of the candidate's rate that does no harm, absolute, in (0, 1): once all
             traffic is the candidate's, at most so much of it is worse off.
         ratio: Ratio of the rates that does no harm, above `tolerated`; either proof is enough.
         tolerated: Ratio above which the candidate counts as regressed.
+        outcome: Name of an outcome that says, later, whether it happened.
+        against: Output that foretells the outcome: the event is that both differ. Without one the
+            outcome itself is the event: a value that is true or above 0. Where none came it did not happen.
+        beyond: Difference above which two numbers differ; half, so that a probability is on the wrong side.
+        every_step: Whether each step waits for outcomes too, not only the end of the release.
     """
 
     name: str
     allowance: float = 0.005
     ratio: float = 1.25
     tolerated: float = 1.0
+    outcome: str = ""
+    against: str = ""
+    beyond: float = 0.5
+    every_step: bool = False
 
     def __post_init__(self) -> None:
+        if bool(self.outcome) == (self.name in KINDS) or "/" in self.name:
+            raise InvalidSetting(
+                f"A guardrail is named {', '.join(KINDS)}, or has an outcome and a name of its own without a "
+                f"slash. Got {self.name!r}{f' with outcome {self.outcome!r}' if self.outcome else ''}.",
+                hint='For example tg.Guardrail("refunds", outcome="refunded", allowance=0.01).',
+            )
         if not 0 < self.allowance < 1 or not 0 < self.tolerated < self.ratio:
             raise InvalidSetting(
                 f"Guardrail {self.name!r} needs an allowance in (0, 1) and 0 < tolerated < ratio. "
@@ -146,6 +165,21 @@ class Plan(msgspec.Struct, frozen=True):
             raise InvalidSetting("The times of a plan are above 0 seconds.")
         return self
 
+    def check_outputs(self, outputs: Collection[str]) -> None:
+        """Pass if every output that is compared with an outcome is one of `outputs`.
+
+        Raises:
+            InvalidSetting: One is not.
+        """
+        for guardrail in self.guardrails:
+            if guardrail.against and guardrail.against not in outputs:
+                raise InvalidSetting(
+                    f"Guardrail {guardrail.name!r} compares outcomes with {guardrail.against!r}, which is no "
+                    "output.",
+                    hint=f"Outputs: {', '.join(outputs)}.",
+                    field=guardrail.against,
+                )
+
     def next_share(self, step: int) -> float:
         """Return the share after step number `step`; -1 stands for what comes before the first."""
         return self.steps[step + 1].share if step + 1 < len(self.steps) else 1.0
@@ -183,6 +217,11 @@ class Forecast(msgspec.Struct, frozen=True):
     slowest: str
 
 
+def at_once(guardrails: Iterable[Guardrail]) -> tuple[Guardrail, ...]:
+    """Return those whose events are known with the answer."""
+    return tuple(each for each in guardrails if not each.outcome)
+
+
 def forecast(plan: Plan, *, keys_per_s: float, rates: Mapping[str, float] | None = None) -> Forecast:
     """Return how long a release takes if the candidate is exactly as good as stable.
 
@@ -192,6 +231,7 @@ def forecast(plan: Plan, *, keys_per_s: float, rates: Mapping[str, float] | None
         rates: Guardrail -> part of the keys with such an event today; 0 where not said.
     """
     known = rates or {}
+    plan = msgspec.structs.replace(plan, guardrails=at_once(plan.guardrails) or plan.guardrails)
     found: list[StepForecast] = []
     if plan.shadow is not None:
         keys = plan.shadow.least_pairs / plan.shadow.share

@@ -13,6 +13,7 @@ import msgspec
 
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.decision import Evidence, Verdict
+from tidegate.route.file import Files
 from tidegate.route.route import Route
 from tidegate.route.status import WorkerStatus
 from tidegate.route.store import RouteStore
@@ -55,6 +56,7 @@ class Cell:
         clock: Tells the time.
         sleep: Waits for so many seconds.
         pending: Folder where decisions wait while the database is down; None keeps none.
+        files: File operations there; the local file system if None.
     """
 
     routes: RouteStore
@@ -62,6 +64,7 @@ class Cell:
     clock: Clock = field(default_factory=SystemClock)
     sleep: Callable[[float], None] = time.sleep
     pending: Path | None = None
+    files: Files | None = None
 
 
 @dataclass(frozen=True)

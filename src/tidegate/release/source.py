@@ -6,6 +6,13 @@ import sqlite3
 from typing import Protocol
 
 from tidegate.journal.ledger import Ledger, LedgerUnavailable
+from tidegate.journal.matured import (
+    MaturedCounts,
+    OutcomeTallies,
+    OutcomeWatch,
+    forget_matured,
+    outcome_tallies,
+)
 from tidegate.journal.pair import PairTally
 from tidegate.journal.watch import ReleaseTallies, Watch
 from tidegate.journal.watched import tallies, unwatch, watch, watches
@@ -34,12 +41,22 @@ class Source(Protocol):
         """Return the sum of all pairs of two versions."""
         ...
 
+    def outcomes(self, wanted: OutcomeWatch) -> dict[str, OutcomeTallies]:
+        """Return what was counted of outcomes that had the time to come, by event."""
+        ...
+
 
 class LedgerSource:
-    """Implements `Source` over the ledger, in the process that writes it."""
+    """Implements `Source` over the ledger, in the process that writes it.
 
-    def __init__(self, ledger: Ledger) -> None:
+    Args:
+        ledger: The tailer's.
+        matured: Counts outcomes as they mature; None only reads what was counted.
+    """
+
+    def __init__(self, ledger: Ledger, matured: MaturedCounts | None = None) -> None:
         self._ledger = ledger
+        self._matured = matured
         self._watched = {each.release for each in watches(ledger)}
 
     def watch(self, wanted: Watch) -> None:
@@ -50,6 +67,10 @@ class LedgerSource:
     def unwatch(self, release: str) -> None:
         if release in self._watched:
             unwatch(self._ledger, release)
+            whole = release.rpartition(".")[0]
+            forget_matured(self._ledger, whole)
+            if self._matured is not None:
+                self._matured.forget(whole)
             self._watched.discard(release)
 
     def watched(self) -> frozenset[str]:
@@ -69,6 +90,14 @@ class LedgerSource:
         except sqlite3.Error as error:
             raise _unreadable(self._ledger, error) from error
         return total
+
+    def outcomes(self, wanted: OutcomeWatch) -> dict[str, OutcomeTallies]:
+        try:
+            if self._matured is not None:
+                self._matured.advance(wanted)
+            return {each.name: outcome_tallies(self._ledger, wanted, each.name) for each in wanted.events}
+        except sqlite3.Error as error:
+            raise _unreadable(self._ledger, error) from error
 
 
 def _unreadable(ledger: Ledger, error: sqlite3.Error) -> LedgerUnavailable:

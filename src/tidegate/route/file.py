@@ -13,6 +13,10 @@ from typing import Protocol
 class Files(Protocol):
     """File operations; each raises OSError as the operating system does, unless said otherwise."""
 
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder and those above it; nothing where it is there."""
+        ...
+
     def names(self, folder: Path) -> list[str]:
         """Return the names in a folder; none where there is no folder."""
         ...
@@ -48,6 +52,9 @@ class Files(Protocol):
 
 class LocalFiles:
     """A local file system that has hard links."""
+
+    def make_folder(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
 
     def names(self, folder: Path) -> list[str]:
         try:

@@ -258,6 +258,8 @@ class Service:
         self.gates = None if gates is None else gates.checked()
         self.card = card
         self.plan = None if plan is None else plan.checked()
+        if self.plan is not None:
+            self.plan.check_outputs(self.contract.output.names)
         self.monitoring = None if monitoring is None else monitoring.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Fallback) else tuple(fallback)
