@@ -160,17 +160,15 @@ class SliceBook:
         stream = turns.stream
         request = turns.request_of_row
         minutes = turns.arrived_us // US_PER_MINUTE
-        first, last = int(minutes.min()), int(minutes.max())
+        seen = np.unique(minutes).tolist()  # a clock may have jumped
         measures = _Measures(turns, request, slicing.judged)
         coded = [
             (slice_.field, *self._code(stream.service, slice_, inputs[slice_.field]))
             for slice_ in slicing.fields
             if slice_.field in inputs.columns
         ]
-        for minute in range(first, last + 1):
-            chosen = None if first == last else np.flatnonzero(minutes[request] == minute)
-            if chosen is not None and not len(chosen):
-                continue
+        for minute in seen:
+            chosen = None if len(seen) == 1 else np.flatnonzero(minutes[request] == minute)
             key = TallyKey(stream.service, stream.version, stream.arm, stream.kind, minute)
             into = self._counted.setdefault(key, {})
             for field, codes, names in coded:
@@ -217,10 +215,8 @@ class SliceBook:
         change = _joined(score, value)
         if before is not UNKNOWN:
             old = _joined(score, before)
-            change.outcome_sum -= old.outcome_sum
-            change.loss_sum -= old.loss_sum
-            change.joined = 0
-            change.expected_sum = 0.0
+            for name in _OF_OUTCOMES:
+                setattr(change, name, getattr(change, name) - getattr(old, name))
         into = self._counted.setdefault(key, {})
         for slice_ in slicing.fields:
             if slice_.field in row:
@@ -263,13 +259,18 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, bool | int | float) else None
 
 
+_OF_OUTCOMES = ("joined", "outcome_sum", "expected_sum", "loss_sum")
+
+
 def _joined(score: Any, value: Any) -> SliceTally:
+    """Return what one outcome counts; nothing where it cannot be held against the output."""
     expected, outcome = _number(score), _number(value)
     if expected is not None and outcome is not None:
         loss = (outcome - expected) ** 2
-    else:
-        loss = float(score is not None and str(score) != str(value))
-    return SliceTally(joined=1, outcome_sum=outcome or 0.0, expected_sum=expected or 0.0, loss_sum=loss)
+        return SliceTally(joined=1, outcome_sum=outcome, expected_sum=expected, loss_sum=loss)
+    if isinstance(score, str) and isinstance(value, str):
+        return SliceTally(joined=1, loss_sum=float(score != value))
+    return SliceTally()
 
 
 class _Measures:
