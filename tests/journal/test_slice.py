@@ -161,6 +161,7 @@ def test_outcomes_give_the_loss_of_each_slice_and_corrections_replace_it(place: 
     place.tell(second, True)  # corrected
     place.tell(second, True)  # repeated
     place.tell(third, 3.0, name="revenue")
+    place.tell(third, {"minutes": 3})  # nothing that a probability could be held against
 
     found = place.count()["carrier"]
 

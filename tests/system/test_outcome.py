@@ -15,6 +15,7 @@ from tests.system.server import Server, wait_until
 from tidegate.contract.declare import contract_of
 from tidegate.core.error import NotFound
 from tidegate.journal.ledger import JoinedOutcome, OutcomeCounts
+from tidegate.operation.journal import SliceView, slices
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 UNKNOWN = "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"
@@ -23,6 +24,10 @@ UNKNOWN = "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"
 class Flight(tg.Input):
     tail: str = tg.field(key=True)
     leaves_at: datetime = tg.timestamp(role="timestamp")
+
+
+class Seat(tg.Input):
+    cabin: str = tg.category("economy", "business", role="protected")
 
 
 class Delay(tg.Output):
@@ -34,6 +39,8 @@ def server(shared) -> Server:
     for name in ("joined", "keyed", "other"):
         add_constant(shared, name, contract_of(Flight, Delay), {"p_late": 0.25})
         deploy(shared, name)
+    add_constant(shared, "sliced", contract_of(Seat, Delay), {"p_late": 0.25})
+    deploy(shared, "sliced")
     shared.wait_ready()
     return shared
 
@@ -163,3 +170,22 @@ def test_the_id_of_another_service_s_prediction_is_unknown_to_this_one(server):
     assert desk.values() == {own: False}
     shown = server.command("journal", "count", "other", "--json")
     assert json.loads(shown.stdout)["outcomes"]["joined"] == 1, shown.stderr
+
+
+def test_a_protected_field_is_counted_apart_with_what_came_true(server):
+    with server.client() as client:
+        rows = [{"cabin": cabin} for cabin in ("economy", "business", "business")]
+        answer = client.post("/services/sliced/predict", {"rows": rows}).json()
+    ids = [row["prediction_id"] for row in answer["rows"]]
+    Desk(server, "sliced").report(of(ids[0], False), of(ids[1], True))
+
+    def look() -> list[SliceView] | None:
+        found = slices(server.home.ledger, "sliced")
+        return found if sum(each.joined for each in found) == 2 else None
+
+    found = wait_until(look, what="two outcomes by slice")
+
+    assert [(each.field, each.value, each.rows, each.mean_loss) for each in found] == [
+        ("cabin", "business", 2, 0.5625),
+        ("cabin", "economy", 1, 0.0625),
+    ]

@@ -57,6 +57,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         memory_mb: What the workers may take together, megabytes of 10^6 bytes; 0: half of what the
             machine has. Services that are loaded on demand are closed to stay within it.
         records_keep_days: Days after which files of records are deleted; 0: never.
+        records_delta: Folder or address of Delta Lake tables that records are copied to; "": none.
         journal_keep_days: Days after which segments may be deleted; 0: never.
         journal_max_mb: Megabytes of segments above which the oldest may be deleted earlier; 0: no limit.
         on_demand_above: Services without a declared placement that are all kept loaded; if there are
@@ -78,6 +79,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     memory_mb: int = 0
     on_demand_above: int = 64
     records_keep_days: int = 0
+    records_delta: str = ""
     journal_keep_days: int = 0
     journal_max_mb: int = 0
 

@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             are loaded when they are asked for. 64 small models load in a second and take 100 MB.
         records_keep_days: Days after which the Parquet files of predictions are deleted. 0: never, since
             only their owner knows how long they must, or must not, be kept.
+        records_delta: Folder or address (`s3://BUCKET/PREFIX`) where predictions are kept as Delta Lake
+            tables as well, one a service. Empty: nowhere. Needs the extra `delta`; credentials are those
+            of the environment.
         journal_keep_days: Days after which a segment of the journal is deleted, if it is counted, its
             records are in Parquet files, and outcomes of its predictions have had their time. 0: never.
         journal_max_mb: Size of the journal, megabytes, above which the oldest such segments are deleted
@@ -69,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     on_demand_above: int = 64
     records_keep_days: int = 0
+    records_delta: str = ""
     journal_keep_days: int = 0
     journal_max_mb: int = 0
     alert_urls: str = ""
@@ -89,9 +93,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             memory_mb=self.memory_mb,
             on_demand_above=self.on_demand_above,
             records_keep_days=self.records_keep_days,
+            records_delta=_address(self.records_delta),
             journal_keep_days=self.journal_keep_days,
             journal_max_mb=self.journal_max_mb,
         )
+
+
+def _address(place: str) -> str:
+    return place if "://" in place else _absolute(place)
 
 
 def _absolute(path: str) -> str:

@@ -152,13 +152,18 @@ def check_open(host: str, *, is_open: bool) -> None:
         )
 
 
-def check_tls(server: ServerSettings) -> None:
-    """Pass if the server's certificate can be used, or it has none.
+def check_server(server: ServerSettings) -> None:
+    """Pass if what the server needs beside its services is there: its certificate, a library for its tables.
 
     Raises:
-        InvalidSetting: It cannot.
+        InvalidSetting: The certificate cannot be used.
+        MissingExtra: Records are to be copied, and the library for it is not installed.
     """
     tls_context(server)
+    if server.records_delta:
+        from tidegate.bootstrap.delta import check_delta  # nobody else needs what it imports
+
+        check_delta(server.records_delta)
 
 
 def serve(local: Local) -> NoReturn:

@@ -59,7 +59,7 @@ def up(
         tls_certificate=tls_certificate and str(tls_certificate),
         tls_key=tls_key and str(tls_key),
     )
-    start.check_tls(local.settings.server)
+    start.check_server(local.settings.server)
     start.check_open(local.settings.host, is_open=is_open)
     start.check_open(local.settings.control_host, is_open=is_open)
     if target is None:

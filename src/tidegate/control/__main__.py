@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 
 from tidegate.bootstrap.controller import Controller
+from tidegate.bootstrap.delta import DeltaCopy, start_copy
 from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.overview import Overview, overview
@@ -50,8 +51,16 @@ DATABASE_VARIABLE = "TIDEGATE_DATABASE_URL"
 class LocalPlane:
     """What the control plane shows, read from the home and the database."""
 
-    def __init__(self, local: Local, n_workers: int, controller: Controller, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        local: Local,
+        n_workers: int,
+        controller: Controller,
+        watcher: Watcher,
+        copier: DeltaCopy | None = None,
+    ) -> None:
         self._local = local
+        self._copier = copier
         self.controller = controller
         self.watcher = watcher
         self._n_workers = n_workers
@@ -135,7 +144,8 @@ class LocalPlane:
     def metrics(self) -> bytes:
         watched = WatchCollector(self.controller.behind_bytes, self.watcher.open_signals)
         home = self._local.home
-        journal = JournalCollector(home.journal, home.ledger, clock=self._local.clock)
+        waiting = None if self._copier is None else self._copier.waiting
+        journal = JournalCollector(home.journal, home.ledger, clock=self._local.clock, waiting=waiting)
         return exposition(home.metrics, watched, journal)
 
 
@@ -171,12 +181,14 @@ def main() -> None:
         settings=settings,
         records_keep_days=server.records_keep_days,
         policy=RetentionPolicy(server.journal_keep_days, server.journal_max_mb * 1_000_000),
+        copy_to=server.records_delta,
     )
     controller.start()
+    copier = start_copy(local.home.records, server.records_delta)
     watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
     watcher.start()
     uvicorn.run(
-        make_app(LocalPlane(local, server.n_workers, controller, watcher)),
+        make_app(LocalPlane(local, server.n_workers, controller, watcher, copier)),
         host=server.control_host,
         port=server.control_port,
         ssl_certfile=server.tls_certificate or None,
@@ -186,6 +198,8 @@ def main() -> None:
     )
     watcher.stop()
     controller.stop()
+    if copier is not None:
+        copier.stop()
 
 
 def _end_with_supervisor(server: ServerSettings) -> None:

@@ -26,7 +26,9 @@ class JournalCollector(Collector):
     At most 12 fields a service and 66 values a field: what is bounded where it is counted is bounded here.
     """
 
-    def __init__(self, journal: Path, ledger: Path, *, clock: Clock) -> None:
+    def __init__(self, journal: Path, ledger: Path, *, clock: Clock, waiting: int | None = None) -> None:
+        """Take the places, and how many files of records wait to be copied (None: none are)."""
+        self._waiting = waiting
         self._journal = journal
         self._ledger = ledger
         self._clock = clock
@@ -34,6 +36,10 @@ class JournalCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the journal's size, then a series a service, field and value."""
         yield _gauge("tidegate_journal_bytes", "Size of the journal's segments", _size_bytes(self._journal))
+        if self._waiting is not None:
+            yield _gauge(
+                "tidegate_delta_waiting_parts", "Files of records not in Delta tables yet", self._waiting
+            )
         rows = GaugeMetricFamily("tidegate_slice_rows", "Rows of the last hour by slice", labels=_LABELS)
         failed = GaugeMetricFamily(
             "tidegate_slice_failed_rows", "Rows of the last hour answered with an error", labels=_LABELS

@@ -19,6 +19,9 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from tidegate.adapter.parquet.outbox import SCHEMA as OUTBOX_SCHEMA
+from tidegate.adapter.parquet.outbox import begin
+from tidegate.adapter.parquet.part import DRAFT, REPLACED, WHOLE, Part, part_of, read_parts, row_of
 from tidegate.adapter.parquet.stack import TableStack
 from tidegate.adapter.parquet.table import TIME, table_of
 from tidegate.core.clock import Clock
@@ -38,37 +41,12 @@ CREATE INDEX IF NOT EXISTS part_day ON part (service, day);
 CREATE TABLE IF NOT EXISTS reached (segment TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS next (number INTEGER NOT NULL);
 """
-_DRAFT, _WHOLE, _REPLACED = "draft", "whole", "replaced"
 
 
 class RecordsUnavailable(TidegateError):
     """The record store cannot be read or written. What it would have kept is still in the journal."""
 
     code = "records_unavailable"
-
-
-class Part(msgspec.Struct, frozen=True):
-    """One file of the store.
-
-    Attributes:
-        number: Grows with time.
-        service: Whose records.
-        day: Day of their arrival, UTC.
-        contract: First eight digits of the contract's fingerprint: one set of columns.
-        rows: Records in it.
-        size_bytes: Its size.
-    """
-
-    number: int
-    service: str
-    day: date
-    contract: str
-    rows: int
-    size_bytes: int
-
-    def path(self, folder: Path) -> Path:
-        """Return where the file is."""
-        return folder / self.service / self.day.isoformat() / f"{self.number:010d}-{self.contract}.parquet"
 
 
 class RecordStore:
@@ -82,6 +60,7 @@ class RecordStore:
         max_rows: int = 100_000,  # some 40 MB of 40 columns
         max_age_s: float = 60.0,  # a crash costs reading a minute again, and a day has 1,440 parts at most
         n_compacted: int = 16,  # parts of one day from which they are put together
+        copy_to: str = "",
     ) -> None:
         """Open the store, and finish what a crash left half done.
 
@@ -91,6 +70,7 @@ class RecordStore:
             max_rows: Rows that wait in memory at most: its bound.
             max_age_s: How long they wait at most.
             n_compacted: Parts of one service, day and contract that become one file.
+            copy_to: Where each part is copied to as well, by whoever reads the outbox; "": nowhere.
 
         Raises:
             RecordsUnavailable: The folder or its index cannot be used.
@@ -100,6 +80,7 @@ class RecordStore:
         self._max_rows = max_rows
         self._max_age_s = max_age_s
         self._n_compacted = n_compacted
+        self._copies = bool(copy_to)
         self._tables: dict[tuple[str, int, str], TableStack] = {}
         self._n_held = 0
         self._held_since_s: float | None = None
@@ -109,7 +90,9 @@ class RecordStore:
             self._index = sqlite3.connect(folder / "index.db", isolation_level=None, timeout=30)
             self._index.execute("PRAGMA journal_mode = WAL")
             self._index.execute("PRAGMA synchronous = FULL")  # a part is not read again once it is listed
-            self._index.executescript(_SCHEMA)
+            self._index.executescript(_SCHEMA + OUTBOX_SCHEMA)
+            with self._transaction() as index:
+                begin(index, copy_to)
             self._stored: dict[str, int] = dict(self._index.execute("SELECT segment, position FROM reached"))
             self._recover()
 
@@ -138,14 +121,14 @@ class RecordStore:
     def _recover(self) -> None:
         """Rename parts that were committed, and throw away drafts that were not."""
         for row in self._index.execute(
-            "SELECT number, service, day, contract, rows, bytes FROM part WHERE state = ?", (_REPLACED,)
+            "SELECT number, service, day, contract, rows, bytes FROM part WHERE state = ?", (REPLACED,)
         ).fetchall():
-            _part(row).path(self.folder).unlink(missing_ok=True)
+            part_of(row).path(self.folder).unlink(missing_ok=True)
             self._index.execute("DELETE FROM part WHERE number = ?", (row[0],))
         for row in self._index.execute(
-            "SELECT number, service, day, contract, rows, bytes FROM part WHERE state = ?", (_DRAFT,)
+            "SELECT number, service, day, contract, rows, bytes FROM part WHERE state = ?", (DRAFT,)
         ).fetchall():
-            self._show(_part(row))
+            self._show(part_of(row))
         for draft in self.folder.glob("*/*/.*.draft"):
             draft.unlink(missing_ok=True)
 
@@ -236,8 +219,11 @@ class RecordStore:
                 number += 1
             with self._transaction() as index:
                 index.executemany(
-                    "INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?)", [(*_row(part), _DRAFT) for part in parts]
+                    "INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [(*row_of(part), DRAFT) for part in parts],
                 )
+                if self._copies:
+                    index.executemany("INSERT INTO outbox VALUES (?)", [(part.number,) for part in parts])
                 index.executemany("INSERT OR REPLACE INTO reached VALUES (?, ?)", self._reached.items())
                 _set_next(index, number)
             self._stored.update(self._reached)
@@ -270,7 +256,7 @@ class RecordStore:
         draft = _draft_of(path)
         if draft.exists():
             draft.replace(path)
-        self._index.execute("UPDATE part SET state = ? WHERE number = ?", (_WHOLE, part.number))
+        self._index.execute("UPDATE part SET state = ? WHERE number = ?", (WHOLE, part.number))
 
     def _compact(self, like: Part) -> None:
         """Put the parts of a day together once there are many."""
@@ -279,7 +265,12 @@ class RecordStore:
             for part in self.parts(like.service, since=like.day, until=like.day)
             if part.contract == like.contract
         ]
-        small = [part for part in parts if part.rows < self._max_rows * self._n_compacted // 2]
+        waiting = {number for (number,) in self._index.execute("SELECT number FROM outbox")}
+        small = [
+            part
+            for part in parts
+            if part.rows < self._max_rows * self._n_compacted // 2 and part.number not in waiting
+        ]
         if len(small) < self._n_compacted:
             return
         number = self._next_number()
@@ -287,9 +278,9 @@ class RecordStore:
         whole = Part(number, like.service, like.day, like.contract, sum(part.rows for part in small), 0)
         whole = self._write(whole, pl.scan_parquet(paths, glob=False))
         with self._transaction() as index:
-            index.execute("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?)", (*_row(whole), _DRAFT))
+            index.execute("INSERT INTO part VALUES (?, ?, ?, ?, ?, ?, ?)", (*row_of(whole), DRAFT))
             index.executemany(
-                "UPDATE part SET state = ? WHERE number = ?", [(_REPLACED, part.number) for part in small]
+                "UPDATE part SET state = ? WHERE number = ?", [(REPLACED, part.number) for part in small]
             )
             _set_next(index, number + 1)
         # first the old ones go: a reader without the index may miss rows for a moment, never see them twice
@@ -313,7 +304,7 @@ class RecordStore:
         old = self.parts(until=until)
         with self._translated(), self._transaction() as index:
             index.executemany(
-                "UPDATE part SET state = ? WHERE number = ?", [(_REPLACED, part.number) for part in old]
+                "UPDATE part SET state = ? WHERE number = ?", [(REPLACED, part.number) for part in old]
             )
         self._drop(old)
         for part in old:
@@ -370,36 +361,6 @@ class RecordStore:
             if reached == until:
                 break
         return n_rows
-
-
-def read_parts(
-    index: sqlite3.Connection,
-    service: str | None = None,
-    *,
-    since: date | None = None,
-    until: date | None = None,
-) -> list[Part]:
-    """Return the files that an index lists; see `RecordStore.parts`."""
-    rows = index.execute(
-        "SELECT number, service, day, contract, rows, bytes FROM part WHERE state != ?"
-        " AND (? IS NULL OR service = ?) AND (? IS NULL OR day >= ?) AND (? IS NULL OR day <= ?)"
-        " ORDER BY service, day, number",
-        (_REPLACED, service, service, _iso(since), _iso(since), _iso(until), _iso(until)),
-    )
-    return [_part(row) for row in rows]
-
-
-def _iso(day: date | None) -> str | None:
-    return None if day is None else day.isoformat()
-
-
-def _part(row: tuple[int, str, str, str, int, int]) -> Part:
-    number, service, day, contract, rows, size = row
-    return Part(number, service, date.fromisoformat(day), contract, rows, size)
-
-
-def _row(part: Part) -> tuple[int, str, str, str, int, int]:
-    return part.number, part.service, part.day.isoformat(), part.contract, part.rows, part.size_bytes
 
 
 def _set_next(index: sqlite3.Connection, number: int) -> None:
