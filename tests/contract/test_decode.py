@@ -200,6 +200,32 @@ def test_one_wrong_row_of_many_is_found():
     assert refusal(decoder, {"columns": {"price": [1.0] * 5_000 + ["x"]}}).context["row"] == 5_000
 
 
+WRONG_ROWS = [
+    '{"price":"x"}',
+    "{}",
+    '{"price":1,"more":2}',
+    "5",
+    "null",
+    '{"price":null}',
+    r'{"price":"\ud800"}',
+]
+UNUSUAL_ROWS = ['{"price":"x","price":1}', '{ "price" : 1 }', r'{"pric\u0065":1}']
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from([*WRONG_ROWS, *UNUSUAL_ROWS, '{"price":1.5}']), min_size=1, max_size=15))
+def test_wrong_rows_are_told_alike_whichever_way_they_are_found(rows):
+    listed = ",".join(rows).encode()
+    answers = []
+    for body in (b'{"rows": [' + listed + b"]}", b'{ "rows":[' + listed + b"]}"):  # known at once, and not
+        try:
+            answers.append([row.price for row in decoder_of(PRICE).decode(body)[0]])
+        except TidegateError as error:
+            answers.append((error.code, error.message, error.hint, error.context))
+
+    assert answers[0] == answers[1]
+
+
 def test_number_of_thousands_of_digits_is_refused():
     assert isinstance(refusal(decoder_of(PRICE), b'{"price": ' + b"1" * 5000 + b"}"), TidegateError)
 

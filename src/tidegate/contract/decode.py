@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tidegate.contract.batch import Batch
-from tidegate.contract.diagnose import diagnose, parse
+from tidegate.contract.diagnose import diagnose, diagnose_rows, parse
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.gather import Gatherer
 from tidegate.contract.schema import Schema
@@ -106,9 +106,18 @@ class RowDecoder:
             else:
                 rows, single = [self._decode_row(body)], True
             self._finish(rows)
-        except _DECODE_ERRORS:
+        except _DECODE_ERRORS as error:
+            if body.startswith(b'{"rows"'):
+                told = diagnose_rows(
+                    body, self.schema, max_rows=self.max_rows, decode=self._decode_alone, refused=error
+                )
+                if told is not None:
+                    raise told from None
             return self._decode_slowly(body)
         return rows, single
+
+    def _decode_alone(self, row: msgspec.Raw) -> None:
+        self._finish([self._decode_row(row)])
 
     def _finish(self, rows: list[Any]) -> None:
         for name, finish in self._finishes:

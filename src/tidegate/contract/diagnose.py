@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -64,6 +65,52 @@ def parse(body: bytes) -> tuple[dict[str, Any], bool]:
     return value, is_json
 
 
+class _RawRows(msgspec.Struct, forbid_unknown_fields=True):
+    rows: list[msgspec.Raw]
+
+
+_read_raw_rows = msgspec.json.Decoder(_RawRows).decode
+_WRONG_ROW = re.compile(r"\$\.rows\[(\d+)\]")
+
+
+def diagnose_rows(
+    body: bytes, schema: Schema, *, max_rows: int, decode: Callable[[msgspec.Raw], Any], refused: Exception
+) -> TidegateError | None:
+    """Return what is wrong with single rows of a long body, without reading the right ones once more.
+
+    Of ten thousand rows one may be wrong: to build values of all of them for its sake would hold up
+    everybody else who is served by this loop.
+
+    Args:
+        body: The body, in the form `{"rows": [...]}`.
+        schema: What its rows must be.
+        max_rows: Most rows in one body.
+        decode: Decodes one row, or raises.
+        refused: What the fast decoder said, which may name the first wrong row.
+
+    Returns:
+        The error; None where the fault is none of single rows, or only looks like one.
+    """
+    try:
+        rows = _read_raw_rows(body).rows
+        _check_count(len(rows), max_rows)
+        place = _WRONG_ROW.search(str(refused))
+        faults = _faults(schema)
+        found: list[Violation] = []
+        for position in range(int(place[1]) if place else 0, len(rows)):
+            try:
+                decode(rows[position])
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                value = msgspec.json.decode(rows[position])
+                # of two values of one field the last one counts: perhaps there is no fault
+                found += _in_any(value, faults, schema, position)
+                if len(found) >= MAX_REPORTED:
+                    break
+    except (msgspec.MsgspecError, ValueError, RecursionError, TooManyRows, ContractViolation):
+        return None
+    return _violated(found[:MAX_REPORTED], schema) if found else None
+
+
 def diagnose(
     value: Mapping[str, Any], schema: Schema, *, max_rows: int, accepts: Callable[[Any], bool]
 ) -> TidegateError:
@@ -80,7 +127,7 @@ def diagnose(
         if "rows" in value:
             rows = _wrapped(value, "rows", list)
             _check_count(len(rows), max_rows)
-            violations = _in_rows(rows, schema, accepts)
+            violations = _in_rows(rows, accepts, schema)
         elif "columns" in value:
             violations = _in_columns(_wrapped(value, "columns", dict), schema, max_rows)
         else:
@@ -90,6 +137,10 @@ def diagnose(
         return error
     if not found:
         return MalformedBody("The body cannot be read as rows of this contract.", hint=_FORMS)
+    return _violated(found, schema)
+
+
+def _violated(found: list[Violation], schema: Schema) -> ContractViolation:
     unknown = any(v.field is not None and v.field not in schema.by_name for v in found)
     return ContractViolation.of(found, hint=f"Fields: {', '.join(schema.names)}." if unknown else "")
 
@@ -124,13 +175,20 @@ def _wrapped(value: Mapping[str, Any], name: str, kind: type) -> Any:
     return value[name]
 
 
-def _in_rows(rows: list[Any], schema: Schema, accepts: Callable[[Any], bool]) -> Iterator[Violation]:
+def _in_rows(rows: list[Any], accepts: Callable[[Any], bool], schema: Schema) -> Iterator[Violation]:
     faults = _faults(schema)
     for position, row in enumerate(rows):
-        if not isinstance(row, dict):
-            yield Violation(None, position, f"Row {position} must be an object, not {_kind(row)}.")
-        elif not accepts(row):
-            yield from _in_row(row, faults, schema, position)
+        if not isinstance(row, dict) or not accepts(row):
+            yield from _in_any(row, faults, schema, position)
+
+
+def _in_any(
+    row: Any, faults: Mapping[str, Fault], schema: Schema, position: int | None
+) -> Iterator[Violation]:
+    if isinstance(row, dict):
+        yield from _in_row(row, faults, schema, position)
+    else:
+        yield Violation(None, position, f"Row {position} must be an object, not {_kind(row)}.")
 
 
 def _in_row(
