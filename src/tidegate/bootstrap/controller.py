@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING
 
 from tidegate.bootstrap.release import Releases
 from tidegate.bootstrap.retention import Retention
@@ -26,6 +28,7 @@ own, so that what came in a quarter of a second costs a tenth of what it would o
 _BUSY_BYTES = 16 << 20
 """A look that has read so much has fallen behind, and goes on at once."""
 _RETRY_S = 5.0
+_STANDBY_S = 1.0
 
 
 class Controller(threading.Thread):
@@ -39,6 +42,7 @@ class Controller(threading.Thread):
         records_keep_days: int = 0,
         policy: RetentionPolicy | None = None,
         copy_to: str = "",
+        on_lead: Callable[[], object] = lambda: None,
     ) -> None:
         """Take a home.
 
@@ -48,6 +52,7 @@ class Controller(threading.Thread):
             records_keep_days: Days after which files of records are deleted; 0: never.
             policy: When segments are deleted; None: never.
             copy_to: Where files of records are copied to; "": nowhere.
+            on_lead: Called once, when it is this process that counts.
         """
         super().__init__(name="controller", daemon=True)
         self._home = home
@@ -55,18 +60,41 @@ class Controller(threading.Thread):
         self._keep_days = records_keep_days
         self._policy = policy or RetentionPolicy()
         self._copy_to = copy_to
+        self._on_lead = on_lead
+        self._lock: IO[str] | None = None
         self._stopping = threading.Event()
         self.behind_bytes = 0
         """Bytes of the journal that were not counted at the last look."""
 
+    def claim(self) -> bool:
+        """Tell whether this process counts the journal.
+
+        A home has a server for each cell, and one of them counts; when it ends another one goes on.
+        """
+        if self._lock is None:
+            lock = self._home.counting.open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.close()
+                return False
+            self._lock = lock
+        return True
+
     def run(self) -> None:
         """Follow; begin again after a fault, since serving must not depend on it."""
+        while not self.claim():
+            if self._stopping.wait(_STANDBY_S):
+                return
+        self._on_lead()
         while not self._stopping.is_set():
             try:
                 self._follow()
             except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the counting
                 _log.exception("controller.failed")
                 self._stopping.wait(_RETRY_S)
+        if self._lock is not None:
+            self._lock.close()
 
     def stop(self) -> None:
         """Count what is there, then end. Blocks until it has."""

@@ -36,7 +36,7 @@ class Local:
             principal: Who acts; the user of the operating system if None.
         """
         self.settings = settings
-        self.home = Home(Path(settings.home))
+        self.home = Home(Path(settings.home), cell=settings.cell)
         self.clock = SystemClock()
         self.principal = principal or local_principal()
 
@@ -80,15 +80,17 @@ class Local:
 
     @property
     def cells(self) -> dict[str, Cell]:
-        """The cells of this home that have a route, by name, and its own."""
-        folder = self.home.route(self.settings.cell).parent
-        names = {self.settings.cell, *(each.name for each in folder.iterdir() if any(each.iterdir()))}
-        return {name: self.cell if name == self.settings.cell else self._cell(name) for name in sorted(names)}
+        """The cells of this home that have a route, by name; its own if none has."""
+        own = self.settings.cell
+        folder = self.home.route(own).parent
+        names = {each.name for each in folder.iterdir() if any(each.iterdir())} or {own}
+        return {name: self.cell if name == own else self._cell(name) for name in sorted(names)}
 
     def _cell(self, name: str) -> Cell:
-        routes = RouteStore(self.home.route(name), cell=name, clock=self.clock)
-        workers = StatusBoard(self.home.workers(name))
-        return Cell(routes=routes, workers=workers, clock=self.clock, pending=self.home.run / "pending")
+        home = Home(self.home.root, cell=name)
+        routes = RouteStore(home.route(name), cell=name, clock=self.clock)
+        workers = StatusBoard(home.workers(name))
+        return Cell(routes=routes, workers=workers, clock=self.clock, pending=home.run / "pending")
 
     def fallback_of(self, manifest: Digest) -> tuple[str, ...]:
         """Return the names of a version's fallback chain, from its manifest."""

@@ -91,7 +91,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> Home:
-        return Home(Path(self.home))
+        return Home(Path(self.home), cell=self.cell)
 
     @property
     def scheme(self) -> str:

@@ -53,6 +53,7 @@ class Releases:
         try:
             if self._controller is None:
                 self._controller = self._open()
+            self._controller.follow(self._local.cells)
             pause_s = _BUSY_S if self._controller.tick() else _IDLE_S
         except TidegateError as error:
             _log.warning("release.delayed: %s", error)
@@ -69,7 +70,7 @@ class Releases:
         return ReleaseController(
             book=DatabaseBook(local.unit, clock=local.clock),
             source=LedgerSource(self._ledger, matured),
-            cells={local.settings.cell: local.cell},
+            cells=local.cells,
             clock=local.clock,
             holder=f"{socket.gethostname()}:{pid}:{process_start(pid)}",
             is_dead=_is_dead,

@@ -189,10 +189,13 @@ def _deploy(local: Local, service: str, notes: list[str]) -> None:
     route = local.routes.read().services.get(service)
     if route is not None and route.arms:
         return
+    others = [cell.routes.read().services.get(service) for cell in local.cells.values()]
+    served = {other.stable for other in others if other is not None and other.stable is not None}
     moved = deploy_first(
         local.unit,
         local.cell,
         service,
+        version=served.pop() if len(served) == 1 else None,  # a cell that is new begins with what others have
         fallback_of=local.fallback_of,
         placement_of=local.placement_of,
         principal=local.principal,

@@ -77,7 +77,8 @@ def start(
 
     local = open_local(home, must_exist=True)
     candidate = _manifest(local, show_version(local.unit, service, number=version).manifest)
-    route = local.routes.read().services.get(service)
+    routed = (cell.routes.read().services.get(service) for cell in local.cells.values())
+    route = next((each for each in routed if each is not None), None)
     if route is not None and route.stable is not None:
         present = _manifest(local, route.manifests[route.stable])
         check_takes_over(service, present.contract, candidate.contract, version=version)

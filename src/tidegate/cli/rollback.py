@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tidegate.cli.option import home_option, json_option, key_option, open_local
 from tidegate.cli.screen import print_json
+
+if TYPE_CHECKING:
+    from tidegate.operation.release import Moved
 
 
 @click.command(
@@ -44,32 +48,44 @@ def rollback(
     Needs only local files: it works with the database, the network and the controller down. What is
     taken away is latched, so that nothing automatic brings it back.
     """
-    from tidegate.operation.meant import service_to_roll_back
+    from tidegate.operation.meant import rollback_meant
     from tidegate.operation.release import roll_back
 
     local = open_local(home, must_exist=True)
-    service = service or service_to_roll_back(local.routes.read(), now_us=local.clock.wall_us())
-    moved = roll_back(
-        lambda: local.unit,
-        local.cell,
-        service,
-        principal=local.principal,
-        clock=local.clock,
-        to=to,
-        latch=not keep,
-        reason=reason,
-        key=key,
-    )
+    cells = local.cells
+    routes = {name: cell.routes.read() for name, cell in cells.items()}
+    service, where = rollback_meant(routes, service, own=local.settings.cell, now_us=local.clock.wall_us())
+    made = [
+        roll_back(
+            lambda: local.unit,
+            cells[name],
+            service,
+            principal=local.principal,
+            clock=local.clock,
+            to=to,
+            latch=not keep,
+            reason=reason,
+            key=key if key is None or len(where) == 1 else f"{key}.{name}",
+        )
+        for name in where
+    ]
     if as_json:
-        print_json(moved)
+        print_json(made[0] if len(made) == 1 else made)
         return
+    for name, moved in zip(where, made, strict=True):
+        _tell(service, moved, f" in cell {name}" if len(cells) > 1 else "")
+
+
+def _tell(service: str, moved: Moved, where: str) -> None:
     decision = moved.decision
     if decision.outcome == "fallback":
-        click.echo(f"No version of {service} could take over: every request goes to its fallback.")
+        click.echo(f"No version of {service} could take over{where}: every request goes to its fallback.")
     elif decision.outcome == "unchanged":
-        click.echo(f"There was nothing left to take away: version {decision.version} of {service} answers.")
+        click.echo(
+            f"There was nothing left to take away{where}: version {decision.version} of {service} answers."
+        )
     else:
-        click.echo(f"Version {decision.version} of {service} has all the traffic again.")
+        click.echo(f"Version {decision.version} of {service} has all the traffic again{where}.")
     if moved.number is None:
         click.echo(
             "The database could not be reached; the decision waits in a file until it can be.", err=True

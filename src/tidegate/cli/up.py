@@ -23,6 +23,7 @@ from tidegate.cli.option import FILE, PLACE, home_option, open_local
 @click.option("--control-port", type=click.IntRange(1, 65535), help="Control port.  [default: 8081]")
 @click.option("--tls-certificate", type=FILE, help="Certificate chain (PEM): both ports speak TLS only.")
 @click.option("--tls-key", type=FILE, help="Its private key (PEM), if it is in a file of its own.")
+@click.option("--cell", help="Name of the set of servers that follow one route.  [default: local]")
 @click.option("--open", "is_open", is_flag=True, help="Let other machines in, without any token.")
 @home_option
 def up(
@@ -36,6 +37,7 @@ def up(
     control_port: int | None,
     tls_certificate: Path | None,
     tls_key: Path | None,
+    cell: str | None,
     is_open: bool,
     home: Path | None,
 ) -> None:
@@ -58,6 +60,7 @@ def up(
         control_port=control_port,
         tls_certificate=tls_certificate and str(tls_certificate),
         tls_key=tls_key and str(tls_key),
+        cell=cell,
     )
     start.check_server(local.settings.server)
     start.check_open(local.settings.host, is_open=is_open)

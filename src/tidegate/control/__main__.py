@@ -176,17 +176,18 @@ def main() -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
+    watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
     controller = Controller(
         local.home,
         settings=settings,
         records_keep_days=server.records_keep_days,
         policy=RetentionPolicy(server.journal_keep_days, server.journal_max_mb * 1_000_000),
         copy_to=server.records_delta,
+        on_lead=watcher.start,
     )
+    leads = controller.claim()
     controller.start()
-    copier = start_copy(local.home.records, server.records_delta)
-    watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
-    watcher.start()
+    copier = start_copy(local.home.records, server.records_delta) if leads else None
     uvicorn.run(
         make_app(LocalPlane(local, server.n_workers, controller, watcher, copier)),
         host=server.control_host,

@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from tidegate.core.error import Corrupt
+from tidegate.core.identifier import check_name
 
 DEFAULT_HOME = Path(".tidegate")
 _KEY_BYTES = 32
@@ -15,8 +16,15 @@ _KEY_BYTES = 32
 class Home:
     """Names the places inside the home folder; creates each on first use."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, cell: str = "local") -> None:
+        """Take a folder.
+
+        Args:
+            root: The folder.
+            cell: Whose server runs; several cells of one home have a server each.
+        """
         self.root = root.absolute()
+        self._own = () if cell == "local" else ("cells", check_name("cell", cell))
 
     def _folder(self, *parts: str) -> Path:
         folder = self.root.joinpath(*parts)
@@ -53,12 +61,17 @@ class Home:
 
     @property
     def metrics(self) -> Path:
-        return self._folder("metrics")
+        return self._folder(*self._own, "metrics")
 
     @property
     def run(self) -> Path:
         """Process files of a running server: its lock, its addresses, its sockets' folder."""
-        return self._folder("run")
+        return self._folder(*self._own, "run")
+
+    @property
+    def counting(self) -> Path:
+        """Locked by the one process that counts the journal, of whichever cell."""
+        return self._folder("run") / "counting.lock"
 
     def route(self, cell: str = "local") -> Path:
         """Return the folder of a cell's route files."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.release.move import newest
 from tidegate.route.route import Route, ServiceRoute
@@ -23,6 +25,36 @@ def service_to_roll_back(route: Route, *, now_us: int) -> str:
     if len(moving) == 1:
         return moving[0]
     return _only([each.service for each in served], moving or None)
+
+
+def rollback_meant(
+    routes: Mapping[str, Route], service: str | None, *, own: str, now_us: int
+) -> tuple[str, list[str]]:
+    """Return the service that a rollback means, and the cells that it concerns.
+
+    Where something is on the move, those are meant; else all that serve the same version as the own cell.
+
+    Args:
+        routes: The routes in force, by cell.
+        service: Its name, if it was said.
+        own: Name of the cell that is asked.
+        now_us: The time, microseconds UTC.
+
+    Raises:
+        NotFound: Nothing is served.
+        InvalidSetting: Several services could be meant.
+    """
+    first = own if own in routes else min(routes)
+    merged = [each for route in routes.values() for each in _served(route)]
+    moving = {each.service for each in merged if newest(each, now_us=now_us) - {each.stable}}
+    if service is None:
+        service = moving.pop() if len(moving) == 1 else service_to_roll_back(routes[first], now_us=now_us)
+    found = {name: route.services[service] for name, route in routes.items() if service in route.services}
+    there = [name for name, each in found.items() if newest(each, now_us=now_us) - {each.stable}]
+    if not there:
+        stable = found[first].stable if first in found else None
+        there = [name for name, each in found.items() if each.stable == stable]
+    return service, there or [first]
 
 
 def only_service(route: Route) -> str:

@@ -203,7 +203,8 @@ def _fitting(plan: Plan, cells: Mapping[str, Cell]) -> Plan:
             f"The plan's waves name the cells {', '.join(named)}; there are {', '.join(sorted(cells))}.",
             hint="Name each cell in one wave, or none at all.",
         )
-    return plan
+    # which they are is settled here: one that is new later has its first version from the others
+    return plan if plan.waves else replace(plan, waves=(tuple(sorted(cells)),))
 
 
 def _startable(cell: Cell, service: str, version: int, clock: Clock) -> ServiceRoute:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from tidegate.core.clock import Clock
 from tidegate.core.decision import Decision, Evidence, Verdict
-from tidegate.core.error import Conflict, TidegateError
+from tidegate.core.error import Conflict, NotFound, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.journal.matured import OutcomeEvent, OutcomeTallies, OutcomeWatch
 from tidegate.journal.watch import ReleaseTallies, Watch
@@ -97,6 +97,12 @@ class ReleaseController:
     def leadership(self) -> Leadership:
         """The lease as this controller sees it."""
         return self._leadership
+
+    def follow(self, cells: Mapping[str, Cell]) -> None:
+        """Take in cells that are new, or gone."""
+        if cells.keys() != self._cells.keys():
+            self._cells = dict(cells)
+            self._token = None  # new routes must refuse whoever led before, too
 
     def tick(self) -> list[State]:
         """Look at every open release once, and do what follows.
@@ -187,7 +193,14 @@ class ReleaseController:
     def _waves(self, state: State) -> list[list[str]]:
         if not state.plan.waves:
             return [list(self._cells)]
-        return [[name for name in wave if name in self._cells] for wave in state.plan.waves]
+        missing = [name for wave in state.plan.waves for name in wave if name not in self._cells]
+        if missing:
+            raise NotFound(
+                f"The release of service {state.service!r} concerns cell {missing[0]!r}, which has no route.",
+                hint="Bring its folder back, or call the release off: tidegate release abort",
+                service=state.service,
+            )
+        return [list(wave) for wave in state.plan.waves]
 
     def _targets(self, state: State) -> list[tuple[Cell, int, Traffic]]:
         """Return the cells that a release wants something of: cell, wave, what."""
