@@ -112,4 +112,6 @@ def turns(draw: st.DrawFn, stream: Stream, *, lone: bool = False) -> Turn:
         service_time_us=one_or_each(st.floats(0, 1e8, width=32)),
         batch_rows=draw(st.integers(0, 2**32 - 1)),
         answered_by=draw(st.sampled_from(["", "constant", "délai"])),
+        took_us=some(st.floats(0, 1e8, width=32), n_requests),
+        parent_ids=some(st.binary(min_size=8, max_size=8), n_requests),
     )

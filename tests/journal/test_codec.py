@@ -93,7 +93,16 @@ def check_requests(chosen: list[Turn], got: Turns) -> None:
     for name, found in (("errors", got.errors), ("caller_ids", got.caller_ids)):
         given = [getattr(turn, name) for turn in chosen]
         assert found == (None if given[0] is None else [one for values in given for one in values])
-    for name, joined in (("key_hashes", got.key_hashes), ("trace_ids", got.trace_ids)):
+    took = [turn.took_us for turn in chosen]
+    if took[0] is not None:
+        assert got.took_us.tolist() == [one for values in took for one in values]
+    else:
+        assert got.took_us is got.service_us
+    for name, joined in (
+        ("key_hashes", got.key_hashes),
+        ("trace_ids", got.trace_ids),
+        ("parent_ids", got.parent_ids),
+    ):
         given = [getattr(turn, name) for turn in chosen]
         assert joined == (None if given[0] is None else b"".join(one for values in given for one in values))
     buckets = [turn.buckets for turn in chosen]

@@ -57,6 +57,15 @@ def test_parts_add_up_to_the_whole(turns: list[Turn], data: st.DataObject) -> No
     assert sum(tally.requests for tally in whole.values()) == sum(len(turn.request_ids) for turn in turns)
 
 
+def test_a_request_takes_as_long_as_its_caller_waits_not_its_model() -> None:
+    turn = new_turn(new_ids(2), service_time_us=100.0, took_us=[150.0, 9000.0])
+
+    (tally,) = count([turn]).values()
+
+    assert tally.quantile_us(1.0) >= 9000
+    assert tally.service_us == 9150
+
+
 def test_each_count_is_of_what_it_says() -> None:
     turn = new_turn(
         new_ids(3),

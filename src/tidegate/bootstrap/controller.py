@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from tidegate.bootstrap.release import Releases
 from tidegate.bootstrap.retention import Retention
+from tidegate.bootstrap.trace import TracedSink, open_exporter
 from tidegate.core.clock import SystemClock
 from tidegate.core.home import Home
 from tidegate.journal.ledger import Ledger
@@ -105,7 +106,9 @@ class Controller(threading.Thread):
     def _follow(self) -> None:
         ledger = Ledger(self._home.ledger)  # in this thread: a connection belongs to the one that made it
         store = self._open_store()
-        tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=store)
+        traces = open_exporter(self._settings)
+        sink = store if traces is None else TracedSink(store, traces)
+        tailer = Tailer(self._home.journal, ledger, clock=SystemClock(), sink=sink)
         releases = (
             None
             if self._settings is None
@@ -148,6 +151,8 @@ class Controller(threading.Thread):
                 releases.close()
             retention.close()
             tailer.close()
+            if traces is not None:
+                traces.close()
             ledger.close()
             if store is not None:
                 store.close()

@@ -60,6 +60,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
         records_delta: Folder or address of Delta Lake tables that records are copied to; "": none.
         journal_keep_days: Days after which segments may be deleted; 0: never.
         journal_max_mb: Megabytes of segments above which the oldest may be deleted earlier; 0: no limit.
+        trace_url: Where spans go; "": nowhere.
+        trace_share: Part of the requests without a caller's trace that are traced.
         on_demand_above: Services without a declared placement that are all kept loaded; if there are
             more, they are loaded on demand.
         supervisor: Process id of the supervisor: its children end when it is no longer their parent.
@@ -82,6 +84,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     records_delta: str = ""
     journal_keep_days: int = 0
     journal_max_mb: int = 0
+    trace_url: str = ""
+    trace_share: float = 0.01
 
     @property
     def worker_bytes(self) -> int:

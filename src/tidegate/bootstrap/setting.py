@@ -56,6 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             earlier. 0: no limit.
         alert_urls: Who is told of signals, separated by commas: `https://...` is a webhook, all else an
             address of apprise (`mailto://`, `slack://` ...). May hold a token: give it by environment.
+        trace_url: Where traces of requests go, by OTLP over HTTP: `http://HOST:4318`. Empty: nowhere, and
+            at no cost. `OTEL_EXPORTER_OTLP_HEADERS` in the environment may hold a token.
+        trace_share: Part of the requests that are traced although their callers send no `traceparent`,
+            in [0, 1]. A hundredth: examples enough, of the slow ones too, and no second journal.
     """
 
     home: str = str(DEFAULT_HOME)
@@ -76,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal_keep_days: int = 0
     journal_max_mb: int = 0
     alert_urls: str = ""
+    trace_url: str = ""
+    trace_share: float = 0.01
 
     @property
     def server(self) -> ServerSettings:
@@ -93,6 +99,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             memory_mb=self.memory_mb,
             on_demand_above=self.on_demand_above,
             records_keep_days=self.records_keep_days,
+            trace_url=self.trace_url,
+            trace_share=self.trace_share,
             records_delta=_address(self.records_delta),
             journal_keep_days=self.journal_keep_days,
             journal_max_mb=self.journal_max_mb,

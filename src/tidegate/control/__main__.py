@@ -170,6 +170,8 @@ def main() -> None:
         cell=server.cell,
         database_url=database_url,
         online_store=os.environ.get(STORE_VARIABLE, ""),
+        trace_url=server.trace_url,
+        trace_share=server.trace_share,
     )
     local = Local(settings, principal=SYSTEM)
     threading.Thread(target=_end_with_supervisor, args=(server,), daemon=True).start()

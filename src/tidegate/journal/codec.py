@@ -16,6 +16,8 @@ The body of a turn, its optional sections each announced by a bit of the mask:
     buckets        f64 a row
     key hashes     16 bytes a row
     trace ids      16 bytes a request
+    took           f32 a request
+    parent ids     8 bytes a request
     answered by    u16 length, UTF-8
     errors         u32 size, texts          a request
     caller ids     u32 size, texts          a request
@@ -65,6 +67,8 @@ HAS_ERRORS = 1 << 8
 HAS_CALLERS = 1 << 9
 HAS_OUTPUTS = 1 << 10
 HAS_INPUTS = 1 << 11
+HAS_TOOK = 1 << 12
+HAS_PARENTS = 1 << 13
 
 SIZE = struct.Struct("<I")
 COUNTS = struct.Struct("<II")
@@ -195,6 +199,12 @@ class TurnEncoder:
         if turn.trace_ids is not None:
             mask |= HAS_TRACES
             pieces.extend(turn.trace_ids)
+        if turn.took_us is not None:
+            mask |= HAS_TOOK
+            pieces.append(pack("f", turn.took_us))
+        if turn.parent_ids is not None:
+            mask |= HAS_PARENTS
+            pieces.extend(turn.parent_ids)
         if turn.answered_by:
             mask |= HAS_ANSWERED_BY
             name = turn.answered_by.encode()

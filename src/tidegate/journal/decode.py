@@ -50,6 +50,8 @@ _FIXED = (
     (codec.HAS_BUCKETS, 8, _EACH_ROW),
     (codec.HAS_KEYS, 16, _EACH_ROW),
     (codec.HAS_TRACES, 16, _EACH_REQUEST),
+    (codec.HAS_TOOK, 4, _EACH_REQUEST),
+    (codec.HAS_PARENTS, 8, _EACH_REQUEST),
 )
 _counts = codec.COUNTS.unpack_from
 _size = codec.SIZE.unpack_from
@@ -193,8 +195,15 @@ class Turns:
 
     @cached_property
     def service_us(self) -> npt.NDArray[np.float32]:
-        """From arrival to answer of each request, microseconds."""
+        """Duration of the model call that each request was part of, microseconds."""
         return self._per_request(codec.HAS_SERVICE_TIMES, "<f4", "service_us")
+
+    @cached_property
+    def took_us(self) -> npt.NDArray[np.float32]:
+        """From arrival to answer of each request, microseconds; the model call where that is not known."""
+        if self._mask & codec.HAS_TOOK:
+            return np.frombuffer(self._fixed[codec.HAS_TOOK], "<f4")
+        return self.service_us
 
     @cached_property
     def flags(self) -> npt.NDArray[np.uint16]:
@@ -217,6 +226,11 @@ class Turns:
     def trace_ids(self) -> bytes | None:
         """16 bytes a request."""
         return self._fixed.get(codec.HAS_TRACES)
+
+    @property
+    def parent_ids(self) -> bytes | None:
+        """8 bytes a request: the caller's span, zeros where the caller does not sample."""
+        return self._fixed.get(codec.HAS_PARENTS)
 
     @cached_property
     def _texts(self) -> tuple[list[str], list[str | None] | None, list[str | None] | None, list[int]]:

@@ -119,6 +119,7 @@ class Stream(msgspec.Struct, frozen=True):
 
 NO_ID = bytes(16)
 """Stands for a missing trace id or key hash in a list of which others are given."""
+NO_SPAN = bytes(8)
 
 
 class Turn(msgspec.Struct):
@@ -138,7 +139,11 @@ class Turn(msgspec.Struct):
         buckets: Per row, where it fell on the route's unit interval.
         flags: For all requests, or per request.
         errors: Per request, code of the error that was answered; None for a good answer.
-        service_time_us: From arrival to answer, for all requests, or per request.
+        service_time_us: Duration of the model call they were part of, for all requests, or per request.
+        took_us: Per request, from its arrival until its record was made, which is just before its answer
+            leaves; None where nobody waits for an answer.
+        parent_ids: Per request, 8 bytes: the caller's span, if the caller samples the trace (`NO_SPAN`
+            else).
         batch_rows: Rows of the model call that they were part of.
         answered_by: Name of the fallback that answered; "" for the version itself.
     """
@@ -157,6 +162,8 @@ class Turn(msgspec.Struct):
     service_time_us: float | Sequence[float] = 0.0
     batch_rows: int = 1
     answered_by: str = ""
+    took_us: Sequence[float] | None = None
+    parent_ids: Sequence[bytes] | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

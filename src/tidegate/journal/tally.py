@@ -43,7 +43,7 @@ class Tally(msgspec.Struct, omit_defaults=True):
         batch_rows: Sum over turns of the size of the call they were part of.
         fallback, cached, invalid, late, dropped, failed: Requests with that flag.
         errors: Requests by error code.
-        service_us: Sum of service times over requests, microseconds.
+        service_us: Sum of service times over requests, from arrival to answer, microseconds.
         service_times: Requests by step of service time; see `step_of` and `quantile_us`.
         joined: Outcomes that were joined to its rows, the first of each row and name. Rows that a
             fallback answered have none.
@@ -161,7 +161,7 @@ def _count_minute(
         tally.late += int(np.count_nonzero(flags & Flag.LATE))
         tally.dropped += int(np.count_nonzero(flags & Flag.DROPPED))
         tally.failed += int(np.count_nonzero(flags & Flag.FAILED))
-    service_us = np.nan_to_num(turns.service_us[chosen], posinf=0.0, neginf=0.0)
+    service_us = np.nan_to_num(turns.took_us[chosen], posinf=0.0, neginf=0.0)
     tally.service_us += int(np.rint(service_us).astype(np.int64).sum())  # whole, so that sums are exact
     steps, counts = np.unique(step_of(service_us), return_counts=True)
     _add_each(tally.service_times, dict(zip(steps.tolist(), counts.tolist(), strict=True)))

@@ -98,7 +98,7 @@ class Call:
         "settled",
         "start",
         "started_s",
-        "trace_id",
+        "trace",
     )
 
     def __init__(
@@ -137,7 +137,7 @@ class Call:
         self.reply = reply
         self.origin = origin
         self.caller_id = ""
-        self.trace_id = b""
+        self.trace = b""  # 16 bytes of trace id, 8 of the caller's span: zeros if it does not sample
         self.bucket = -1.0
         self.key_hashes: list[bytes] | None = None
         self.abandoned = False

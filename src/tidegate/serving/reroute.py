@@ -54,7 +54,7 @@ def _move(call: Call, endpoint: Endpoint) -> Call | None:
         reply=call.reply,
         origin=call.origin,
     )
-    moved.caller_id, moved.trace_id = call.caller_id, call.trace_id
+    moved.caller_id, moved.trace = call.caller_id, call.trace
     moved.key_hashes, moved.bucket, moved.criticality = keys, bucket, call.criticality
     call.settled = True
     call.abandon()  # so that the model, if it has not begun, does not begin

@@ -14,7 +14,7 @@ from tidegate.contract.violation import MalformedBody
 from tidegate.contract.wire import timestamp_us
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_prediction_id, format_uuid, parse_prediction_id
-from tidegate.journal.record import Outcome
+from tidegate.journal.record import NO_SPAN, Outcome
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
@@ -31,7 +31,9 @@ MAX_DEPTH = 64
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_NAME)]
 _OwnId = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_ID)]
 _AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
-_TRACE = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
 
 
 class OneAnswer(msgspec.Struct, omit_defaults=True):
@@ -69,7 +71,16 @@ def identify(exchange: Exchange, call: Call) -> None:
     if REQUEST_ID_HEADER in headers:
         call.caller_id = headers[REQUEST_ID_HEADER][:MAX_CALLER_ID].decode("ascii", errors="replace")
     if TRACE_HEADER in headers and (match := _TRACE.fullmatch(headers[TRACE_HEADER])):
-        call.trace_id = bytes.fromhex(match[1].decode())
+        call.trace = trace_of(match)
+
+
+def trace_of(match: re.Match[bytes]) -> bytes:
+    """Return the trace id and, if the caller samples the trace, the caller's span; else zeros.
+
+    Source: W3C Trace Context, Level 2: the last bit of the flags says whether it is sampled.
+    """
+    trace, parent, flags = (bytes.fromhex(part.decode()) for part in match.groups())
+    return trace + (parent if flags[0] & 1 else NO_SPAN)
 
 
 class NativeFace:

@@ -1,0 +1,1 @@
+"""Traces for OpenTelemetry, made of what the journal says anyway."""
