@@ -82,7 +82,8 @@ class Watch(msgspec.Struct, frozen=True):
         service: Name of the service.
         stable: Number of the stable version.
         candidate: Number of the candidate.
-        latency_us: An answer that took longer is an event, microseconds; None counts none.
+        latency_us: A call of the model that took longer is an event, microseconds: what callers wait rises in
+            both arms where one is slow. None counts none.
         max_keys: Keys that are told apart; those beyond are left out in both arms. Of a million, 24 MB.
     """
 
@@ -235,7 +236,7 @@ def _bits(turns: Turns, flags: Column, watch: Watch) -> Column:
     bits |= np.where(flags & Flag.INVALID, _BITS[CONTRACT], 0)
     bits |= np.where(flags & Flag.FALLBACK, _BITS[FALLBACK], 0)
     if watch.latency_us is not None:
-        slow = (turns.took_us > watch.latency_us) & ((flags & Flag.CACHED) == 0)
+        slow = (turns.service_us > watch.latency_us) & ((flags & Flag.CACHED) == 0)
         bits |= np.where(slow, _BITS[LATENCY], 0)
     # an input that brings down other versions too says nothing of this one
     return np.where(flags & Flag.POISON, 0, bits).astype(np.uint32)
