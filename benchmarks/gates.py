@@ -37,8 +37,9 @@ from tidegate.contract.field import DataType, Field
 from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
 from tidegate.core.decision import Evidence
+from tidegate.evaluation.measure import Measure
 from tidegate.gate import part, quality
-from tidegate.gate.answer import Answers, loss
+from tidegate.gate.answer import Answers
 from tidegate.gate.calibration import calibration
 from tidegate.operation.gate import GateState
 from tidegate.operation.release import deploy_first
@@ -46,14 +47,14 @@ from tidegate.service.declare import Service
 from tidegate.training.baseline import (
     Baseline,
     Comparison,
-    fit_constant,
-    fit_linear_model,
-    fit_lookup,
     gain_estimates,
 )
+from tidegate.training.simple import fit_constant, fit_linear_model, fit_lookup
 
 FOLDER = Path(flights.__file__).parent
 KM_PER_MILE = 1.609344
+
+EVENT = Measure(task="binary")
 
 CHAMPION = {"first_month": 1, "held_out_month": 7}
 RETRAIN = {"first_month": 2, "held_out_month": 8}
@@ -315,7 +316,7 @@ def compare_only(rows: pl.DataFrame, seeds: range) -> bool:
         if (first, held_out) not in windows:
             whole, columns = _months(known, first, held_out)[0], columns_of(test)
             target = whole["late"].to_numpy().astype(np.float64)
-            linear = fit_linear_model(schema, columns_of(whole), target, is_binary=True)
+            linear = fit_linear_model(schema, columns_of(whole), target, measure=EVENT)
             by = fit_lookup(columns_of(whole), target, ("carrier", "origin"))
             constant = fit_constant(target)
             windows[first, held_out] = [constant(columns), by(columns), linear(columns)]
@@ -326,7 +327,7 @@ def compare_only(rows: pl.DataFrame, seeds: range) -> bool:
             outcomes=test["late"].to_numpy().astype(np.float64),
             candidate=flights._answer(model, test),
             champion=flights._answer(champion, test),
-            is_binary=True,
+            measure=EVENT,
             cluster=day,
             unit="days",
         )
@@ -349,7 +350,7 @@ def _asked(answers: Answers) -> Iterator[Evidence]:
 
 def _beside_baselines(answers: Answers, others: list[Any]) -> Evidence:
     own = answers.candidate_loss()
-    losses = [loss(answers.outcomes, other, is_binary=True) for other in others]
+    losses = [EVENT.loss(answers.outcomes, other) for other in others]
     gains = gain_estimates(own, losses, cluster=answers.cluster, seed=0)
     names = ("constant", "lookup", "linear")
     beside = [

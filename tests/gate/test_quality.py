@@ -9,6 +9,7 @@ import pytest
 from tests.gate.world import answers
 from tidegate.core.decision import Verdict
 from tidegate.evaluation.estimate import Estimate
+from tidegate.evaluation.measure import Measure
 from tidegate.gate import quality
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import applies
@@ -118,7 +119,7 @@ HAPPENED = (np.arange(1_000) % 3 == 0).astype(float)
 
 
 def rehearsed(registered, **options):
-    options = {"is_binary": True, "refitted": False, "margin": 0.02, **options}
+    options = {"measure": Measure(task="binary"), "refitted": False, "margin": 0.02, **options}
     return quality.rehearsal(TRIED, registered, HAPPENED, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tidegate.evaluation.measure import Measure
 from tidegate.gate.answer import Answers
 
 AIRPORTS = np.array(["EWR", "JFK", "LGA"], dtype=object)
@@ -31,7 +32,27 @@ def answers(*, n=6_000, n_days=30, seed=0, worse=None, champion=True, blur=0.05,
         outcomes=outcomes,
         candidate=own,
         champion=blurred(truth) if champion else None,
-        is_binary=True,
+        measure=Measure(task="binary"),
         cluster=day if cluster else None,
         unit="days" if cluster else "rows",
     )
+
+
+def trees(*, n=3_000, seed=0, blur=0.05, worse=None, champion=True, decided=False):
+    """Return answers of two classifiers of three classes; `worse(columns, own)` spoils the candidate's."""
+    rng = np.random.default_rng(seed)
+    site = np.array(["hill", "shore"], dtype=object)[rng.integers(0, 2, n)]
+    truth = rng.dirichlet([1, 1, 1], n)
+    outcomes = (truth.cumsum(axis=1) < rng.random(n)[:, None]).sum(axis=1).astype(float)
+
+    def blurred(p):
+        noisy = np.clip(p + rng.normal(0, blur, p.shape), 0.01, None)
+        return noisy / noisy.sum(axis=1, keepdims=True)
+
+    own, other = blurred(truth), blurred(truth) if champion else None
+    if worse is not None:
+        own = worse({"site": site}, own)
+    measure = Measure(task="multiclass", classes=("ash", "birch", "cedar"), has_scores=not decided)
+    if decided:
+        own, other = (None if each is None else each.argmax(axis=1).astype(float) for each in (own, other))
+    return Answers(columns={"site": site}, outcomes=outcomes, candidate=own, champion=other, measure=measure)

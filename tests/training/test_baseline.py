@@ -9,7 +9,8 @@ import pytest
 import tidegate as tg
 from tidegate.contract.schema import DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
-from tidegate.training.baseline import compare_with_baselines, fit_lookup
+from tidegate.training.baseline import compare_with_baselines
+from tidegate.training.simple import fit_lookup
 
 SCHEMA = Schema((Field("x", DataType.FLOAT64), Field("colour", DataType.STRING)))
 
@@ -105,7 +106,7 @@ def test_a_lookup_answers_each_key_s_mean_and_leans_towards_the_whole():
     ("change", "fault"),
     [
         ({"target": "nothing"}, "target 'nothing'"),
-        ({"predicted": np.zeros(3)}, "2000 finite numbers"),
+        ({"predicted": np.zeros(3)}, "2000 finite"),
         ({"predicted": np.full(2000, 1.5)}, "probabilities"),
         ({"predicted": np.full(2000, np.nan)}, "finite"),
         ({"group": "nothing"}, "group 'nothing'"),

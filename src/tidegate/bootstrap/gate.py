@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
-import numpy as np
 
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
@@ -14,15 +13,18 @@ from tidegate.bootstrap.probe import ServerProbe, TrialServer
 from tidegate.bootstrap.trial import plain_row
 from tidegate.contract.batch import Column
 from tidegate.contract.encode import RowEncoder
+from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 from tidegate.core.error import InvalidSetting, TidegateError
-from tidegate.gate.answer import Floats
+from tidegate.data.snapshot import write_snapshot
+from tidegate.data.source import frame_source
 from tidegate.gate.probe import Probe, Side
 from tidegate.operation.card import written_card
 from tidegate.operation.examination import examine
 from tidegate.operation.gate import GateState, record_gates
 from tidegate.operation.mutation import new_key
-from tidegate.operation.subject import Subject, read_subject
+from tidegate.operation.rows import load_rows
+from tidegate.operation.subject import GivenRows, Subject, as_champion, read_subject
 from tidegate.operation.version import show_version
 from tidegate.predictor.protocol import BuildContext, build
 
@@ -41,6 +43,8 @@ def gate_version(
     service: str,
     number: int | None = None,
     *,
+    data: str | None = None,
+    target: str | None = None,
     key: str | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> GateState:
@@ -50,11 +54,15 @@ def gate_version(
         local: The home.
         service: Name of the service.
         number: Number of the version; the latest if None.
+        data: A data file or snapshot of rows with what came true, to compare on; None: the rows that the
+            version's trial held out.
+        target: Column of what came true; as declared, or as the trials call it, if None.
         key: Idempotency key; a fresh one if None.
         tell: Told what is being done.
 
     Raises:
-        NotFound: There is no such version.
+        NotFound: There is no such version, or no such rows.
+        InvalidSetting: Nothing says which column holds what came true.
         TidegateError: The registry or the artifacts cannot be read.
     """
     candidate = subject_of(local, service, number)
@@ -62,6 +70,11 @@ def gate_version(
     champion = None
     if champion_number is not None and champion_number != candidate.version.number:
         champion = subject_of(local, service, champion_number)
+    candidate = as_champion(candidate, champion)
+    if target is not None and data is None:
+        raise InvalidSetting(
+            "A target is named of rows that are given.", hint="Name them too: --data FILE --target COLUMN."
+        )
     evidence = examine(
         local.unit,
         local.artifacts,
@@ -70,6 +83,7 @@ def gate_version(
         ask=lambda subject, columns: answers_of(local, subject, columns),
         open_probe=lambda one, other, rows: _probe(local, one, other, rows),
         now_us=local.clock.wall_us(),
+        given=None if data is None else _given_rows(local, candidate, champion, data, target),
         tell=tell,
     )
     return record_gates(
@@ -96,7 +110,27 @@ def subject_of(local: Local, service: str, number: int | None = None) -> Subject
     )
 
 
-def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) -> Floats:
+def _given_rows(
+    local: Local, candidate: Subject, champion: Subject | None, data: str, target: str | None
+) -> GivenRows:
+    """Return rows that a person names, kept as a snapshot unless they hold sensitive fields."""
+    declared = [target, candidate.evaluation.target]
+    trials = [each.held_out for each in (candidate, champion) if each is not None]
+    goal = next((name for name in [*declared, *(one.target for one in trials if one)] if name), None)
+    if goal is None:
+        raise InvalidSetting(
+            f"Nothing says which column holds what came true of {candidate.version.label}.",
+            hint="Name it with --target, or declare tg.Evaluation(target=...).",
+        )
+    rows = load_rows(local.unit, local.artifacts, data)
+    snapshot = rows.snapshot
+    if snapshot is None and not any(field.sensitive for field in candidate.manifest.contract.input.fields):
+        # what was compared can be compared again
+        snapshot = write_snapshot(frame_source(rows.table, name=rows.name), local.artifacts).digest
+    return GivenRows(rows.table, columns_of(rows.table), goal, rows.name, snapshot)
+
+
+def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) -> Column:
     """Return the judged output of a version's registered files, asked as a worker asks them.
 
     Raises:
@@ -111,12 +145,9 @@ def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) ->
     context = BuildContext(contract, local.artifacts.open)
     predictor = build(subject.manifest.predictor, context, BUILDERS)
     try:
-        answered = predictor.predict(batch)[output.name]
+        return predictor.predict(batch)[output.name]
     finally:
         predictor.close()
-    if answered.ndim != 1:
-        raise InvalidSetting(f"The output {output.name!r} is no single number a row.", field=output.name)
-    return np.asarray(answered, dtype=np.float64)
 
 
 @contextmanager

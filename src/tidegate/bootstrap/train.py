@@ -159,9 +159,14 @@ def _keep_trial(local: Local, manifest: Manifest, trial: Trial) -> Digest:
         trial,
         inputs=schema.names,
         event_time=evaluation.event_time or _event_time(schema),
-        attributes=evaluation.attributes(manifest.contract),
+        attributes=[*evaluation.attributes(manifest.contract), *_named(evaluation)],
         hidden={field.name for field in schema.fields if field.sensitive},
     )
+
+
+def _named(evaluation: Evaluation) -> list[str]:
+    """Return columns that the judgement needs beside inputs, what came true and attributes."""
+    return [name for name in (evaluation.query, evaluation.group) if name]
 
 
 def _event_time(schema: Schema) -> str | None:

@@ -21,13 +21,20 @@ _COLOURS = {"safe": "green", "regressed": "red", "undecided": "yellow", "invalid
     short_help="Put a version through its gates, before it gets traffic.",
     epilog="\b\nExamples:\n  tidegate gate flight-delay\n  tidegate gate flight-delay@2 --json\n"
     "  tidegate gate flight-delay@2 --override latency --reason 'three times the trees, and worth it'\n"
-    "  tidegate gate flight-delay@2 --show",
+    "  tidegate gate flight-delay@2 --show\n"
+    "  tidegate gate fraud@2 --data october.parquet --target is_fraud",
 )
 @click.argument("version")
 @click.option(
     "--override", "overridden", metavar="GATE", help="Let this gate's verdict not count; needs --reason."
 )
 @click.option("--reason", default="", help="Why, in your words; kept for ever.")
+@click.option(
+    "--data",
+    metavar="FILE|SNAPSHOT",
+    help="Rows with what came true, to compare on instead of those that the version's trial held out.",
+)
+@click.option("--target", metavar="COLUMN", help="With --data: what came true, where nothing declares it.")
 @click.option("--show", is_flag=True, help="Show what the gates said last, and run nothing.")
 @key_option
 @home_option
@@ -37,6 +44,8 @@ def gate(
     *,
     overridden: str | None,
     reason: str,
+    data: str | None,
+    target: str | None,
     show: bool,
     key: str | None,
     home: Path | None,
@@ -44,9 +53,10 @@ def gate(
 ) -> None:
     """Ask every gate about VERSION (service@number, or a service for its latest), beside the champion.
 
-    Quality is compared on rows that neither was fitted on; latency and memory by loading servers of
-    both in turn. Everything that was seen is kept as one decision. Ends with status 3 unless every gate
-    says safe, or a person overrode it by name.
+    Quality is compared on rows that neither was fitted on: those that its trainer held out, or those of
+    --data, which a version that was only registered needs. Latency and memory are measured by loading
+    servers of both in turn. Everything that was seen is kept as one decision. Ends with status 3 unless
+    every gate says safe, or a person overrode it by name.
     """
     from tidegate.bootstrap.gate import gate_version
     from tidegate.operation.gate import gate_state, override
@@ -62,7 +72,13 @@ def gate(
     state = gate_state(local.unit, service, found.number)
     if not show and (not overridden or state.decision is None):
         state = gate_version(
-            local, service, found.number, key=None if overridden else key, tell=_quiet if as_json else _tell
+            local,
+            service,
+            found.number,
+            data=data,
+            target=target,
+            key=None if overridden else key,
+            tell=_quiet if as_json else _tell,
         )
     if overridden:
         state = override(

@@ -16,6 +16,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.assessment import Subject, assess_binary, assess_regression
 from tidegate.evaluation.declaration import Evaluation, Task
 from tidegate.evaluation.estimate import Column, Floats
+from tidegate.evaluation.measure import class_name, classes_of, numbered, within_bounds
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.evaluation.report import Report, Span
 from tidegate.evaluation.robustness import Predict
@@ -73,7 +74,7 @@ def assess_declared(
     judged, n_left_out = _known(judged, declared)
     notes = [f"{n_left_out:,} rows: what came true is not known of them."] if n_left_out else []
     batch = _inputs(contract, judged.columns)
-    classes = _classes(declared, contract, field) if task == "multiclass" else ()
+    classes = classes_of(declared, contract, field) if task == "multiclass" else ()
     answer = _answers(judged, contract, field, task, classes)
     predicted = judged.predicted
     if predicted is None:
@@ -83,6 +84,10 @@ def assess_declared(
                 hint=f"It takes: {', '.join(contract.input.names)}.",
             )
         predicted = _raw(judged, batch, field)
+    if task == "multiclass" and predicted.ndim == 1:
+        predicted = _named(predicted)
+    elif task in ("binary", "multiclass") and predicted.dtype.kind == "f":
+        predicted = within_bounds(predicted)
     at_us = _times(judged.columns, declared.event_time)
     visible = _visible(contract, batch)
     complete = batch is not None and len(visible) == len(contract.input.fields)
@@ -241,30 +246,16 @@ def _answers(
     def answer(columns: Mapping[str, Column]) -> Column:
         n_rows = len(next(iter(columns.values())))
         given = model(Batch(dict(columns), n_rows))[field.name]
-        return names[given.argmax(axis=1)] if task == "multiclass" and given.ndim == 2 else given
+        if task != "multiclass":
+            return given
+        return names[given.argmax(axis=1)] if given.ndim == 2 else _named(given)
 
     return answer
 
 
-def _classes(declared: Evaluation, contract: Contract, field: Field) -> tuple[str, ...]:
-    if declared.classes:
-        return declared.classes
-    if field.categories:
-        return field.categories
-    beside = [other.categories for other in contract.output.fields if other.categories]
-    if len(beside) == 1:
-        return beside[0]
-    if field.shape and field.shape[0] is not None:
-        return tuple(str(place) for place in range(field.shape[0]))
-    raise InvalidSetting(
-        f"The classes of the output {field.name!r} are not known.",
-        hint="Name them: tg.Evaluation(classes=(...)).",
-    )
-
-
 def _outcomes(target: Column, task: Task, declared: Evaluation) -> Column:
     if task == "multiclass":
-        return np.array([_class_name(value) for value in target.tolist()], dtype=object)
+        return _named(target)
     if task == "binary" and len(declared.classes) == 2:
         return np.array([str(value) == declared.classes[1] for value in target.tolist()])
     try:
@@ -276,8 +267,8 @@ def _outcomes(target: Column, task: Task, declared: Evaluation) -> Column:
         ) from error
 
 
-def _class_name(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _named(column: Column) -> Column:
+    return np.array([class_name(value) for value in column.tolist()], dtype=object)
 
 
 def _times(columns: Mapping[str, Column], name: str) -> Times | None:
@@ -301,8 +292,7 @@ def _times(columns: Mapping[str, Column], name: str) -> Times | None:
 def _cluster(columns: Mapping[str, Column], name: str) -> Times | None:
     if not name or name not in columns:
         return None
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in columns[name].tolist()], np.int64)
+    return numbered(columns[name])
 
 
 def _losses(subject: Subject, task: Task, classes: Sequence[str]) -> tuple[Floats | None, Floats | None]:

@@ -57,6 +57,24 @@ def ranking(
     return resampled(terms, figures, rng=rng, level=level)
 
 
+def list_gains(
+    lists: npt.NDArray[np.int64], grades: Floats, scores: Floats, *, cut: int = 10
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return each list's NDCG, and whether it has a relevant result; without one, it has no NDCG.
+
+    Args:
+        lists: The list of each result, integers from 0.
+        grades: >= 0; above 0 is relevant. Shape (n_results,).
+        scores: Higher stands further up, shape (n_results,). A list with one that is no number has the
+            NDCG NaN.
+        cut: Results that count, from the top.
+    """
+    table = _per_query(lists, grades, np.where(np.isfinite(scores), scores, -np.inf), cut)
+    gained = table[:, 0]
+    gained[lists[~np.isfinite(scores)]] = np.nan
+    return gained, table[:, 1] > 0
+
+
 def _per_query(query: npt.NDArray[np.int64], grades: Floats, scores: Floats, cut: int) -> Floats:
     """Return a row per query: ndcg, whether it has one, reciprocal rank, precision, one."""
     n_queries = int(query.max()) + 1

@@ -19,6 +19,7 @@ def calibration(
 ) -> Evidence:
     """Ask whether predicted and observed rates are no further apart than under the champion.
 
+    Of several classes, the likeliest one's probability against how often it is right.
     Both errors are sums of absolute values, which noise makes larger; in their difference, on the same
     rows and with the same number of bins, that cancels. Without a champion the error itself, less what
     noise adds, has to stay below the limit.
@@ -26,7 +27,8 @@ def calibration(
     gate = "calibration"
     if answers is None:
         return found(gate, Verdict.UNDECIDED, why_not)
-    if not answers.is_binary:
+    measure = answers.measure
+    if not (measure.is_binary or measure.task == "multiclass") or not measure.has_scores:
         return not_asked(gate, "the answers are no probabilities")
     if answers.champion is None and why_not:
         return found(gate, Verdict.UNDECIDED, why_not)
@@ -36,7 +38,10 @@ def calibration(
         )
     if not np.isfinite(answers.candidate).all():
         return found(gate, Verdict.REGRESSED, "there are answers that are no numbers")
-    own = calibration_of(answers.outcomes, answers.candidate, rng=rng, level=gates.level)
+    if ((answers.candidate < 0) | (answers.candidate > 1)).any():
+        return found(gate, Verdict.REGRESSED, "there are answers outside [0, 1], which are no probabilities")
+    right, likeliest = _events(answers, answers.candidate)
+    own = calibration_of(right, likeliest, rng=rng, level=gates.level)
     error = own.debiased
     observed: dict[str, object] = {
         "error": error.value,
@@ -62,9 +67,7 @@ def calibration(
         return found(
             gate, verdict, words, statistic=error.value, parameters={"limit": limit}, observed=observed
         )
-    terms = np.hstack(
-        [_terms(answers.outcomes, answers.candidate), _terms(answers.outcomes, answers.champion)]
-    )
+    terms = np.hstack([_terms(right, likeliest), _terms(*_events(answers, answers.champion))])
     n_rows = answers.n_rows
     whole = _difference(terms.sum(axis=0)[np.newaxis], n_rows)
     drawn = _difference(replicate_sums(terms, rng=rng, cluster=answers.cluster), n_rows)
@@ -89,6 +92,15 @@ def calibration(
         parameters={"margin": margin, "level": gates.level},
         observed=observed,
     )
+
+
+def _events(answers: Answers, answered: Floats) -> tuple[Floats, Floats]:
+    """Return what happened or not, and its probability; of classes: that the likeliest is right."""
+    answered = np.clip(np.nan_to_num(answered, nan=0.0), 0.0, 1.0)  # a champion may answer anything
+    if answers.measure.is_binary:
+        return answers.outcomes, answered
+    right = answers.measure.decided(answered) == answers.outcomes
+    return right.astype(np.float64), answered.max(axis=1)
 
 
 def _terms(outcomes: Floats, answered: Floats) -> Floats:

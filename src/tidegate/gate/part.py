@@ -8,6 +8,7 @@ judged on all rows; parts named by two are searched on one half of the evidence 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -28,6 +29,7 @@ _MIN_ROWS = 50
 _MIN_SHARE = 0.01
 _N_PAIRS = 5
 _SHOWN = 8
+_MAX_CLASSES = 5
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -115,7 +117,10 @@ def groups(
     units = _units(answers, rng)
     named = _named({name: answers.columns[name] for name in attributes}, answers.n_rows)
     level = 1 - (1 - gates.level) / 2
-    gaps = _gaps(answers, named, units, threshold, level=level, rng=rng) if answers.is_binary else []
+    decisions = _decisions(answers, threshold)
+    if not decisions and answers.champion is None:
+        return not_asked(gate, "without a champion only decisions are compared between groups")
+    gaps = _gaps(answers, named, units, decisions, level=level, rng=rng)
     wide = [
         gap
         for gap in gaps
@@ -188,7 +193,7 @@ def _verdict(gate: str, judged: list[Part], margin: float, answers: Answers) -> 
         "n_parts": len(judged),
         "n_rows": answers.n_rows,
         "worst": msgspec.to_builtins(shown),
-        "measure": answers.measure,
+        "measure": answers.measured_in,
     }
     parameters = {"margin": margin}
     if worse:
@@ -268,17 +273,22 @@ def _judge(
     own, other = answers.candidate_loss(), answers.champion_loss()
     if not np.isfinite(own).all():
         own = np.where(np.isfinite(own), own, 1e6)
+    usual = float(other.mean())
     n_units = int(units.max()) + 1
     kept, terms = [], []
     for name, fits in parts.items():
         place = units[fits]
         present = len(np.unique(place))
-        if present >= MIN_UNITS and fits.sum() >= _MIN_ROWS and other[fits].sum() > 0:
-            kept.append((name, fits, present))
-            terms += [
-                np.bincount(place, weights=own[fits] - other[fits], minlength=n_units),
-                np.bincount(place, weights=other[fits], minlength=n_units),
-            ]
+        if present < MIN_UNITS or fits.sum() < _MIN_ROWS or not usual > 0:
+            continue
+        lost = other[fits]
+        # where the champion loses nothing, a rise is held against what it loses elsewhere
+        base = lost if lost.sum() > 0 else np.full(len(lost), usual)
+        kept.append((name, fits, present, float(base.sum())))
+        terms += [
+            np.bincount(place, weights=own[fits] - lost, minlength=n_units),
+            np.bincount(place, weights=base, minlength=n_units),
+        ]
     if not kept:
         return []
     matrix = np.column_stack(terms)
@@ -291,10 +301,10 @@ def _judge(
             n_units=present,
             candidate=float(own[fits].mean()),
             champion=float(other[fits].mean()),
-            rise=float((own[fits] - other[fits]).sum() / other[fits].sum()),
+            rise=float((own[fits] - other[fits]).sum() / base),
             low=float(low),
         )
-        for (name, fits, present), low in zip(kept, lows, strict=True)
+        for (name, fits, present, base), low in zip(kept, lows, strict=True)
     ]
 
 
@@ -321,39 +331,72 @@ def _ratios(sums: Floats) -> Floats:
         return np.asarray(sums[:, 0::2] / sums[:, 1::2])
 
 
+class Decisions(NamedTuple):
+    """Decisions of both models for one thing.
+
+    Attributes:
+        of: What they are for, in words; empty of an event.
+        happened: Whether it came true, shape (n_rows,).
+        decided: Whether the candidate, and the champion if there is one, decided for it.
+    """
+
+    of: str
+    happened: Flags
+    decided: list[Flags]
+
+
+def _decisions(answers: Answers, threshold: float) -> list[Decisions]:
+    """Return what is decided from answers: an event from the threshold on, each of the frequent classes."""
+    measure = answers.measure
+    models = [answers.candidate] if answers.champion is None else [answers.candidate, answers.champion]
+    if measure.is_binary:
+        return [Decisions("", answers.outcomes == 1, [answered >= threshold for answered in models])]
+    if measure.task != "multiclass":
+        return []
+    decided = [measure.decided(answered) for answered in models]
+    counts = np.bincount(answers.outcomes.astype(np.int64), minlength=len(measure.classes))
+    return [
+        Decisions(
+            f", {measure.classes[place]}", answers.outcomes == place, [each == place for each in decided]
+        )
+        for place in np.argsort(-counts, kind="stable")[:_MAX_CLASSES].tolist()
+    ]
+
+
 def _gaps(
     answers: Answers,
     parts: Mapping[str, Flags],
     units: npt.NDArray[np.int64],
-    threshold: float,
+    decisions: Sequence[Decisions],
     *,
     level: float,
     rng: np.random.Generator,
 ) -> list[Gap]:
     """Return how far each group's rates are from the others', beside the champion's."""
-    happened = answers.outcomes == 1
-    bases = {"true positive": happened, "false positive": ~happened, "selection": np.ones_like(happened)}
-    if answers.champion is None:
-        del bases["selection"]  # groups may differ in what happens; with a champion the change counts
-    models = [answers.candidate] if answers.champion is None else [answers.candidate, answers.champion]
+    n_models = 1 if answers.champion is None else 2
     n_units = int(units.max()) + 1
     labels, terms = [], []
-    for name, fits in parts.items():
-        for figure, base in bases.items():
-            sides = [fits & base, ~fits & base]
-            if min(side.sum() for side in sides) < _MIN_ROWS:
-                continue
-            labels.append((name, figure))
-            for answered in models:
-                for side in sides:
-                    decided = (answered[side] >= threshold).astype(np.float64)
-                    terms.append(np.bincount(units[side], weights=decided, minlength=n_units))
-                    terms.append(np.bincount(units[side], minlength=n_units).astype(np.float64))
+    for each in decisions:
+        happened = each.happened
+        bases = {"true positive": happened, "false positive": ~happened, "selection": np.ones_like(happened)}
+        if answers.champion is None:
+            del bases["selection"]  # groups may differ in what happens; with a champion the change counts
+        for name, fits in parts.items():
+            for figure, base in bases.items():
+                sides = [fits & base, ~fits & base]
+                if min(side.sum() for side in sides) < _MIN_ROWS:
+                    continue
+                labels.append((name + each.of, figure))
+                for decided in each.decided:
+                    for side in sides:
+                        weights = decided[side].astype(np.float64)
+                        terms.append(np.bincount(units[side], weights=weights, minlength=n_units))
+                        terms.append(np.bincount(units[side], minlength=n_units).astype(np.float64))
     if not labels:
         return []
     matrix = np.column_stack(terms)
-    whole = _gap_of(matrix.sum(axis=0)[np.newaxis], len(models))
-    drawn = _gap_of(replicate_sums(matrix, rng=rng), len(models))
+    whole = _gap_of(matrix.sum(axis=0)[np.newaxis], n_models)
+    drawn = _gap_of(replicate_sums(matrix, rng=rng), n_models)
     lows = _lower_bounds(whole[1], drawn[1], level=level)
     return [
         Gap(name, figure, float(gap), float(change), float(low))

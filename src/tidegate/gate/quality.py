@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from tidegate.core.decision import Evidence, Verdict
-from tidegate.gate.answer import MIN_UNITS, Answers, Floats, loss
+from tidegate.evaluation.measure import Measure
+from tidegate.gate.answer import MIN_UNITS, Answers, Floats, Ints
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import against_margin, found, not_asked, times_as_many
 from tidegate.statistics.bootstrap import percentile_interval, replicate_sums
@@ -18,6 +19,8 @@ from tidegate.training.baseline import Comparison
 REHEARSAL_TOLERANCE = 1e-4
 """As far as a registered model may answer from the one that was tried: what float32 sums of some hundred
 trees show. Of numbers that are no probabilities, as a share of their typical size."""
+
+_WITHOUT_END = 10.0
 
 _SAME_SHARE = 0.999
 """Share of rows within the tolerance: a tree's threshold that float32 cannot hold moves a row at times."""
@@ -49,10 +52,10 @@ def champion(
         return found(gate, Verdict.REGRESSED, f"{n_bad:,} of {answers.n_rows:,} answers are no numbers")
     sums = replicate_sums(np.column_stack([own - other, other]), rng=rng, cluster=answers.cluster)
     interval = percentile_interval(_ratio(sums), level=gates.level)
-    rise = float((own - other).sum() / max(other.sum(), 1e-300))
+    rise = float(_ratio(np.array([[(own - other).sum(), other.sum()]]))[0])
     verdict = against_margin(interval, gates.quality_margin)
     observed = {
-        "measure": answers.measure,
+        "measure": answers.measured_in,
         "n_rows": answers.n_rows,
         "n_units": answers.n_units,
         "unit": answers.unit,
@@ -62,9 +65,10 @@ def champion(
         "interval": None if interval is None else [interval.low, interval.high],
     }
     assert interval is not None  # losses are finite
+    on = f"{answers.n_rows:,} {answers.rows} of {_units(answers)}"
     words = (
-        f"{answers.measure} {own.mean():.4f} against {other.mean():.4f}: {rise:+.1%} "
-        f"[{interval.low:+.1%}, {interval.high:+.1%}] on {answers.n_rows:,} rows of {_units(answers)}; "
+        f"{answers.measured_in} {own.mean():.4f} against {other.mean():.4f}: {rise:+.1%} "
+        f"[{interval.low:+.1%}, {interval.high:+.1%}] on {on}; "
         f"allowed {gates.quality_margin:+.0%}"
     )
     if verdict is Verdict.UNDECIDED:
@@ -82,17 +86,22 @@ def champion(
     )
 
 
-def baselines(comparison: Comparison | None) -> Evidence:
+def baselines(comparison: Comparison | None, why_not: str = "") -> Evidence:
     """Ask whether a candidate beats every simple model that was fitted beside it, intervals apart from 0."""
     gate = "baselines"
     if comparison is None:
         return found(
             gate,
             Verdict.UNDECIDED,
-            "nothing was compared: return tg.Trained(trial=tg.Trial(...)) from the trainer",
+            why_not or "nothing was compared: return tg.Trained(trial=tg.Trial(...)) from the trainer",
         )
-    worse = [each.name for each in comparison.baselines if each.gain.high is not None and each.gain.high < 0]
-    unbeaten = [each.name for each in comparison.baselines if not each.beaten]
+    worse = [
+        each.name
+        for each in comparison.baselines
+        if each.gain.high is not None and each.gain.high < 0 and not each.same
+    ]
+    unbeaten = [each.name for each in comparison.baselines if not each.beaten and not each.same]
+    same = next((each.name for each in comparison.baselines if each.same and not each.beaten), None)
     closest = min(comparison.baselines, key=lambda each: each.loss)
     gain = closest.gain
     span = (
@@ -105,6 +114,11 @@ def baselines(comparison: Comparison | None) -> Evidence:
     elif unbeaten:
         verdict = Verdict.UNDECIDED
         words = f"not shown to be better than {', '.join(unbeaten)}; more held-out rows, or a better model"
+        if unbeaten == ["linear"]:
+            words += ". If it is as simple itself: tg.Gates(left_out={'baselines': 'it is linear'})"
+    elif same is not None:
+        verdict = Verdict.SAFE
+        words = f"answers as {same} does, so it is as simple itself, and better than the others"
     else:
         measure = comparison.measure.replace("_", " ")
         verdict, words = (
@@ -121,7 +135,8 @@ def rehearsal(
     registered: Floats | None,
     outcomes: Floats | None,
     *,
-    is_binary: bool,
+    measure: Measure,
+    lists: Ints | None = None,
     refitted: bool,
     margin: float,
     why_not: str = "",
@@ -132,10 +147,11 @@ def rehearsal(
     way in, another model, a conversion that fails outside the sample.
 
     Args:
-        tried: The trial's answers to its test rows, shape (n_rows,); None without a trial.
+        tried: The trial's answers to its test rows; None without a trial.
         registered: The registered model's answers to the same rows.
         outcomes: What came true.
-        is_binary: Answers are probabilities.
+        measure: What is predicted.
+        lists: Of a ranking: the list of each row.
         refitted: The registered model was fitted on these rows since: then it must only not be worse.
         margin: By which share of the loss it may be worse then.
         why_not: Why one of them is missing.
@@ -143,8 +159,7 @@ def rehearsal(
     gate = "rehearsal"
     if tried is None or registered is None or outcomes is None:
         return found(gate, Verdict.UNDECIDED, why_not)
-    scale = 1.0 if is_binary else max(float(np.median(np.abs(tried))), 1e-12)
-    difference = np.nan_to_num(np.abs(registered - tried) / scale, nan=np.inf, posinf=np.inf)
+    difference = _difference(tried, registered, measure)
     share = float((difference <= REHEARSAL_TOLERANCE).mean())
     observed: Mapping[str, Any] = {
         "n_rows": len(tried),
@@ -152,8 +167,7 @@ def rehearsal(
         "largest": float(difference.max()) if np.isfinite(difference).all() else None,
     }
     if refitted:
-        before = float(loss(outcomes, tried, is_binary=is_binary).mean())
-        after = float(loss(outcomes, registered, is_binary=is_binary).mean())
+        before, after = (float(measure.loss(outcomes, each, lists).mean()) for each in (tried, registered))
         is_worse = not after <= before * (1 + margin)
         words = (
             f"fitted again on the held-out rows: its loss on them is {after:.4f}, was {before:.4f} before; "
@@ -177,8 +191,23 @@ def rehearsal(
 
 
 def _ratio(sums: Floats) -> Floats:
+    """Return rises as shares of the champion's loss; where it loses nothing, any rise is tenfold."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(sums[:, 0] / sums[:, 1])
+        shares = sums[:, 0] / sums[:, 1]
+    return np.asarray(np.where(sums[:, 1] > 0, shares, np.where(sums[:, 0] > 0, _WITHOUT_END, 0.0)))
+
+
+def _difference(tried: Floats, registered: Floats, measure: Measure) -> Floats:
+    """Return how far apart two answers to each row are; of numbers, as a share of their usual size."""
+    if tried.shape != registered.shape:
+        return np.full(len(tried), np.inf)
+    if measure.task == "multiclass" and tried.ndim == 1:
+        return np.asarray(tried != registered, dtype=np.float64)
+    scale = 1.0
+    if measure.is_number or measure.task == "ranking":  # many answers may be exactly 0
+        scale = max(float(np.median(np.abs(tried))), float(np.std(tried)), 1e-12)
+    apart = np.abs(registered - tried) / scale
+    return np.nan_to_num(apart if apart.ndim == 1 else apart.max(axis=1), nan=np.inf, posinf=np.inf)
 
 
 def _units(answers: Answers) -> str:

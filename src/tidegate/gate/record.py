@@ -65,8 +65,8 @@ def leaks(suspects: Sequence[Mapping[str, Any]] | None, gates: Gates, *, why_not
     guilty = [one for one in suspects if one["column"] not in gates.known_leaks]
     observed = {"leaks": [dict(one) for one in suspects]}
     if guilty:
-        words = "; ".join(str(one["message"]) for one in guilty[:3])
-        words += " Leave it out, or, if it is known when asked, declare tg.Gates(known_leaks=(...,))"
+        words = "; ".join(str(one["message"]).rstrip(".") for one in guilty[:3])
+        words += ". Leave it out, or, if it is known when asked, declare tg.Gates(known_leaks=(...,))"
         return found(gate, Verdict.REGRESSED, words, parameters=parameters, observed=observed)
     words = "no feature orders the outcomes by itself"
     if suspects:
@@ -89,7 +89,9 @@ def units(
         gates: From which factor on it counts.
     """
     gate = "units"
-    if champion is None or candidate is None:
+    if candidate is None:
+        return not_asked(gate, "nothing is kept of the rows that it was fitted on")
+    if champion is None:
         return not_asked(gate, "there are no rows of a champion to compare with")
     scaled = {}
     n_compared = 0
@@ -190,7 +192,14 @@ def size(size_bytes: int, champion_bytes: int | None, gates: Gates) -> Evidence:
     )
 
 
-def data_age(newest_us: int | None, champion_us: int | None, gates: Gates, *, now_us: int) -> Evidence:
+def data_age(
+    newest_us: int | None,
+    champion_us: int | None,
+    gates: Gates,
+    *,
+    now_us: int,
+    why_not: str = "the rows carry no time: declare tg.Evaluation(event_time=...)",
+) -> Evidence:
     """Ask whether the newest row is young enough, and no older than what the champion knows.
 
     Args:
@@ -199,12 +208,13 @@ def data_age(newest_us: int | None, champion_us: int | None, gates: Gates, *, no
         champion_us: The same of the champion.
         gates: Limits.
         now_us: Now, microseconds UTC.
+        why_not: Why the newest row's time is not known.
     """
     gate = "data-age"
     if newest_us is None:
         if gates.max_data_age_s is None:
-            return not_asked(gate, "the rows carry no time: declare tg.Evaluation(event_time=...)")
-        words = "a largest age is declared, and the rows carry no time: declare tg.Evaluation(event_time=...)"
+            return not_asked(gate, why_not)
+        words = f"a largest age is declared, and {why_not}"
         return found(gate, Verdict.UNDECIDED, words)
     age_s = (now_us - newest_us) / 1e6
     observed = {"newest_us": newest_us, "age_s": age_s, "champion_us": champion_us}

@@ -7,6 +7,7 @@ from typing import Any
 
 from tidegate.core.error import InvalidSetting
 from tidegate.data.mislabel import Learner
+from tidegate.operation.train import measure_by
 from tidegate.service.declare import Service
 from tidegate.training.diagnosis import Diagnosis, diagnose
 from tidegate.training.run import seeded
@@ -41,5 +42,10 @@ def diagnose_service(
             )
         event_time = "" if service.evaluation is None else service.evaluation.event_time
         return diagnose(
-            trained.trial, service.contract.input, reference=reference, event_time=event_time, seed=seed
+            trained.trial,
+            service.contract.input,
+            measure=measure_by(service),
+            reference=reference,
+            event_time=event_time,
+            seed=seed,
         )

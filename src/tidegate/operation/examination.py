@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -11,24 +12,26 @@ from tidegate.contract.batch import Column
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.evaluation.measure import Measure, measure_of, numbered
 from tidegate.gate import load, part, quality, record
-from tidegate.gate.answer import Answers, Floats
+from tidegate.gate.answer import Answers, Floats, Ints, alike, by_list
 from tidegate.gate.calibration import calibration
 from tidegate.gate.declaration import NAMES
 from tidegate.gate.probe import Probe, ProbeFailed
 from tidegate.gate.verdict import found, not_asked
 from tidegate.operation.gate import COMPARED
 from tidegate.operation.mutation import UnitOfWork
-from tidegate.operation.subject import Rows, Subject, as_floats, is_binary, no_trial, unseen_rows
+from tidegate.operation.subject import GivenRows, Rows, Subject, no_trial, unseen_rows
 from tidegate.operation.version import list_decisions
 from tidegate.registry.artifact import ArtifactStore
-from tidegate.training.held_out import leaks_of, read_answers, read_rows
+from tidegate.training.baseline import Comparison, TrialColumns, compare_crossed
+from tidegate.training.held_out import leaks_in, leaks_of, read_answers, read_rows
 
 SEED = 0
 """Of every bootstrap here: the same evidence gives the same verdict, and a replay the same figures."""
 
-Ask = Callable[[Subject, Mapping[str, Column]], Floats]
-"""Asks a version's registered files about rows, and gives the judged output, shape (n_rows,)."""
+Ask = Callable[[Subject, Mapping[str, Column]], Column]
+"""Asks a version's registered files about rows, and gives the judged output, rows first."""
 
 OpenProbe = Callable[[Subject, Subject | None, Mapping[str, Column] | None], AbstractContextManager[Probe]]
 """Starts servers of a candidate and a champion, to be loaded with rows."""
@@ -46,6 +49,7 @@ def examine(
     ask: Ask,
     open_probe: OpenProbe,
     now_us: int,
+    given: GivenRows | None = None,
     tell: Tell = lambda _: None,
 ) -> list[Evidence]:
     """Ask every gate about a candidate, and return what each found, in their order.
@@ -58,11 +62,11 @@ def examine(
         ask: Asks registered files.
         open_probe: Starts servers.
         now_us: Now, microseconds UTC.
+        given: Rows to judge by, instead of those that were held out.
         tell: Told what is being done.
     """
-    return list(
-        _Examination(unit, artifacts, candidate, champion, ask=ask, now_us=now_us).run(open_probe, tell)
-    )
+    examination = _Examination(unit, artifacts, candidate, champion, ask=ask, now_us=now_us, given=given)
+    return list(examination.run(open_probe, tell))
 
 
 class _Examination:
@@ -75,6 +79,7 @@ class _Examination:
         *,
         ask: Ask,
         now_us: int,
+        given: GivenRows | None,
     ) -> None:
         self._unit = unit
         self._artifacts = artifacts
@@ -83,10 +88,11 @@ class _Examination:
         self._gates = candidate.gates
         self._ask = ask
         self._now_us = now_us
+        self._given = given
 
     def run(self, open_probe: OpenProbe, tell: Tell) -> Iterator[Evidence]:
         tell("Asking both versions about rows that neither was fitted on ...")
-        rows, why_not = unseen_rows(self._artifacts, self._candidate, self._champion)
+        rows, why_not = unseen_rows(self._artifacts, self._candidate, self._champion, self._given)
         found_ = {each.rule: each for each in self._of_answers(rows, why_not)}
         found_ |= {each.rule: each for each in self._of_records()}
         if not {"latency", "memory", "check-inputs"} <= self._gates.left_out.keys():
@@ -103,7 +109,8 @@ class _Examination:
         champion = self._champion
         observed = {
             "champion": None if champion is None else champion.version.number,
-            "held_out": None if rows is None or rows.whose.held_out is None else rows.whose.held_out.test,
+            "held_out": None if rows is None else rows.snapshot,
+            "given": None if self._given is None else self._given.source,
             "n_rows": 0 if rows is None else len(rows.outcomes),
             "seed": SEED,
         }
@@ -118,11 +125,11 @@ class _Examination:
     def _of_answers(self, rows: Rows | None, why_not: str) -> Iterator[Evidence]:
         gates, candidate = self._gates, self._candidate
         yield self._rehearsal()
-        yield quality.baselines(None if candidate.run is None else candidate.run.comparison)
         answers = None
         why_no_champion = why_not
         if rows is not None:
             answers, why_not, why_no_champion = self._answers(rows)
+        yield quality.baselines(*self._comparison(rows, answers))
         attributes = candidate.evaluation.attributes(candidate.manifest.contract)
         why = why_not or why_no_champion
         yield quality.champion(answers, gates, rng=_rng(), why_not=why)
@@ -132,49 +139,69 @@ class _Examination:
         )
         yield calibration(answers, gates, rng=_rng(), why_not=why)
 
+    def _comparison(self, rows: Rows | None, answers: Answers | None) -> tuple[Comparison | None, str]:
+        """Return the candidate beside simple models, as its training found, or on the rows given now."""
+        run = self._candidate.run
+        if run is not None and run.comparison is not None:
+            return run.comparison, ""
+        if rows is None or answers is None or rows.whose is not None:
+            return None, ""
+        none, lists = np.zeros(0), _lists(rows.measure, rows.columns)
+        columns = TrialColumns({}, rows.columns, none, rows.outcomes, rows.measure, rows.cluster, lists)
+        try:
+            own = rows.measure.checked_answers(
+                self._ask(self._candidate, rows.columns), len(rows.outcomes), what="What it answers"
+            )
+            return compare_crossed(columns, own, self._candidate.manifest.contract.input), ""
+        except TidegateError as error:
+            return None, error.message
+
     def _rehearsal(self) -> Evidence:
         candidate, held_out = self._candidate, self._candidate.held_out
-        refitted, margin = False, self._gates.quality_margin
-        tried = registered = outcomes = None
-        why_not = no_trial(candidate)
-        if held_out is not None:
-            columns = read_rows(self._artifacts, held_out.test)
-            refitted = held_out.refitted
-            tried, outcomes = read_answers(self._artifacts, held_out), as_floats(columns[held_out.target])
-            try:
-                registered = self._ask(candidate, columns)
-            except TidegateError as error:
-                words = f"the registered model cannot answer the held-out rows: {error.message}"
-                return found("rehearsal", Verdict.REGRESSED, words)
+        if held_out is None:
+            if self._given is not None:
+                return not_asked("rehearsal", "nothing was tried before: the registered files were asked now")
+            return found("rehearsal", Verdict.UNDECIDED, no_trial(candidate))
+        columns = read_rows(self._artifacts, held_out.test)
+        try:
+            measure = measure_of(candidate.manifest.contract, candidate.evaluation)
+            outcomes = measure.outcomes(columns[held_out.target], name=held_out.target)
+            measure = measure.fitting(outcomes)
+            tried = measure.answers(read_answers(self._artifacts, held_out))
+        except InvalidSetting as error:
+            return found("rehearsal", Verdict.UNDECIDED, f"{error.message} {error.hint}".rstrip())
+        try:
+            registered = measure.answers(self._ask(candidate, columns))
+        except TidegateError as error:
+            words = f"the registered model cannot answer the held-out rows: {error.message}"
+            return found("rehearsal", Verdict.REGRESSED, words)
         return quality.rehearsal(
             tried,
             registered,
             outcomes,
-            is_binary=is_binary(candidate),
-            refitted=refitted,
-            margin=margin,
-            why_not=why_not,
+            measure=measure,
+            lists=_lists(measure, columns),
+            refitted=held_out.refitted,
+            margin=self._gates.quality_margin,
         )
 
     def _answers(self, rows: Rows) -> tuple[Answers | None, str, str]:
         """Return both versions' answers; why the candidate's cannot be had, why the champion's cannot."""
-        candidate, champion = self._candidate, self._champion
-        held_out = candidate.held_out
-        assert held_out is not None
+        candidate, champion, measure = self._candidate, self._champion, rows.measure
         why_no_champion = ""
         theirs = None
         try:
-            if rows.whose is candidate and held_out.refitted:  # the registered files have seen these rows
-                own = read_answers(self._artifacts, held_out)[rows.kept]
-            else:
-                own = self._ask(candidate, rows.columns)
+            own = self._answered(candidate, rows, measure)
         except TidegateError as error:
             return None, f"the candidate cannot answer the held-out rows: {error.message}", ""
         if champion is not None:
             try:
-                theirs = self._champion_answers(champion, rows)
+                other = measure_of(champion.manifest.contract, champion.evaluation).fitting(rows.outcomes)
+                theirs = self._answered(champion, rows, other)
+                own, theirs, measure = alike(own, measure, theirs, other)
             except TidegateError as error:
-                why_no_champion = f"the champion cannot answer the held-out rows: {error.message}"
+                theirs = None
+                why_no_champion = f"the champion cannot be asked about these rows: {error.message}"
         names = [
             *candidate.manifest.contract.input.names,
             *candidate.evaluation.attributes(candidate.manifest.contract),
@@ -184,16 +211,20 @@ class _Examination:
             outcomes=rows.outcomes,
             candidate=own,
             champion=theirs,
-            is_binary=is_binary(candidate) and bool(np.isin(rows.outcomes, (0.0, 1.0)).all()),
+            measure=measure,
             cluster=rows.cluster,
             unit=rows.unit,
         )
+        lists = _lists(measure, rows.columns)
+        if lists is not None:
+            answers = by_list(answers, lists, candidate=own, champion=theirs, grades=rows.outcomes)
         return answers, "", why_no_champion
 
-    def _champion_answers(self, champion: Subject, rows: Rows) -> Floats:
-        if rows.whose is champion and champion.held_out is not None and champion.held_out.refitted:
-            return read_answers(self._artifacts, champion.held_out)[rows.kept]
-        return self._ask(champion, rows.columns)
+    def _answered(self, subject: Subject, rows: Rows, measure: Measure) -> Floats:
+        """Return a version's answers; of one that was fitted on them since, those of its trial."""
+        if rows.whose is subject and subject.held_out is not None and subject.held_out.refitted:
+            return measure.answers(read_answers(self._artifacts, subject.held_out)[rows.kept])
+        return measure.answers(self._ask(subject, rows.columns))
 
     def _of_records(self) -> Iterator[Evidence]:
         candidate, champion, gates = self._candidate, self._champion, self._gates
@@ -201,14 +232,7 @@ class _Examination:
         yield record.contract(
             candidate.manifest.request, None if champion is None else champion.manifest.request
         )
-        suspects, why_not = None, no_trial(candidate)
-        if candidate.held_out is not None:
-            try:
-                suspects = leaks_of(
-                    self._artifacts, candidate.held_out, schema.names, auc_limit=gates.leak_auc
-                )
-            except InvalidSetting as error:
-                why_not = error.message
+        suspects, why_not = self._leaks(schema.names)
         yield record.leaks(suspects, gates, why_not=why_not)
         own, theirs = (self._fitted_rows(subject) for subject in (candidate, champion))
         yield record.units(own, theirs, gates)
@@ -219,8 +243,21 @@ class _Examination:
             None if champion is None else self._newest(champion),
             gates,
             now_us=self._now_us,
+            **({} if candidate.run is not None else {"why_not": "no training was recorded"}),
         )
         yield record.card(candidate.card.missing)
+
+    def _leaks(self, features: Sequence[str]) -> tuple[list[dict[str, Any]] | None, str]:
+        """Return features that know the answer, or why they cannot be looked for."""
+        candidate, given, limit = self._candidate, self._given, self._gates.leak_auc
+        try:
+            if candidate.held_out is not None:
+                return leaks_of(self._artifacts, candidate.held_out, features, auc_limit=limit), ""
+            if given is not None and given.target in given.columns:
+                return leaks_in(given.frame, given.target, features, auc_limit=limit), ""
+        except InvalidSetting as error:
+            return None, error.message
+        return None, no_trial(candidate)
 
     def _fitted_rows(self, subject: Subject | None) -> dict[str, Column] | None:
         if subject is None or subject.held_out is None:
@@ -272,6 +309,17 @@ class _Examination:
 
 def _rng() -> np.random.Generator:
     return np.random.default_rng(SEED)
+
+
+def _lists(measure: Measure, columns: Mapping[str, Column]) -> Ints | None:
+    """Return the list of each result of a ranking."""
+    if measure.task != "ranking":
+        return None
+    if measure.query not in columns:
+        raise InvalidSetting(
+            f"The rows have no column {measure.query!r}, which says which results stand in one list."
+        )
+    return numbered(columns[measure.query])
 
 
 def _threshold(subject: Subject) -> float:

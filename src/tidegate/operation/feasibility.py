@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tidegate.core.error import InvalidSetting
-from tidegate.operation.train import lookup_keys
+from tidegate.operation.train import lookup_keys, measure_by
 from tidegate.service.declare import Service
 from tidegate.training.feasibility import Feasibility, assess
 from tidegate.training.run import seeded
@@ -40,5 +40,10 @@ def assess_feasibility(
                 hint="Return tg.Trained(..., trial=tg.Trial(train=..., test=..., target=..., ...)).",
             )
         return assess(
-            trained.trial, service.contract.input, by=lookup_keys(service), n_shuffles=n_shuffles, seed=seed
+            trained.trial,
+            service.contract.input,
+            measure=measure_by(service),
+            by=lookup_keys(service),
+            n_shuffles=n_shuffles,
+            seed=seed,
         )

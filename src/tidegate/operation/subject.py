@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from tidegate.contract.batch import Column
+from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.evaluation.declaration import Evaluation
+from tidegate.evaluation.measure import Measure, measure_of, numbered
 from tidegate.gate.answer import MIN_UNITS, Floats, Ints
 from tidegate.gate.declaration import Gates
 from tidegate.operation.mutation import UnitOfWork
@@ -21,6 +24,9 @@ from tidegate.registry.version import Version
 from tidegate.service.manifest import Manifest
 from tidegate.training.held_out import HeldOut, read_held_out, read_rows, seen_before
 from tidegate.training.run import Run
+from tidegate.training.simple import steps
+
+Flags = npt.NDArray[np.bool_]
 
 _MIN_ROWS = 200
 """Fewer rows that the other version has not seen are no test set."""
@@ -68,22 +74,44 @@ def read_subject(unit: UnitOfWork, artifacts: ArtifactStore, version: Version, c
     return Subject(version, manifest, run, None if kept is None else read_held_out(artifacts, kept), card)
 
 
+class GivenRows(NamedTuple):
+    """Rows that a person names to judge a version by, instead of those of its trial.
+
+    Attributes:
+        frame: The table.
+        columns: Its columns.
+        target: Column of what came true.
+        source: Where they came from, in words.
+        snapshot: Where they are kept; None where they hold sensitive fields and are not.
+    """
+
+    frame: Any
+    columns: dict[str, Column]
+    target: str
+    source: str
+    snapshot: Digest | None
+
+
 class Rows(NamedTuple):
     """Rows that neither version was fitted on.
 
     Attributes:
-        whose: Version whose trial held them out.
+        whose: Version whose trial held them out; None where they were given.
+        snapshot: Where they are kept; None where they are not.
         columns: All their columns.
-        kept: Which rows of that trial these are.
-        outcomes: What came true.
+        kept: Which rows of that snapshot these are.
+        measure: What is predicted, and what an answer loses.
+        outcomes: What came true, as the measure writes it.
         cluster: Which belong together.
         unit: What one piece of independent evidence is called.
-        note: What was left out, in words.
+        note: What was left out, or is not known, in words.
     """
 
-    whose: Subject
+    whose: Subject | None
+    snapshot: Digest | None
     columns: dict[str, Column]
-    kept: npt.NDArray[np.bool_]
+    kept: Flags
+    measure: Measure
     outcomes: Floats
     cluster: Ints | None
     unit: str
@@ -91,69 +119,131 @@ class Rows(NamedTuple):
 
 
 def unseen_rows(
-    artifacts: ArtifactStore, candidate: Subject, champion: Subject | None
+    artifacts: ArtifactStore, candidate: Subject, champion: Subject | None, given: GivenRows | None = None
 ) -> tuple[Rows | None, str]:
-    """Return rows that neither was fitted on, or why there are none."""
-    if candidate.held_out is None:
+    """Return rows that neither was fitted on, as far as that is recorded, or why there are none."""
+    if candidate.held_out is None and given is None:
         return None, no_trial(candidate)
     try:
-        task = candidate.evaluation.kind(candidate.manifest.contract)
+        measure = measure_of(candidate.manifest.contract, candidate.evaluation)
+        if given is not None:
+            return _given(artifacts, given, measure, candidate, champion)
+        own = _unseen(artifacts, measure, candidate, champion)
+        if own is not None:
+            return own, ""
+        assert champion is not None
+        other = None if champion.held_out is None else _unseen(artifacts, measure, champion, candidate)
     except InvalidSetting as error:
-        return None, f"{error.message} {error.hint}"
-    if task not in ("binary", "regression"):
-        return None, f"answers of the kind {task!r} cannot be compared yet: events and numbers can"
-    own = _unseen(artifacts, candidate, champion)
-    if own is not None:
-        return own, ""
-    assert champion is not None
-    other = None if champion.held_out is None else _unseen(artifacts, champion, candidate)
+        return None, f"{error.message} {error.hint}".rstrip()
     if other is not None:
         note = f"on the rows that version {champion.version.number} holds out; {other.note}".rstrip("; ")
         return other._replace(note=note), ""
     return None, (
         f"version {champion.version.number}, the champion, was fitted on the rows that this version holds "
-        "out, and the other way round: hold out rows that are newer than both"
+        "out, and the other way round: hold out rows that are newer than both, or name some: "
+        f"tidegate gate {candidate.version.label} --data FILE"
     )
 
 
-def _unseen(artifacts: ArtifactStore, whose: Subject, other: Subject | None) -> Rows | None:
+def _unseen(artifacts: ArtifactStore, measure: Measure, whose: Subject, other: Subject | None) -> Rows | None:
     """Return the held-out rows of one version that the other was not fitted on; None where too few."""
     held_out = whose.held_out
     assert held_out is not None
     columns = read_rows(artifacts, held_out.test)
     kept = np.ones(held_out.n_test, dtype=np.bool_)
-    if other is not None and other.held_out is not None:
-        fitted_on = [other.held_out.train, *([other.held_out.test] if other.held_out.refitted else [])]
-        ignoring = {name for name in (held_out.group, other.held_out.group) if name}
-        kept = ~seen_before(artifacts, held_out.test, fitted_on, ignoring=ignoring)
-    cluster, unit = None, "rows"
-    if held_out.group is not None:
-        _, index = np.unique(columns[held_out.group][kept].astype(str), return_inverse=True)
-        cluster, unit = index.astype(np.int64), f"{held_out.group}s"
-    n_units = int(kept.sum()) if cluster is None or not len(cluster) else int(cluster.max()) + 1
-    if other is not None and not kept.all() and (kept.sum() < _MIN_ROWS or n_units < MIN_UNITS):
+    note = ""
+    if other is not None:
+        kept, note = _not_learnt(artifacts, held_out.test, other, held_out.group)
+    cut = _cut(columns, kept, measure, held_out.target, held_out.group)
+    if other is not None and not kept.all() and _too_few(cut):
         return None
-    left_out = int((~kept).sum())
-    note = (
-        f"{left_out:,} rows left out that version {other.version.number} was fitted on"
-        if other and left_out
-        else ""
-    )
+    return cut._replace(whose=whose, snapshot=held_out.test, note=note)
+
+
+def _given(
+    artifacts: ArtifactStore, given: GivenRows, measure: Measure, candidate: Subject, champion: Subject | None
+) -> tuple[Rows | None, str]:
+    """Return given rows without those that a version was fitted on and those whose outcome is missing."""
+    outcome = given.columns.get(given.target)
+    if outcome is None:
+        raise InvalidSetting(
+            f"The rows {given.source} have no column {given.target!r} of what came true.",
+            hint=f"They have: {', '.join(given.columns)}. Name it with --target.",
+            column=given.target,
+        )
+    kept = np.array([value is not None and value == value for value in outcome.tolist()])  # noqa: PLR0124 - NaN
+    subjects = [candidate, *([] if champion is None else [champion])]
+    groups = [each.held_out.group for each in subjects if each.held_out is not None]
+    group = candidate.evaluation.group or next((name for name in groups if name), None)
+    notes = [f"on {given.source}"]
+    for subject in subjects:
+        if given.snapshot is None:
+            continue
+        unlearnt, note = _not_learnt(artifacts, given.snapshot, subject, group)
+        kept &= unlearnt
+        notes.append(note)
+    if given.snapshot is None:
+        notes.append("they hold sensitive fields: whether a version learnt from them was not looked at")
+    told = "; ".join(filter(None, notes))
+    cut = _cut(given.columns, kept, measure, given.target, group if group in given.columns else None)
+    if not kept.all() and _too_few(cut):
+        return None, f"too few rows are left, {int(kept.sum()):,}: {told}"
+    return cut._replace(snapshot=given.snapshot, note=told), ""
+
+
+def _not_learnt(
+    artifacts: ArtifactStore, rows: Digest, subject: Subject, group: str | None
+) -> tuple[Flags, str]:
+    """Return which rows a version was not fitted on, and what to say of it."""
+    held_out, number = subject.held_out, subject.version.number
+    if held_out is None:
+        n_rows = len(next(iter(read_rows(artifacts, rows).values())))
+        return np.ones(n_rows, dtype=np.bool_), f"what version {number} was fitted on is not recorded"
+    fitted_on = [held_out.train, *([held_out.test] if held_out.refitted else [])]
+    ignoring = {name for name in (held_out.group, group) if name}
+    kept = ~seen_before(artifacts, rows, fitted_on, ignoring=ignoring)
+    n_out = int((~kept).sum())
+    return kept, f"{n_out:,} rows left out that version {number} was fitted on" if n_out else ""
+
+
+def _cut(columns: dict[str, Column], kept: Flags, measure: Measure, target: str, group: str | None) -> Rows:
     chosen = {name: column[kept] for name, column in columns.items()}
-    return Rows(whose, chosen, kept, as_floats(chosen[held_out.target]), cluster, unit, note)
+    outcomes = measure.outcomes(chosen[target], name=target)
+    measure = measure.fitting(outcomes)
+    cluster, unit = None, "rows"
+    if group is not None:
+        cluster, unit = numbered(chosen[group]), f"{group}s"
+    elif measure.task == "forecast" and measure.season > 1 and len(outcomes):
+        cluster, unit = steps(chosen, measure) // measure.season, "seasons"
+    return Rows(None, None, chosen, kept, measure, outcomes, cluster, unit, "")
 
 
-def is_binary(subject: Subject) -> bool:
-    """Whether a version's answers are probabilities of an event."""
-    with suppress(InvalidSetting):  # several outputs, and none is said to be the one
-        return subject.evaluation.kind(subject.manifest.contract) == "binary"
-    return False
+def _too_few(rows: Rows) -> bool:
+    n_rows = len(rows.outcomes)
+    n_units = n_rows if rows.cluster is None else len(np.unique(rows.cluster))
+    return n_rows < _MIN_ROWS or n_units < MIN_UNITS
+
+
+def as_champion(candidate: Subject, champion: Subject | None) -> Subject:
+    """Return a version that was only registered, judged as the champion where it declares nothing itself."""
+    if champion is None or candidate.run is not None:
+        return candidate
+    manifest = candidate.manifest
+    evaluation = manifest.evaluation
+    if evaluation is None and champion.manifest.evaluation is not None:
+        with suppress(InvalidSetting):  # it names fields that this version does not have
+            evaluation = champion.manifest.evaluation.checked(manifest.contract)
+    gates = manifest.gates or champion.manifest.gates
+    return candidate._replace(manifest=msgspec.structs.replace(manifest, evaluation=evaluation, gates=gates))
 
 
 def no_trial(subject: Subject) -> str:
     """Say why a version has no held-out rows, and how the next one gets them."""
     if subject.run is None:
-        return "no training was recorded: train it with `tidegate train`, whose trainer returns a tg.Trial"
+        return (
+            "no training was recorded. Name rows with what came true: tidegate gate "
+            f"{subject.version.label} --data FILE; or train it with `tidegate train`"
+        )
     if (
         any(field.sensitive for field in subject.manifest.contract.input.fields)
         and not subject.gates.keep_sensitive
@@ -163,8 +253,3 @@ def no_trial(subject: Subject) -> str:
             "tg.Gates(keep_sensitive=True)"
         )
     return "no rows were held out: return tg.Trained(trial=tg.Trial(...)) from the trainer"
-
-
-def as_floats(column: Column) -> Floats:
-    """Return outcomes as numbers."""
-    return np.asarray(column, dtype=np.float64)

@@ -10,8 +10,11 @@ import msgspec
 
 from tidegate.core.clock import Clock
 from tidegate.core.digest import Digest, digest_file
+from tidegate.core.error import InvalidSetting
 from tidegate.core.principal import Principal
 from tidegate.data.source import read_table
+from tidegate.evaluation.declaration import Evaluation
+from tidegate.evaluation.measure import Measure, measure_of
 from tidegate.registry.lineage import git_revision
 from tidegate.service.declare import Lookup, Service, Trained
 from tidegate.training.baseline import Comparison, compare_with_baselines
@@ -113,6 +116,20 @@ def lookup_keys(service: Service) -> tuple[str, ...]:
     return next((tuple(fallback.by) for fallback in service.fallback if isinstance(fallback, Lookup)), ())
 
 
+def measure_by(service: Service) -> Measure | None:
+    """Return by what a service's trials are measured; None where its contract does not say which output.
+
+    Raises:
+        InvalidSetting: The judged output's classes, or a ranking's lists, are not known.
+    """
+    declared = service.evaluation or Evaluation()
+    try:
+        declared.judged(service.contract)
+    except InvalidSetting:
+        return None  # the trial's target then says what it is
+    return measure_of(service.contract, declared)
+
+
 def data_digest(run: Run) -> Digest | None:
     """Return the digest for the lineage: of the rows if the trainer says it, else of file or snapshot."""
     told = run.data.trained_on
@@ -133,7 +150,9 @@ def _rows(data: Any) -> tuple[Any, DataUse]:
 def _compare(service: Service, trained: Trained) -> Comparison | None:
     if trained.trial is None:
         return None
-    return compare_with_baselines(trained.trial, service.contract.input, by=lookup_keys(service))
+    return compare_with_baselines(
+        trained.trial, service.contract.input, measure=measure_by(service), by=lookup_keys(service)
+    )
 
 
 def _count(rows: Any, trained: Trained) -> int | None:

@@ -13,36 +13,46 @@ from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.estimate import Estimate, resampled
-from tidegate.training.design import Design, as_floats
-from tidegate.training.linear import fit_linear, fit_logistic, probability
+from tidegate.evaluation.measure import Measure, numbered
+from tidegate.training.simple import (
+    Answer,
+    fit_constant,
+    fit_linear_model,
+    fit_lookup,
+    fit_seasonal,
+    steps,
+)
 from tidegate.training.trial import Trial
 
 Floats = npt.NDArray[np.float64]
-Answer = Callable[[Mapping[str, Column]], Floats]
+Ints = npt.NDArray[np.int64]
 
-_LEAST_PROBABILITY = 1e-15
+SAME_ANSWERS = 0.02
+"""Two models answer the same where they are this far apart: two points of probability, or a fiftieth of the
+outcomes' spread (root of the mean square)."""
+
+_N_PARTS = 5
 _MIN_UNITS = 10
 """From fewer rows or groups no interval is drawn: a bootstrap of a handful is too sure of itself."""
-
-_MAX_LINEAR_ROWS = 100_000
-"""A hundred coefficients are as well known from this many rows as from more, and memory stays small."""
 
 
 class Baseline(msgspec.Struct, frozen=True, omit_defaults=True):
     """A simple model and by how much the candidate beats it.
 
     Attributes:
-        name: `constant`, `lookup` or `linear`.
+        name: `constant`, `lookup`, `linear`, or of a forecast `seasonal`.
         loss: Its mean loss on the test rows.
         gain: Its mean loss less the candidate's, with a paired bootstrap interval: above 0 where the
             candidate is better.
         by: Key fields of a lookup.
+        same: The candidate answers as it does: it is as simple a model itself.
     """
 
     name: str
     loss: float
     gain: Estimate
     by: tuple[str, ...] = ()
+    same: bool = False
 
     @property
     def beaten(self) -> bool:
@@ -54,13 +64,16 @@ class Comparison(msgspec.Struct, frozen=True, omit_defaults=True):
     """A candidate beside its baselines, on the same test rows.
 
     Attributes:
-        measure: `log_loss` (nats) for a target of 0 and 1, `squared_error` (the target's unit, squared)
-            for numbers.
+        measure: `log_loss` (nats) of probabilities, `squared_error` (the target's unit, squared) of numbers,
+            `absolute_error` of forecasts, `share_wrong` of classes without probabilities, `lost_ndcg` (1 less
+            the NDCG of a list) of rankings.
         n_train: Rows that all were fitted on.
         n_test: Rows that all were asked about.
         loss: The candidate's mean loss.
         baselines: Constant, lookup by the declared fallback's keys if one is declared, linear.
         n_groups: Groups that were drawn whole for the intervals; None where rows were.
+        crossed: The baselines were fitted on the test rows themselves, each asked about the part that
+            it was not fitted on.
     """
 
     measure: str
@@ -69,6 +82,7 @@ class Comparison(msgspec.Struct, frozen=True, omit_defaults=True):
     loss: float
     baselines: tuple[Baseline, ...]
     n_groups: int | None = None
+    crossed: bool = False
 
     @property
     def beats_all(self) -> bool:
@@ -84,87 +98,95 @@ class TrialColumns(msgspec.Struct, frozen=True):
         test: Columns of the test rows.
         train_target: What came true, shape (n_train,).
         test_target: What came true, shape (n_test,).
-        is_binary: The target is 0 or 1.
-        cluster: Test rows' group, numbered from 0; None without groups.
+        measure: What an answer loses.
+        cluster: Which losses belong together, numbered from 0; None without groups.
+        lists: Of a ranking: the list of each test row, numbered from 0.
     """
 
     train: dict[str, Column]
     test: dict[str, Column]
     train_target: Floats
     test_target: Floats
-    is_binary: bool
-    cluster: npt.NDArray[np.int64] | None
+    measure: Measure
+    cluster: Ints | None = None
+    lists: Ints | None = None
+
+    @property
+    def is_binary(self) -> bool:
+        return self.measure.is_binary
 
     def loss(self, predicted: Floats) -> Floats:
-        """Return each test row's loss."""
-        if not self.is_binary:
-            return np.square(predicted - self.test_target)
-        likelihood = np.where(self.test_target == 1, predicted, 1 - predicted)
-        return -np.log(np.maximum(likelihood, _LEAST_PROBABILITY))
+        """Return what each test row loses; of a ranking each list."""
+        return self.measure.loss(self.test_target, predicted, self.lists)
 
 
-def read_trial(trial: Trial) -> TrialColumns:
+def read_trial(trial: Trial, measure: Measure | None = None) -> TrialColumns:
     """Return a trial's columns.
 
+    Args:
+        trial: The trial.
+        measure: What is predicted; None: an event where the target is 0 or 1, else a number.
+
     Raises:
-        InvalidSetting: The target or group is missing, the target has gaps or is no number, or there are
-            no rows.
+        InvalidSetting: The target, group or list is missing, the target has gaps or fits nothing that can
+            be measured, or there are no rows.
     """
     train, test = columns_of(trial.train), columns_of(trial.test)
     for name, columns, part in ((trial.target, train, "train"), (trial.target, test, "test")):
         if name not in columns:
             raise InvalidSetting(f"The trial's target {name!r} is no column of its {part} rows.", field=name)
-    try:
-        targets = [as_floats(columns[trial.target]) for columns in (train, test)]
-    except (TypeError, ValueError) as error:
-        raise InvalidSetting(
-            f"The trial's target {trial.target!r} is neither 0 and 1 nor a number: {error}.",
-            hint="Leave the trial out for other outcomes, such as names of classes.",
-        ) from error
+        if any(value is None or value != value for value in columns[name].tolist()):  # noqa: PLR0124 - NaN
+            raise InvalidSetting(
+                f"The trial's target {name!r} has gaps.",
+                hint="Leave out rows whose outcome is not known.",
+            )
+    measure = measure or Measure(task="binary")
+    targets = [measure.outcomes(columns[trial.target], name=trial.target) for columns in (train, test)]
     if not all(np.isfinite(target).all() for target in targets):
-        raise InvalidSetting(
-            f"The trial's target {trial.target!r} has gaps.",
-            hint="Leave out rows whose outcome is not known.",
-        )
+        raise InvalidSetting(f"The trial's target {trial.target!r} holds what is no finite number.")
+    measure = measure.fitting(*targets)
+    if not all(map(len, targets)):
+        raise InvalidSetting("The trial has no training rows, or no test rows.")
+    lists = None
+    if measure.task == "ranking":
+        lists = _lists(measure, test, targets[1])
     cluster = None
     if trial.group is not None:
         if trial.group not in test:
             raise InvalidSetting(f"The trial's group {trial.group!r} is no column of its test rows.")
-        numbers: dict[object, int] = {}
-        cluster = np.array(
-            [numbers.setdefault(value, len(numbers)) for value in test[trial.group].tolist()], np.int64
-        )
-    is_binary = all(bool(np.isin(target, (0.0, 1.0)).all()) for target in targets)
-    return TrialColumns(train, test, targets[0], targets[1], is_binary, cluster)
+        cluster = numbered(test[trial.group])
+        if lists is not None:
+            cluster = _of_lists(cluster, lists, targets[1])
+    elif measure.task == "forecast" and measure.season > 1:
+        cluster = steps(test, measure) // measure.season
+    return TrialColumns(train, test, targets[0], targets[1], measure, cluster, lists)
 
 
 def candidate_answers(columns: TrialColumns, predicted: object) -> Floats:
     """Return a candidate's answers to the test rows, checked.
 
     Raises:
-        InvalidSetting: They are not one finite number a row, or no probabilities where they should be.
+        InvalidSetting: They are not one finite answer a row, or no probabilities where they should be.
     """
-    values = np.asarray(predicted, dtype=np.float64)
-    if values.shape != columns.test_target.shape or not np.isfinite(values).all():
-        raise InvalidSetting(
-            f"The trial's predicted must be {len(columns.test_target)} finite numbers, one a test row. "
-            f"Got shape {values.shape}."
-        )
-    if columns.is_binary and not bool(((values >= 0) & (values <= 1)).all()):
-        raise InvalidSetting(
-            "The trial's target is 0 or 1, so its predicted must be probabilities in [0, 1]."
-        )
-    return values
+    return columns.measure.checked_answers(
+        predicted, len(columns.test_target), what="The trial's `predicted`"
+    )
 
 
 def compare_with_baselines(
-    trial: Trial, schema: Schema, *, by: Sequence[str] | None = None, seed: int = 0
+    trial: Trial,
+    schema: Schema,
+    *,
+    measure: Measure | None = None,
+    by: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """Fit the baselines on a trial's training rows and compare the candidate with them on its test rows.
 
     Args:
         trial: The trial.
         schema: Input side of the contract: what the linear model may look at.
+        measure: What is predicted; None: an event where the target is 0 or 1, else a number.
         by: Keys of the lookup; None: there is none.
         seed: For the bootstrap.
 
@@ -174,29 +196,107 @@ def compare_with_baselines(
     Source: percentile bootstrap of paired differences; Efron & Tibshirani, An Introduction to the
     Bootstrap, 1993, chapters 13 and 16.
     """
-    columns = read_trial(trial)
+    columns = read_trial(trial, measure)
     predicted = candidate_answers(columns, trial.predicted)
-    fitted: list[tuple[str, Answer]] = [("constant", fit_constant(columns.train_target))]
-    keys = tuple(by or ())
-    if keys and all(name in columns.train and name in columns.test for name in keys):
-        fitted.append(("lookup", fit_lookup(columns.train, columns.train_target, keys)))
-    fitted.append(
-        ("linear", fit_linear_model(schema, columns.train, columns.train_target, is_binary=columns.is_binary))
-    )
-    losses = [columns.loss(answer(columns.test)) for _, answer in fitted]
+    fitted = _fitted(columns.measure, schema, columns.train, columns.train_target, by=by)
+    if columns.measure.task == "forecast":
+        fitted["seasonal"] = fit_seasonal(columns.train, columns.train_target, columns.measure)
+    answers = {name: answer(columns.test) for name, answer in fitted.items()}
+    return _comparison(columns, predicted, answers, by=by, seed=seed)
+
+
+def compare_crossed(
+    rows: TrialColumns, predicted: Floats, schema: Schema, *, by: Sequence[str] | None = None, seed: int = 0
+) -> Comparison:
+    """Compare answers with baselines that are fitted on the same rows, each asked about other parts of them.
+
+    For a model whose training rows are not known. The baselines learn from four fifths of the rows, in
+    turn; groups stay together.
+
+    Args:
+        rows: The rows, as test rows; training rows are not looked at.
+        predicted: The model's answers to them.
+        schema: Input side of the contract.
+        by: Keys of the lookup; None: there is none.
+        seed: For the parts and the bootstrap.
+
+    Raises:
+        InvalidSetting: There are too few rows.
+    """
+    measure, target = rows.measure, rows.test_target
+    if len(target) < 2 * _N_PARTS:
+        raise InvalidSetting(f"{len(target)} rows are too few to fit baselines on a part of them.")
+    whole = rows.lists if rows.lists is not None else rows.cluster
+    n_units = len(target) if whole is None else int(whole.max()) + 1
+    order = np.random.default_rng(seed).permutation(n_units) % _N_PARTS
+    part = order if whole is None else order[whole]
+    answers: dict[str, Floats] = {}
+    for each in range(_N_PARTS):
+        held = part == each
+        if held.all() or not held.any():
+            continue
+        known = {name: column[~held] for name, column in rows.test.items()}
+        asked = {name: column[held] for name, column in rows.test.items()}
+        for name, answer in _fitted(measure, schema, known, target[~held], by=by).items():
+            part_of = answer(asked)
+            answers.setdefault(name, np.zeros((len(target), *part_of.shape[1:])))[held] = part_of
+    found = _comparison(rows, predicted, answers, by=by, seed=seed)
+    return msgspec.structs.replace(found, n_train=len(target) * (_N_PARTS - 1) // _N_PARTS, crossed=True)
+
+
+def _fitted(
+    measure: Measure,
+    schema: Schema,
+    columns: Mapping[str, Column],
+    target: Floats,
+    *,
+    by: Sequence[str] | None,
+) -> dict[str, Answer]:
+    fitted: dict[str, Answer] = {"constant": fit_constant(target, measure)}
+    if by and all(name in columns for name in by):
+        fitted["lookup"] = fit_lookup(columns, target, by, measure)
+    fitted["linear"] = fit_linear_model(schema, columns, target, measure=measure)
+    return fitted
+
+
+def _comparison(
+    columns: TrialColumns,
+    predicted: Floats,
+    answers: Mapping[str, Floats],
+    *,
+    by: Sequence[str] | None,
+    seed: int,
+) -> Comparison:
     own = columns.loss(predicted)
+    losses = [columns.loss(each) for each in answers.values()]
     gains = gain_estimates(own, losses, cluster=columns.cluster, seed=seed)
     return Comparison(
-        measure="log_loss" if columns.is_binary else "squared_error",
+        measure=columns.measure.name,
         n_train=len(columns.train_target),
         n_test=len(columns.test_target),
         loss=float(own.mean()),
         baselines=tuple(
-            Baseline(name, float(loss.mean()), gain, keys if name == "lookup" else ())
-            for (name, _), loss, gain in zip(fitted, losses, gains, strict=True)
+            Baseline(
+                name,
+                float(lost.mean()),
+                gain,
+                tuple(by or ()) if name == "lookup" else (),
+                name == "linear" and is_same(columns.measure, columns.test_target, predicted, answered),
+            )
+            for (name, answered), lost, gain in zip(answers.items(), losses, gains, strict=True)
         ),
         n_groups=None if columns.cluster is None else int(columns.cluster.max()) + 1,
     )
+
+
+def is_same(measure: Measure, outcomes: Floats, one: Floats, other: Floats) -> bool:
+    """Tell whether two models answer the same, to `SAME_ANSWERS` of what answers range over."""
+    if measure.task == "ranking":
+        return False  # scores have no scale of their own
+    if measure.task == "multiclass" and one.ndim == 1:
+        return bool((one != other).mean() <= SAME_ANSWERS)
+    scale = float(outcomes.std()) if measure.is_number else 1.0
+    return bool(np.sqrt(np.square(one - other).mean()) <= SAME_ANSWERS * scale)
 
 
 def gain_estimates(
@@ -221,46 +321,24 @@ def gain_estimates(
     return tuple(msgspec.structs.replace(estimate, name="gain", **ends) for estimate in found)
 
 
-def fit_constant(target: Floats) -> Answer:
-    """Return a model that always answers the mean."""
-    mean = float(target.mean())
-    return lambda columns: np.full(len(next(iter(columns.values()))), mean)
+def _lists(measure: Measure, columns: Mapping[str, Column], grades: Floats) -> Ints:
+    if measure.query not in columns:
+        raise InvalidSetting(
+            f"The rows have no column {measure.query!r}, which says which results stand in one list.",
+            hint="Keep it in the trial's rows; it need not be an input.",
+        )
+    lists = numbered(columns[measure.query])
+    if (grades < 0).any() or not (grades > 0).any():
+        raise InvalidSetting("Grades of a ranking are at least 0, and above 0 where a result is relevant.")
+    return lists
 
 
-def fit_lookup(columns: Mapping[str, Column], target: Floats, by: Sequence[str]) -> Answer:
-    """Return a model that answers the mean of the rows with the same keys.
-
-    One row of the overall mean is added to each key's, so that a key seen once is not certain.
-    """
-    mean = float(target.mean())
-    sums: dict[tuple[object, ...], list[float]] = {}
-    for key, value in zip(_keys(columns, by), target.tolist(), strict=True):
-        total = sums.setdefault(key, [mean, 1.0])
-        total[0] += value
-        total[1] += 1
-    means = {key: total / count for key, (total, count) in sums.items()}
-    return lambda asked: np.array([means.get(key, mean) for key in _keys(asked, by)], dtype=np.float64)
-
-
-def fit_linear_model(
-    schema: Schema, columns: Mapping[str, Column], target: Floats, *, is_binary: bool, seed: int = 0
-) -> Answer:
-    """Return a logistic model for a target of 0 and 1, else a linear one; fitted on 100,000 rows at most."""
-    if len(target) > _MAX_LINEAR_ROWS:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(target), _MAX_LINEAR_ROWS, replace=False))
-        columns, target = {name: column[chosen] for name, column in columns.items()}, target[chosen]
-    design = Design(schema, columns)
-    matrix = design.matrix(columns)
-    if is_binary:
-        odds = fit_logistic(matrix, target)
-        return lambda asked: probability(design.matrix(asked) @ odds)
-    slope = fit_linear(matrix, target)
-    return lambda asked: design.matrix(asked) @ slope
+def _of_lists(cluster: Ints, lists: Ints, grades: Floats) -> Ints:
+    """Return the group of each list that has a relevant result: that of its first result."""
+    _, first = np.unique(lists, return_index=True)
+    has_any = np.bincount(lists, weights=grades > 0) > 0
+    return numbered(cluster[first][has_any])
 
 
 def _mean_of(place: int) -> Callable[[Floats], Floats]:
     return lambda sums: sums[:, place] / sums[:, 0]
-
-
-def _keys(columns: Mapping[str, Column], by: Sequence[str]) -> list[tuple[object, ...]]:
-    return list(zip(*(columns[name].tolist() for name in by), strict=True))

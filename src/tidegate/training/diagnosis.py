@@ -14,11 +14,13 @@ import polars as pl
 from tidegate.contract.batch import Column
 from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
+from tidegate.core.error import InvalidSetting
 from tidegate.data.distribution import binned, population_stability_index, psi_by_chance
 from tidegate.data.mislabel import Learner
 from tidegate.data.summary import summarise
 from tidegate.evaluation.classification import share
 from tidegate.evaluation.estimate import Estimate, estimate_of
+from tidegate.evaluation.measure import Measure
 from tidegate.statistics.interval import welch
 from tidegate.training.baseline import TrialColumns, candidate_answers, gain_estimates, read_trial
 from tidegate.training.trial import Trial
@@ -82,7 +84,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """Why a model errs.
 
     Attributes:
-        measure: Of the loss: `log_loss` or `squared_error`.
+        measure: Of the loss, as `training.baseline.Comparison` has it.
         loss: Its mean on the test rows.
         n_test: Test rows.
         findings: Likely causes first, by falling effect; then the others.
@@ -131,6 +133,7 @@ def diagnose(
     trial: Trial,
     schema: Schema,
     *,
+    measure: Measure | None = None,
     reference: Learner | None = None,
     event_time: str = "",
     seed: int = 0,
@@ -149,14 +152,20 @@ def diagnose(
     Args:
         trial: The trial; its `fit` is called once. Without it shift and capacity are partly not looked into.
         schema: Input side of the contract.
-        reference: Fits the reference model, for outcomes of 0 and 1.
+        measure: What is predicted; None: an event where the target is 0 or 1, else a number.
+        reference: Fits the reference model, for events and classes.
         event_time: Column that says when a test row happened, if there is one.
         seed: Of halves and bootstraps.
 
     Raises:
-        InvalidSetting: The trial does not hold together.
+        InvalidSetting: The trial does not hold together, or is of a ranking.
     """
-    columns = read_trial(trial)
+    columns = read_trial(trial, measure)
+    if columns.measure.task == "ranking":
+        raise InvalidSetting(
+            "Why a ranking errs is not looked into: its losses are of lists, the causes of rows.",
+            hint="`tidegate evaluate` and `tidegate feasibility` measure it.",
+        )
     predicted = candidate_answers(columns, trial.predicted)
     rng = np.random.default_rng(seed)
     losses = columns.loss(predicted)
@@ -174,7 +183,7 @@ def diagnose(
     found = [finding for check in checks for finding in check(case)]
     order = {True: 0, False: 1, None: 2}
     return Diagnosis(
-        "log_loss" if columns.is_binary else "squared_error",
+        columns.measure.name,
         float(losses.mean()),
         len(losses),
         tuple(sorted(found, key=lambda each: (order[each.likely], -each.effect))),
@@ -190,16 +199,22 @@ def _halves(
     chosen = rng.permutation(n_rows)[:MAX_ROWS]
     first, second = (np.sort(part) for part in np.array_split(chosen, 2))
     known, fresh = (_take(trial.train, rows) for rows in (first, second))
-    model = trial.fit(known)
+    model, measure = trial.fit(known), columns.measure
 
     def loss(rows: Any, target: Floats) -> Floats:
-        return _loss(np.asarray(model(rows), np.float64), target, is_binary=columns.is_binary)
+        return measure.loss(target, measure.answers(model(rows)))
 
     beside = None
-    if reference is not None and columns.is_binary:
+    if reference is not None and not measure.is_number:
         table = _frame(columns.train, [name for name in schema.names if name in columns.train])
-        fitted = reference(table[first], columns.train_target[first].astype(np.int64), 2)
-        beside = _loss(fitted(table[second])[:, 1], columns.train_target[second], is_binary=True)
+        fitted = reference(
+            table[first], columns.train_target[first].astype(np.int64), max(2, len(measure.classes))
+        )
+        given = fitted(table[second])
+        answered = given[:, 1] if measure.is_binary else given
+        beside = measure.loss(
+            columns.train_target[second], answered if measure.has_scores else measure.decided(given)
+        )
     return _Halves(
         loss(known, columns.train_target[first]),
         loss(fresh, columns.train_target[second]),
@@ -209,35 +224,39 @@ def _halves(
 
 
 def _noise(case: _Case) -> Iterator[Finding]:
-    if not case.columns.is_binary:
-        squared = np.sort(case.losses)[::-1]
-        worst = max(1, len(squared) // 100)
-        part = float(squared[:worst].sum() / squared.sum()) if squared.sum() > 0 else 0.0
+    measure = case.columns.measure
+    if not measure.has_scores:
+        message = "The model gives classes without probabilities: which answers are sure is not known."
+        yield Finding(Cause.LABEL_NOISE, None, 0.0, message)
+        return
+    if measure.is_number:
+        lost = np.sort(case.losses)[::-1]
+        worst = max(1, len(lost) // 100)
+        part = float(lost[:worst].sum() / lost.sum()) if lost.sum() > 0 else 0.0
         likely = part > MIN_PART
         yield Finding(
             Cause.LABEL_NOISE,
             likely,
             part if likely else 0.0,
-            f"The worst {worst:,} of {len(squared):,} rows (1%) make up {part:.1%} of the squared error.",
+            f"The worst {worst:,} of {len(lost):,} rows (1%) make up {part:.1%} of the "
+            f"{measure.name.replace('_', ' ')}.",
             "Look at those rows first: wrong outcomes and units show there; else fit to absolute errors."
             if likely
             else "",
         )
         return
-    truth, predicted = case.columns.test_target, case.predicted
-    wrong = (predicted >= 0.5) != (truth == 1)
-    rates = []
-    for side in (predicted >= 0.5, predicted < 0.5):
-        rows = np.flatnonzero(side)
+    decided, sureness = _decided(case)
+    wrong = decided != case.columns.test_target
+    rates, names = [], {}
+    for place, name in reversed(list(enumerate(measure.classes or ("0", "1")))):
+        rows = np.flatnonzero(decided == place)
         if len(rows) < 50:
             continue
-        surest = rows[np.argsort(-np.abs(predicted[rows] - 0.5), kind="stable")][
-            : max(20, int(len(rows) * SUREST))
-        ]
-        name = "1" if predicted[surest[0]] >= 0.5 else "0"
+        surest = rows[np.argsort(-sureness[rows], kind="stable")][: max(20, int(len(rows) * SUREST))]
         rates.append(
             share(f"surest_{name}_wrong", int(wrong[surest].sum()), len(surest), larger_is_better=False)
         )
+        names[rates[-1].name] = repr(name) if measure.classes else f"{name}s"
     if len(rates) < 2 or not wrong.any():
         yield Finding(
             Cause.LABEL_NOISE, None, 0.0, "Too few answers on one side to tell.", figures=tuple(rates)
@@ -248,7 +267,8 @@ def _noise(case: _Case) -> Iterator[Finding]:
     part = min(1.0, floor / overall)
     likely = part >= MIN_PART
     told = " and ".join(
-        f"{each.value:.1%} [{each.low:.1%}, {each.high:.1%}] of the surest {each.name[7]}s" for each in rates
+        f"{each.value:.1%} [{each.low:.1%}, {each.high:.1%}] of the surest {names[each.name]}"
+        for each in rates
     )
     yield Finding(
         Cause.LABEL_NOISE,
@@ -265,22 +285,26 @@ def _noise(case: _Case) -> Iterator[Finding]:
 
 
 def _imbalance(case: _Case) -> Iterator[Finding]:
-    if not case.columns.is_binary:
+    measure = case.columns.measure
+    if measure.is_number:
         return
-    truth, decided = case.columns.test_target == 1, case.predicted >= 0.5
-    rare = truth if truth.mean() <= 0.5 else ~truth
-    hit = decided if truth.mean() <= 0.5 else ~decided
+    truth, (decided, _) = case.columns.test_target, _decided(case)
+    counts = np.bincount(truth.astype(np.int64), minlength=max(2, len(measure.classes)))
+    place = int(np.where(counts > 0, counts, len(truth) + 1).argmin())
+    rare, hit = truth == place, decided == place
     n_rare = int(rare.sum())
     found = share("recall_of_the_rarer", int((rare & hit).sum()), n_rare)
     part = float((rare & ~hit).sum() / max(1, (decided != truth).sum()))
     likely = 0 < rare.mean() < RARE and found.high is not None and found.high < 0.5
     told = "none" if found.value is None else f"{found.value:.1%}"
+    which = f"rarest class, {measure.classes[place]!r}," if measure.task == "multiclass" else "rarer outcome"
     yield Finding(
         Cause.IMBALANCE,
         bool(likely),
         part if likely else 0.0,
-        f"The rarer outcome is {rare.mean():.2%} of the rows ({n_rare:,}); at a threshold of 0.5 {told} of "
-        f"it is recognised, and {part:.0%} of the errors are its.",
+        f"The {which} is {rare.mean():.2%} of the rows ({n_rare:,}); "
+        + ("" if measure.task == "multiclass" else "at a threshold of 0.5 ")
+        + f"{told} of it is recognised, and {part:.0%} of the errors are its.",
         "Choose the threshold by costs (tg.Evaluation(costs=...)); weigh or collect the rarer outcome."
         if likely
         else "",
@@ -291,7 +315,7 @@ def _imbalance(case: _Case) -> Iterator[Finding]:
 def _missing(case: _Case, event_time: str) -> Iterator[Finding]:
     """Name columns that are no inputs and explain the residuals on the test rows."""
     left_out = {*case.schema.names, case.trial.target, event_time}
-    residual = case.columns.test_target - case.predicted
+    residual = _residual(case)
     found = []
     for name, column in case.columns.test.items():
         codes = None if name in left_out else _codes(column)
@@ -439,15 +463,23 @@ def _by(difference: Estimate) -> str:
 def _explained(
     codes: npt.NDArray[np.int64], residual: Floats, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Return the share of variance that means by code explain, cross-fitted, and a p-value by shuffling."""
+    """Return the share of variance that means by code explain, cross-fitted, and a p-value by shuffling.
+
+    Args:
+        codes: Shape (n_rows,).
+        residual: Shape (n_rows, n_values): one a class, or one.
+        rng: Of halves and shuffles.
+    """
     half = rng.random(len(codes)) < 0.5
 
     def of(values: Floats) -> float:
         left = 0.0
         for learn in (half, ~half):
             rows = np.bincount(codes[learn], minlength=int(codes.max()) + 1)
-            sums = np.bincount(codes[learn], weights=values[learn], minlength=len(rows))
-            means = sums / (rows + 1.0)  # leans to 0, what a residual is on average
+            sums = np.stack(
+                [np.bincount(codes[learn], weights=each, minlength=len(rows)) for each in values[learn].T], 1
+            )
+            means = sums / (rows + 1.0)[:, None]  # leans to 0, what a residual is on average
             left += float(np.square(values[~learn] - means[codes[~learn]]).sum())
         total = float(np.square(values).sum())
         return 1 - left / total if total else 0.0
@@ -476,11 +508,23 @@ def _codes(column: Column) -> npt.NDArray[np.int64] | None:
     return codes if len(numbers) <= max(2, len(column) // 10) else None
 
 
-def _loss(predicted: Floats, target: Floats, *, is_binary: bool) -> Floats:
-    if not is_binary:
-        return np.square(predicted - target)
-    likelihood = np.where(target == 1, predicted, 1 - predicted)
-    return np.asarray(-np.log(np.maximum(likelihood, 1e-15)))
+def _decided(case: _Case) -> tuple[Floats, Floats]:
+    """Return the class that each answer is for, and how sure it is."""
+    measure, predicted = case.columns.measure, case.predicted
+    if measure.is_binary:
+        return (predicted >= 0.5).astype(np.float64), np.abs(predicted - 0.5)
+    sureness = predicted.max(axis=1) if predicted.ndim == 2 else np.ones(len(predicted))
+    return measure.decided(predicted), sureness
+
+
+def _residual(case: _Case) -> Floats:
+    """Return what came true less what was predicted, shape (n_rows, n_values): a value a class, or one."""
+    measure, target, predicted = case.columns.measure, case.columns.test_target, case.predicted
+    if measure.task != "multiclass":
+        return (target - predicted)[:, None]
+    places = np.arange(len(measure.classes))
+    given = predicted if predicted.ndim == 2 else (predicted[:, None] == places).astype(np.float64)
+    return np.asarray((target[:, None] == places) - given, dtype=np.float64)
 
 
 def _frame(columns: Mapping[str, Column], names: Sequence[str]) -> pl.DataFrame:

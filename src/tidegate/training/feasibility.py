@@ -14,15 +14,16 @@ from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.estimate import Estimate
+from tidegate.evaluation.measure import Measure
 from tidegate.training.baseline import (
     Comparison,
     TrialColumns,
     candidate_answers,
     compare_with_baselines,
-    fit_linear_model,
     gain_estimates,
     read_trial,
 )
+from tidegate.training.simple import fit_linear_model
 from tidegate.training.trial import Fit, Trial
 
 Floats = npt.NDArray[np.float64]
@@ -105,7 +106,7 @@ class Feasibility(msgspec.Struct, frozen=True):
         lookup = next((each for each in self.comparison.baselines if each.name == "lookup"), None)
         if lookup is not None:
             keys = ", ".join(lookup.by)
-            gain = f"the model's {measure} is smaller by {_interval(lookup.gain)}"
+            gain = f"the model's {measure.replace('_', ' ')} is smaller by {_interval(lookup.gain)}"
             found.append(
                 f"A lookup by {keys} is not enough: {gain}."
                 if lookup.beaten
@@ -124,6 +125,7 @@ def assess(
     trial: Trial,
     schema: Schema,
     *,
+    measure: Measure | None = None,
     by: Sequence[str] | None = None,
     n_shuffles: int = N_SHUFFLES,
     seed: int = 0,
@@ -133,6 +135,7 @@ def assess(
     Args:
         trial: The trial; its `fit` is called `n_shuffles` + 4 times.
         schema: Input side of the contract.
+        measure: What is predicted; None: an event where the target is 0 or 1, else a number.
         by: Keys of the lookup; None: there is none.
         n_shuffles: Fits on shuffled outcomes, at least 19.
         seed: For shuffles, subsets and the bootstrap.
@@ -145,12 +148,12 @@ def assess(
     """
     if n_shuffles < 19:
         raise InvalidSetting(f"{n_shuffles} shuffles cannot show anything at 5%; at least 19 can.")
-    columns = read_trial(trial)
+    columns = read_trial(trial, measure)
     n_train = len(columns.train_target)
     if n_train < 16:
         raise InvalidSetting(f"A learning curve needs at least 16 training rows. Got {n_train}.")
     rng = np.random.default_rng(seed)
-    fit = trial.fit or _linear_fit(trial, schema, is_binary=columns.is_binary)
+    fit = trial.fit or _linear_fit(trial, schema, columns.measure)
     order = rng.permutation(n_train)  # smaller sets are parts of larger ones
     losses = {
         n_rows: _loss_after(fit, _take(trial.train, order[:n_rows]), trial, columns)
@@ -167,7 +170,7 @@ def assess(
         permutation=_permute(fit, trial, columns, n_shuffles=n_shuffles, rng=rng),
         curve=tuple(LearningPoint(n_rows, float(losses[n_rows].mean())) for n_rows in sorted(losses)),
         last_doubling=gain_estimates(whole, [half], cluster=columns.cluster, seed=seed)[0],
-        comparison=compare_with_baselines(trial, schema, by=by, seed=seed),
+        comparison=compare_with_baselines(trial, schema, measure=measure, by=by, seed=seed),
     )
 
 
@@ -188,12 +191,15 @@ def _loss_after(fit: Fit, rows: Any, trial: Trial, columns: TrialColumns) -> Flo
     return columns.loss(candidate_answers(columns, fit(rows)(trial.test)))
 
 
-def _linear_fit(trial: Trial, schema: Schema, *, is_binary: bool) -> Fit:
+def _linear_fit(trial: Trial, schema: Schema, measure: Measure) -> Fit:
     def fit(rows: Any) -> Any:
         columns = columns_of(rows)
-        target = np.asarray(columns[trial.target], dtype=np.float64)
-        answer = fit_linear_model(schema, columns, target, is_binary=is_binary)
-        return lambda asked: answer(columns_of(asked))
+        target = measure.outcomes(columns[trial.target], name=trial.target)
+        answer = fit_linear_model(schema, columns, target, measure=measure)
+        if measure.has_scores:
+            return lambda asked: answer(columns_of(asked))
+        names = np.array(measure.classes, dtype=object)
+        return lambda asked: names[answer(columns_of(asked)).astype(np.int64)]
 
     return fit
 

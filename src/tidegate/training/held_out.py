@@ -85,7 +85,7 @@ def store_trial(
         write_snapshot(_source(rows, wanted, part), store, hidden=hidden)
         for rows, part in ((trial.train, "training rows of a trial"), (trial.test, "test rows of a trial"))
     )
-    answers = store_columns({"predicted": np.asarray(trial.predicted, dtype=np.float64)})
+    answers = store_columns({"predicted": _plain(trial.predicted)})
     known = {column.name for column in test.columns}
     held_out = HeldOut(
         train=train.digest,
@@ -114,8 +114,8 @@ def read_held_out(store: FileStore, digest: Digest) -> HeldOut:
         raise Corrupt(f"The trial {digest} cannot be read: {error}", digest=digest) from error
 
 
-def read_answers(store: FileStore, held_out: HeldOut) -> npt.NDArray[np.float64]:
-    """Return the trial's answers to its test rows, shape (n_test,).
+def read_answers(store: FileStore, held_out: HeldOut) -> Column:
+    """Return the trial's answers to its test rows: (n_test,) numbers or classes, or (n_test, n_classes).
 
     Raises:
         NotFound: They are gone.
@@ -125,7 +125,7 @@ def read_answers(store: FileStore, held_out: HeldOut) -> npt.NDArray[np.float64]
         stored = msgspec.msgpack.decode(store.read_bytes(held_out.predicted), type=dict[str, StoredColumn])
     except msgspec.MsgspecError as error:
         raise Corrupt(f"The trial's answers cannot be read: {error}", digest=held_out.predicted) from error
-    return np.asarray(load_columns(stored)["predicted"], dtype=np.float64)
+    return load_columns(stored)["predicted"]
 
 
 def read_rows(store: FileStore, snapshot: Digest) -> dict[str, Column]:
@@ -176,23 +176,45 @@ def seen_before(
 def leaks_of(
     store: FileStore, held_out: HeldOut, features: Sequence[str], *, auc_limit: float = AUC_LIMIT
 ) -> list[dict[str, Any]]:
-    """Return features that know the answer, as plain data; see `data.leak`.
+    """Return features that know the answer in a trial's rows, as plain data; see `data.leak`.
 
     Raises:
         InvalidSetting: The target has a single value.
     """
     frame = pl.concat([_frame(store, held_out.train), _frame(store, held_out.test)], how="diagonal_relaxed")
+    return leaks_in(frame, held_out.target, features, asked_at=held_out.event_time, auc_limit=auc_limit)
+
+
+def leaks_in(
+    frame: pl.DataFrame,
+    target: str,
+    features: Sequence[str],
+    *,
+    asked_at: str | None = None,
+    auc_limit: float = AUC_LIMIT,
+) -> list[dict[str, Any]]:
+    """Return features that know the answer in a table, as plain data; see `data.leak`.
+
+    Raises:
+        InvalidSetting: The target has a single value.
+    """
     if len(frame) > _LEAK_ROWS:
         frame = frame.sample(_LEAK_ROWS, seed=0)
     found = find_leaks(
         frame,
-        held_out.target,
-        features=[name for name in features if name in frame.columns and name != held_out.target],
-        asked_at=held_out.event_time,
+        target,
+        features=[name for name in features if name in frame.columns and name != target],
+        asked_at=asked_at,
         auc_limit=auc_limit,
     )
     plain: list[dict[str, Any]] = msgspec.to_builtins(found)
     return plain
+
+
+def _plain(predicted: Any) -> Column:
+    """Return answers as they are kept: numbers as such, classes as objects."""
+    values = np.asarray(predicted)
+    return values.astype(np.float64) if values.dtype.kind in "biuf" else values.astype(object)
 
 
 def _source(rows: Any, wanted: Sequence[str], name: str) -> Source:

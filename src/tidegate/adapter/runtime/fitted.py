@@ -65,10 +65,7 @@ class FittedModel:
         if self.kind == "xgboost":
             return bytes(self.native.save_raw("ubj"))
         require("Storing a scikit-learn model", "skops", extra="sklearn")
-        import skops.io as sio  # type: ignore[import-untyped]  # ships no types
-
-        data: bytes = sio.dumps(self.native)
-        return data
+        return skops.write_estimator(self.native)
 
     @property
     def file_name(self) -> str:

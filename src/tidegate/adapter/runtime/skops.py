@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 import zipfile
 from collections.abc import Collection, Sequence
@@ -21,6 +23,8 @@ from tidegate.contract.schema import DataType
 from tidegate.core.error import TidegateError
 from tidegate.predictor.binding import Tensor
 from tidegate.predictor.protocol import BuildContext, LoadError, Spec
+
+_SCHEMA = "schema.json"
 
 
 class UntrustedTypes(TidegateError):
@@ -61,6 +65,38 @@ def load_estimator(path: Path, *, trusted: Sequence[str] = ()) -> Any:
             hint="It needs the packages and versions that it was fitted with.",
             path=str(path),
         ) from error
+
+
+def write_estimator(model: Any) -> bytes:
+    """Return a fitted estimator as a skops file: the same model gives the same bytes.
+
+    skops numbers objects by their address in memory and dates its files; both change from run to run.
+    """
+    import skops.io as sio
+
+    written = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(sio.dumps(model))) as given, zipfile.ZipFile(written, "w") as stable:
+        numbers: dict[object, int] = {}
+        names: dict[str, str] = {}
+
+        def renumbered(node: Any) -> Any:
+            if isinstance(node, list):
+                return [renumbered(each) for each in node]
+            if not isinstance(node, dict):
+                return node
+            found = {name: renumbered(each) for name, each in node.items()}
+            if isinstance(node.get("__id__"), int):
+                found["__id__"] = numbers.setdefault(node["__id__"], len(numbers))
+            if isinstance(node.get("file"), str) and node["file"] in given.namelist():
+                file = node["file"]
+                found["file"] = names.setdefault(file, f"{len(names)}{Path(file).suffix}")
+            return found
+
+        schema = renumbered(json.loads(given.read(_SCHEMA)))
+        for file, name in names.items():
+            stable.writestr(zipfile.ZipInfo(name), given.read(file))
+        stable.writestr(zipfile.ZipInfo(_SCHEMA), json.dumps(schema))
+    return written.getvalue()
 
 
 def untrusted_types(path: Path) -> list[str]:
