@@ -2,6 +2,8 @@
 
 python -m benchmarks.gates                    # each kind of bad candidate once, and a healthy one
 python -m benchmarks.gates --seeds 0:50       # healthy retrains only: how many are stopped falsely
+python -m benchmarks.gates --seeds 0:50 --compare-only   # the same by the gates that compare answers
+python -m benchmarks.gates --seeds 0:50 --servers-only   # the same by the gates that load servers
 python -m benchmarks.gates --keep FOLDER      # go on with the champion that stands there
 """
 
@@ -14,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +32,7 @@ import flight_data
 import service as flights
 
 import tidegate as tg
-from tidegate.bootstrap.gate import gate_version
+from tidegate.bootstrap.gate import champion_of, gate_version, open_servers, subject_of
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
@@ -41,14 +44,17 @@ from tidegate.evaluation.measure import Measure
 from tidegate.gate import part, quality
 from tidegate.gate.answer import Answers
 from tidegate.gate.calibration import calibration
+from tidegate.operation.examination import examine_servers
 from tidegate.operation.gate import GateState
 from tidegate.operation.release import deploy_first
+from tidegate.operation.version import list_versions
 from tidegate.service.declare import Service
 from tidegate.training.baseline import (
     Baseline,
     Comparison,
     gain_estimates,
 )
+from tidegate.training.held_out import read_rows
 from tidegate.training.simple import fit_constant, fit_linear_model, fit_lookup
 
 FOLDER = Path(flights.__file__).parent
@@ -113,11 +119,15 @@ class Lab:
         *,
         rows: pl.DataFrame | None = None,
         params: Mapping[str, Any] = RETRAIN,
+        changelog: str = "",
     ) -> int:
         """Train and register a version, and return its number."""
         data = self.rows if rows is None else rows
         declared = service or self.declared
-        return publish_service(self.local, declared, FOLDER, data=data, params=params).version.number
+        published = publish_service(
+            self.local, declared, FOLDER, data=data, params=params, changelog=changelog
+        )
+        return published.version.number
 
     def gate(self, number: int) -> GateState:
         """Put a version through its gates."""
@@ -199,11 +209,11 @@ class Lab:
         with patched(flights, "_fit", repeated):
             return self.train()
 
-    def healthy(self, seed: int) -> int:
+    def healthy(self, seed: int, *, changelog: str = "") -> int:
         """Train a retrain that nothing is wrong with, and return its number."""
         rows, first, held_out = retrain_rows(self.rows, seed)
         params = {"first_month": first, "held_out_month": held_out, "seed": seed}
-        return self.train(rows=rows, params=params)
+        return self.train(rows=rows, params=params, changelog=changelog)
 
     def _with_inputs(self, change: Callable[[tuple[Field, ...]], tuple[Field, ...]]) -> Service:
         """Return the flights' service with other input fields, and its own trainer."""
@@ -277,6 +287,9 @@ def main() -> None:
     )
     parser.add_argument("--only", help="one scenario: a part of its name")
     parser.add_argument("--keep", type=Path, help="the home; a temporary one without it")
+    parser.add_argument(
+        "--servers-only", action="store_true", help="of retrains, ask only what is asked of servers"
+    )
     parser.add_argument("--compare-only", action="store_true", help="of retrains, register nothing")
     options = parser.parse_args()
     rows = flight_data.load_flights()
@@ -288,6 +301,9 @@ def main() -> None:
         with Local(Settings(home=str(home))) as local:
             lab = Lab(local, rows, with_load=not options.without_load)
             lab.deploy_champion()
+            if options.servers_only:
+                first, end = map(int, (options.seeds or "0:50").split(":"))
+                sys.exit(0 if servers_only(lab, range(first, end)) else 1)
             if options.seeds:
                 first, end = map(int, options.seeds.split(":"))
                 sys.exit(0 if retrains(lab, range(first, end)) else 1)
@@ -337,6 +353,36 @@ def compare_only(rows: pl.DataFrame, seeds: range) -> bool:
         rise = next(each.statistic for each in found if each.rule == "champion")
         print(f"seed {seed}: months {first} to {held_out}, loss {rise:+.2%} {'; '.join(stops)}", flush=True)
     print(f"{stopped} of {len(seeds)} healthy retrains were stopped")
+    return stopped <= len(seeds) / 25
+
+
+def servers_only(lab: Lab, seeds: range) -> bool:
+    """Start servers of a champion and a healthy retrain for each seed, and ask the gates that load them.
+
+    What a retrain on other rows changes for a server is its trees' number and depth: one of each window of
+    months is registered, and measured anew for each of its seeds. The same files again and again are
+    no weaker a test: what stops them falsely is the machine's noise, which is new each time.
+    """
+    local, name = lab.local, flights.service.name
+    champion = subject_of(local, name, champion_of(local, name))
+    held_out = champion.held_out
+    assert held_out is not None
+    columns = read_rows(local.artifacts, held_out.test)
+    known = {each.changelog: each.number for each in list_versions(local.unit, name)}
+    stopped, began_s = 0, time.perf_counter()
+    for seed in seeds:
+        window = f"window {seed % len(MONTHS)}"
+        if window not in known:
+            known[window] = lab.healthy(seed, changelog=window)
+        candidate = subject_of(local, name, known[window])
+        found = list(examine_servers(candidate, champion, partial(open_servers, local), columns))
+        stops = [each.rule for each in found if each.verdict != "safe"]
+        stopped += bool(stops)
+        told = "; ".join(f"{each.rule} {each.verdict.value}: {each.reason}" for each in found)
+        print(f"{'WRONG' if stops else 'right'}  seed {seed}, version {known[window]}: {told}", flush=True)
+    print(
+        f"{stopped} of {len(seeds)} healthy retrains were stopped, in {time.perf_counter() - began_s:.0f} s"
+    )
     return stopped <= len(seeds) / 25
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 
@@ -81,7 +82,7 @@ def gate_version(
         candidate,
         champion,
         ask=lambda subject, columns: answers_of(local, subject, columns),
-        open_probe=lambda one, other, rows: _probe(local, one, other, rows),
+        open_probe=partial(open_servers, local),
         now_us=local.clock.wall_us(),
         given=None if data is None else _given_rows(local, candidate, champion, data, target),
         tell=tell,
@@ -151,9 +152,14 @@ def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) ->
 
 
 @contextmanager
-def _probe(
+def open_servers(
     local: Local, candidate: Subject, champion: Subject | None, rows: Mapping[str, Column] | None
 ) -> Iterator[Probe]:
+    """Run servers of both versions for the length of a block, to be loaded with rows.
+
+    Raises:
+        ProbeFailed: One cannot be served here.
+    """
     servers: dict[Side, TrialServer] = {"candidate": _server(local, candidate, rows)}
     if champion is not None:
         servers["champion"] = _server(local, champion, rows)

@@ -97,7 +97,9 @@ class _Examination:
         found_ |= {each.rule: each for each in self._of_records()}
         if not {"latency", "memory", "check-inputs"} <= self._gates.left_out.keys():
             tell("Starting servers, and loading them in turn ...")
-            found_ |= {each.rule: each for each in self._of_servers(open_probe, rows)}
+            columns = None if rows is None else rows.columns
+            servers = examine_servers(self._candidate, self._champion, open_probe, columns)
+            found_ |= {each.rule: each for each in servers}
         yield self._compared(rows)
         for gate in NAMES:
             if gate in self._gates.left_out:
@@ -286,25 +288,36 @@ class _Examination:
             return int(times[~np.isnat(times)].astype("M8[us]").astype(np.int64).max())
         return int(times.max()) if times.dtype.kind in "iu" else None
 
-    def _of_servers(self, open_probe: OpenProbe, rows: Rows | None) -> Iterator[Evidence]:
-        candidate, champion, gates = self._candidate, self._champion, self._gates
-        measured, checked, failed, why_not = None, None, "", ""
-        try:
-            with open_probe(candidate, champion, None if rows is None else rows.columns) as probe:
-                checked = probe.check()
-                measured = load.measure(probe, gates, rng=_rng())
-        except ProbeFailed as error:
-            why_not = error.message
-            failed = why_not if f"version {candidate.version.number} " in why_not else ""
-        yield load.check_inputs(checked, why_not=why_not, failed=failed if checked is None else "")
-        yield load.latency(
-            measured,
-            gates,
-            rng=_rng(),
-            objective_ms=candidate.manifest.objectives.latency_p99_ms,
-            why_not=why_not,
-        )
-        yield load.memory(measured, gates, why_not=why_not)
+
+def examine_servers(
+    candidate: Subject, champion: Subject | None, open_probe: OpenProbe, rows: Mapping[str, Column] | None
+) -> Iterator[Evidence]:
+    """Ask the gates that need running servers: check inputs, latency, memory.
+
+    Args:
+        candidate: The version that wants traffic.
+        champion: The version that has it; None where none has.
+        open_probe: Starts servers.
+        rows: Columns to load them with; None: the versions' own check inputs.
+    """
+    gates = candidate.gates
+    measured, checked, failed, why_not = None, None, "", ""
+    try:
+        with open_probe(candidate, champion, rows) as probe:
+            checked = probe.check()
+            measured = load.measure(probe, gates, rng=_rng())
+    except ProbeFailed as error:
+        why_not = error.message
+        failed = why_not if f"version {candidate.version.number} " in why_not else ""
+    yield load.check_inputs(checked, why_not=why_not, failed=failed if checked is None else "")
+    yield load.latency(
+        measured,
+        gates,
+        rng=_rng(),
+        objective_ms=candidate.manifest.objectives.latency_p99_ms,
+        why_not=why_not,
+    )
+    yield load.memory(measured, gates, why_not=why_not)
 
 
 def _rng() -> np.random.Generator:
