@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from tidegate.core.decision import Verdict
 from tidegate.core.error import InvalidSetting
+from tidegate.journal.matured import OutcomeTallies
 from tidegate.journal.pair import PairTally
 from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies
 from tidegate.release.evidence import (
     evaluate,
     evidence_of,
+    holding,
     judge_canary,
+    judge_outcomes,
     judge_shadow,
     replay,
     share_between,
@@ -46,6 +49,47 @@ def test_more_errors_of_the_candidate_regress_and_as_many_do_not():
     assert judge(tallies((0.5, 1000, 1000, 60, 10))).verdict is Verdict.REGRESSED
     assert judge(tallies((0.5, 1000, 1000, 10, 60))).verdict is not Verdict.REGRESSED
     assert judge(tallies((0.5, 1000, 1000, 30, 30))).verdict is Verdict.UNDECIDED
+
+
+LATE = Guardrail("wrong", outcome="late", against="p", allowance=0.02)
+LATER = msgspec.structs.replace(LATE, every_step=True)
+
+
+def judge_late(*, rule: Guardrail = LATE, share: float = 1.0, **counts):
+    found = {"wrong": OutcomeTallies(**counts)} if counts else {}
+    return judge_outcomes(PLAN, found, share=share, rules=(*PLAN.guardrails, rule), horizon_s=60.0)
+
+
+def test_outcomes_are_undecided_until_some_are_old_enough_and_then_say_both_ways():
+    keys = [KeyTally(0.5, 1000, 1000)]
+    worse = [EventTally(0.5, 0.5, 0.5, 0.0, 200, 100)]
+    alike = [EventTally(0.5, 0.5, 0.5, 0.0, 100, 100)]
+
+    assert "none is so old yet" in judge_late()[0].reason
+    assert judge_late()[0].verdict is Verdict.UNDECIDED
+    assert judge_late(events=worse, keys=keys)[0].verdict is Verdict.REGRESSED
+    assert judge_late(events=alike, keys=keys)[0].verdict is Verdict.UNDECIDED
+    assert judge_late(pairs=3000, worse=150, better=30)[0].verdict is Verdict.REGRESSED
+    assert judge_late(pairs=3000, worse=30, better=30)[0].verdict is Verdict.SAFE
+    assert judge_late(keys=[KeyTally(0.5, 900, 600)])[1].verdict is Verdict.INVALID
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(100, 4000))
+def test_what_outcomes_said_replays_to_the_same(worse, better, pairs):
+    for found in judge_late(pairs=pairs, worse=worse, better=better, keys=[KeyTally(0.5, 90, 100)]):
+        again = replay(found)
+
+        assert again is not None
+        assert (again.verdict, again.reason) == (found.verdict, found.reason)
+
+
+def test_a_step_waits_for_what_happens_at_once_and_for_outcomes_only_where_it_is_told_to():
+    clean = judge(tallies((0.5, 2000, 2000, 0, 0)))
+
+    assert worst(holding([clean, *judge_late()])) is Verdict.SAFE
+    assert worst(holding([clean, *judge_late(rule=LATER)])) is Verdict.UNDECIDED
+    for rule in (LATE, LATER):  # nothing of outcomes stands for evidence that is missing
+        assert worst(holding(judge_late(rule=rule, pairs=9000))) is Verdict.UNDECIDED
 
 
 def test_without_failures_each_step_asks_for_what_the_next_one_risks():

@@ -553,12 +553,14 @@ _OUTCOME_COUNTS = (
 
 
 def holding(evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Return the evidence that a step waits for: without outcomes, unless every step does."""
-    return [
-        each
-        for each in evidence
-        if each.rule.partition(":")[0] != OUTCOME or each.parameters.get("every_step", False)
-    ]
+    """Return the evidence that a step waits for: without outcomes, unless every step does.
+
+    Nothing of outcomes stands for what happens at once: where that is missing, nothing is proven.
+    """
+    known = list(evidence)
+    first = [each for each in known if each.rule.partition(":")[0] not in (OUTCOME, OUTCOME_RATIO)]
+    late = [each for each in known if each.parameters.get("every_step", False)]
+    return [*first, *late] if first else []
 
 
 _RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Judged]] = {
