@@ -35,6 +35,7 @@ from tidegate.bootstrap.version import VersionLoader
 from tidegate.core.clock import SystemClock
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import uuid7_factory
+from tidegate.core.struct import learn_structs
 from tidegate.journal.record import Event
 from tidegate.journal.segment import JournalWriter
 from tidegate.route.follower import POLL_INTERVAL_S, RouteFollower
@@ -519,6 +520,7 @@ def main() -> None:
     )
     settings = told(WorkerSettings)
     np.seterr(over="ignore", invalid="ignore")  # infinities are found by the contract's checks, not on stderr
+    learn_structs()  # before threads read manifests and artifacts
     gc.freeze()  # what is imported stays; collections need not look at it
     gc.set_threshold(50_000, 20, 20)  # requests leave no cycles behind, so there is little to collect
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -28,6 +28,7 @@ from tidegate.control.metric import WatchCollector, exposition
 from tidegate.control.traffic import RollBack, SafeMode, Word
 from tidegate.core.error import NotFound
 from tidegate.core.principal import SYSTEM, local_principal
+from tidegate.core.struct import learn_structs
 from tidegate.feature.online import Pushed
 from tidegate.journal.retention import RetentionPolicy
 from tidegate.operation.meant import service_to_roll_back
@@ -173,6 +174,7 @@ def main() -> None:
         trace_url=server.trace_url,
         trace_share=server.trace_share,
     )
+    learn_structs()  # before the controller, the watcher and requests decode the same in threads of their own
     local = Local(settings, principal=SYSTEM)
     threading.Thread(target=_end_with_supervisor, args=(server,), daemon=True).start()
     for signum in (signal.SIGTERM, signal.SIGINT):

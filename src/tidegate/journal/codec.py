@@ -74,6 +74,7 @@ SIZE = struct.Struct("<I")
 COUNTS = struct.Struct("<II")
 _F8 = np.dtype("<f8")
 SHORT = struct.Struct("<H")
+_FLOAT = struct.Struct("<f")  # of one number a third of what an array takes
 _json = msgspec.json.Encoder()
 
 
@@ -201,7 +202,8 @@ class TurnEncoder:
             pieces.extend(turn.trace_ids)
         if turn.took_us is not None:
             mask |= HAS_TOOK
-            pieces.append(pack("f", turn.took_us))
+            took = turn.took_us
+            pieces.append(_FLOAT.pack(took[0]) if len(took) == 1 else pack("f", took))
         if turn.parent_ids is not None:
             mask |= HAS_PARENTS
             pieces.extend(turn.parent_ids)

@@ -158,7 +158,12 @@ class Manifest(msgspec.Struct, frozen=True):
             InvalidSetting: It is not a manifest, or its contract contradicts itself.
         """
         try:
-            manifest = msgspec.json.decode(data, type=cls)
+            manifest = _decoder.decode(data)
         except msgspec.MsgspecError as error:
             raise InvalidSetting(f"This is not a manifest: {error}") from error
         return msgspec.structs.replace(manifest, contract=manifest.contract.checked())
+
+
+# Learnt here, once: a worker reads the manifests of several versions in threads, and msgspec's learning of a
+# class is not made for that (see `tidegate.core.struct`).
+_decoder = msgspec.json.Decoder(Manifest)
