@@ -8,6 +8,7 @@ import sys
 import click
 import pytest
 
+from tests.system.model import write_sum
 from tidegate.cli.group import LazyGroup
 from tidegate.cli.main import COMMANDS, cli
 
@@ -80,6 +81,17 @@ def test_a_fault_is_told_in_words_with_status_1(tidegate):
     assert "--home" in said.err
     assert said.out == ""
     assert "Traceback" not in said.err
+
+
+def test_what_the_system_refuses_is_told_in_words(tidegate, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    write_sum(tmp_path / "m.onnx", 1.0)
+
+    said = tidegate("register", "m", "m.onnx", "--home", "file/home")
+
+    assert said.code == 1
+    assert said.err.startswith("Error (system_refused): Not a directory: ")
+    assert "name another folder" in said.err
 
 
 def test_a_look_leaves_no_home_behind(tidegate, tmp_path):

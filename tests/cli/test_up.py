@@ -129,9 +129,38 @@ def test_predict_takes_a_file_of_rows(site):
 def test_predict_shows_a_refusal_in_the_server_s_words(site):
     done = site.run("predict", "toy", '{"X": [2, 0]}')
 
+    as_json = site.run("predict", "toy", '{"X": [2, 0]}', "--json")
+
+    assert done.returncode == as_json.returncode == 1
+    assert done.stderr.startswith("Error (contract_violation): Field 'X'")
+    assert json.loads(as_json.stderr)["error"]["code"] == "contract_violation"
+
+
+def test_predict_tells_of_each_wrong_row(site):
+    done = site.run("predict", "toy", '[{"X": [2, 0]}, {"Y": 1}]')
+
+    assert [line.split(" must")[0].strip() for line in done.stderr.splitlines()[-3:-1]] == [
+        "Field 'X' of row 0",
+        "Field 'X' of row 1 is missing. It",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://", "no host given"),
+        ("http://local host", "control characters"),
+        ("localhost", "no address of a server"),
+        ("{control}", "There is no page /services/toy/predict"),
+    ],
+)
+def test_predict_says_what_is_wrong_with_an_address(site, url, words):
+    done = site.run(
+        "predict", "toy", "{}", "--url", url.format(control=f"http://127.0.0.1:{site.control_port}")
+    )
+
     assert done.returncode == 1
-    assert json.loads(done.stderr)["error"]["code"] == "contract_violation"
-    assert "Field 'X'" in done.stderr
+    assert words in done.stderr
 
 
 def test_an_answered_prediction_is_in_the_journal(site):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ def ask(base: str, path: str, body: Any = None, *, timeout_s: float = 60.0) -> t
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read()
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
+    except (HTTPException, OSError, ValueError) as error:  # nobody, somebody else, or no address at all
         reason = getattr(error, "reason", error)
         raise NoAnswer(
             f"The server at {base} does not answer: {reason}.", hint="Start it with `tidegate up`.", url=base

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
-from tidegate.cli.main import FAILED
+from tidegate.cli.main import FAILED, tell_error
 from tidegate.cli.option import home_option, json_option, open_local
 from tidegate.cli.screen import print_table
 
@@ -41,14 +42,22 @@ def predict(
 
     rows = _rows(row, source)
     base = url or _running(home)
-    body = rows[0] if row is not None else {"rows": rows}
-    status, answer = ask(base, f"/services/{service}/predict", body)
-    if as_json or status != 200:
+    body = rows[0] if row is not None and len(rows) == 1 else {"rows": rows}
+    status, answer = ask(base, f"/services/{quote(service, safe='')}/predict", body)
+    try:
+        decoded: dict[str, Any] = msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        raise click.ClickException(
+            f"What answers at {base} is no Tidegate server (status {status})."
+        ) from None
+    if as_json:
         click.echo(msgspec.json.format(answer, indent=2).decode(), err=status != 200)
-        if status != 200:
-            raise click.exceptions.Exit(FAILED)
+    elif status != 200:
+        _tell_refusal(decoded)
+    if status != 200:
+        raise click.exceptions.Exit(FAILED)
+    if as_json:
         return
-    decoded: dict[str, Any] = msgspec.json.decode(answer)
     answers = decoded.get("rows", [decoded])
     names = list(answers[0]["output"])
     if decoded.get("answered_by"):
@@ -60,6 +69,18 @@ def predict(
             for each in answers
         ],
     )
+
+
+def _tell_refusal(answer: dict[str, Any]) -> None:
+    """Say why the server refused: its own words, and each row's where several are wrong."""
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        click.echo(f"Error: {error or answer}", err=True)
+        return
+    tell_error(str(error.get("code", "")), str(error.get("message", "")), str(error.get("hint", "")))
+    errors = error.get("context", {}).get("errors", [])
+    for each in errors if len(errors) > 1 else []:
+        click.echo(f"  {each['message']}", err=True)
 
 
 def _rows(row: str | None, source: Path | None) -> list[Any]:

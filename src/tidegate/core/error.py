@@ -54,6 +54,12 @@ class Corrupt(TidegateError):
     code = "corrupt"
 
 
+class SystemRefused(TidegateError):
+    """The operating system did not do what was asked: a full disk, a folder that may not be written."""
+
+    code = "system_refused"
+
+
 class MissingExtra(TidegateError):
     """A feature needs a package that is not installed."""
 
