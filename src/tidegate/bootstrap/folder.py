@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from tidegate.core.error import InvalidSetting, NotFound, TidegateError
+from tidegate.registry.card import Card
+from tidegate.registry.card_file import CARD_FILE, read_card
 from tidegate.service.declare import Service
 
 SERVICE_FILE = "service.py"
@@ -30,7 +32,7 @@ def load_services(folder: Path) -> list[Service]:
     Raises:
         NotFound: There is no such file.
         BrokenService: Importing it failed; the cause is chained.
-        InvalidSetting: It declares no service.
+        InvalidSetting: It declares no service, or the model card beside it cannot be read.
     """
     path = folder / SERVICE_FILE
     if not path.is_file():
@@ -64,7 +66,25 @@ def load_services(folder: Path) -> list[Service]:
         raise InvalidSetting(
             f"{path} declares no service.", hint="service = tg.Service('name', input=..., output=...)"
         )
+    for service in services:
+        service.card = _card(folder, service)
     return services
+
+
+def _card(folder: Path, service: Service) -> Card | None:
+    """Return a service's written parts: those of its declaration, and those of the file beside it."""
+    path, card = folder / CARD_FILE, service.card
+    if not path.is_file():
+        return card
+    given = {name: text for name, text in read_card(path, service.name).items() if text}
+    twice = [name for name in given if card is not None and getattr(card, name) not in ("", given[name])]
+    if twice:
+        raise InvalidSetting(
+            f"The service {service.name!r} and {path} both write {', '.join(twice)} of the model card.",
+            hint="Keep one of the two.",
+            path=str(path),
+        )
+    return (card or Card()).with_parts(given.items())
 
 
 def load_service(folder: Path, name: str | None = None) -> Service:

@@ -27,6 +27,12 @@ from tidegate.cli.screen import print_json
     metavar="PART=TEXT",
     help="Write a part that only a person can; may be repeated.",
 )
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Write the parts that a card.toml holds.",
+)
 @click.option("--fill", is_flag=True, help="Ask for the required parts that are missing.")
 @key_option
 @home_option
@@ -38,6 +44,7 @@ def card(
     as_markdown: bool,
     output: Path | None,
     parts: tuple[str, ...],
+    source: Path | None,
     fill: bool,
     key: str | None,
     home: Path | None,
@@ -47,12 +54,14 @@ def card(
 
     Data, figures with intervals, slices, groups, gates, overrides and lineage come from what was recorded;
     where nothing was measured yet, that is done first. Intended use, limitations and owner come from the
-    service's tg.Card, or from --set and --fill, which are kept as decisions.
+    service's tg.Card or the card.toml beside it, or from --set, --from and --fill, which are kept as
+    decisions.
     """
     from tidegate.bootstrap.card import model_card
     from tidegate.operation.card import write_card, written_card
     from tidegate.operation.mutation import new_key
     from tidegate.operation.version import show_version
+    from tidegate.registry.card_file import asking, read_card
     from tidegate.registry.model_card import render_html, render_markdown
     from tidegate.registry.version import parse_version_label
 
@@ -61,7 +70,8 @@ def card(
     local = open_local(home, must_exist=True)
     service, number = parse_version_label(version) if "@" in version else (version, None)
     found = show_version(local.unit, service, number=number)
-    given = dict(_part(text) for text in parts)
+    given = {} if source is None else read_card(source, service)
+    given |= dict(_part(text) for text in parts)
     if fill:
         given |= _asked(
             [name for name in written_card(local.unit, local.artifacts, found).missing if name not in given]
@@ -87,7 +97,7 @@ def card(
         output.write_text(text, encoding="utf-8")
         click.echo(f"Written to {output}.")
     if made.written.missing:
-        click.echo(f"Missing: {', '.join(made.written.missing)}. Write them with --fill or --set.", err=True)
+        click.echo(f"The card is {asking(made.written.missing)}.".replace("VERSION", found.label), err=True)
 
 
 def _part(text: str) -> tuple[str, str]:

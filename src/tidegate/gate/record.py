@@ -15,6 +15,7 @@ from tidegate.contract.schema import Contract
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import found, not_asked
+from tidegate.registry.card_file import asking
 
 _DAY_S = 86_400.0
 _QUANTILES = np.linspace(0.05, 0.95, 19)
@@ -247,11 +248,7 @@ def card(missing: Iterable[str]) -> Evidence:
     """Ask whether a person has written the parts of the model card that only a person can."""
     gate, lacking = "card", list(missing)
     if lacking:
-        words = (
-            f"missing: {', '.join(lacking)}. Write them: tidegate card VERSION --fill, "
-            "or tg.Card(...) in service.py"
-        )
-        return found(gate, Verdict.UNDECIDED, words, observed={"missing": lacking})
+        return found(gate, Verdict.UNDECIDED, asking(lacking), observed={"missing": lacking})
     return found(gate, Verdict.SAFE, "complete", observed={"missing": []})
 
 

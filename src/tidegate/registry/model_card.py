@@ -11,12 +11,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from tidegate.contract.schema import Contract
+from tidegate.evaluation.calibration import Calibration
 from tidegate.evaluation.estimate import Estimate
 from tidegate.evaluation.report import Report
-from tidegate.registry.card import PARTS, REQUIRED, Card
-from tidegate.registry.page import Section, Table, to_html, to_markdown
+from tidegate.registry.card import PARTS, QUESTIONS, REQUIRED, Card
+from tidegate.registry.page import Bar, Block, Drawing, Mark, Section, Table, to_html, to_markdown
 from tidegate.registry.state import State
 from tidegate.registry.version import Lineage, Version
+from tidegate.training.baseline import Baseline
 from tidegate.training.run import Run
 
 _TITLES = {
@@ -27,7 +29,8 @@ _TITLES = {
     "ethics": "Ethics",
     "owner": "Owner",
 }
-_NOT_WRITTEN = "Nobody has written this part yet."
+_TONES = {"safe": "good", "regressed": "bad", "invalid": "bad", "undecided": "open"}
+_STAGES = {"champion": "good", "gated": "good", "rejected": "bad", "rolled back": "bad"}
 
 
 class GateLine(msgspec.Struct, frozen=True):
@@ -109,7 +112,7 @@ def _sections(card: ModelCard) -> Iterator[Section]:
     for part in ("intended_use", "out_of_scope", "limitations", "ethics", "owner"):
         text = getattr(card.written, part).strip()
         if text or part in REQUIRED:
-            yield Section(_TITLES[part], [text or _NOT_WRITTEN])
+            yield Section(_TITLES[part], [text] if text else _not_written(part))
     yield Section("Inputs and outputs", [_fields(card.contract)])
     yield _data(card)
     yield from _measured(card)
@@ -122,15 +125,22 @@ def _summary(card: ModelCard) -> Table:
     stage = card.state.stage.value
     if card.state.since_us:
         stage += f" since {_day(card.state.since_us)}"
-    rows = [
-        ("state", stage),
+    rows: list[tuple[object, ...]] = [
+        ("state", Mark(stage, _STAGES.get(card.state.stage.value, ""))),
         ("registered", f"{_day(version.created_at_us)} by {version.principal.name}"),
         ("what is new", version.changelog or "-"),
     ]
     missing = [name for name in PARTS if name in card.written.missing]
     if missing:
-        rows.append(("missing from this card", ", ".join(missing)))
+        rows.append(("missing from this card", Mark(", ".join(_TITLES[name] for name in missing), "open")))
+    if card.gates_outcome:
+        rows.append(("gates", card.gates_outcome))
     return Table(("", ""), rows)
+
+
+def _not_written(part: str) -> list[Block]:
+    """Ask for a part, where its reader would look for it."""
+    return [Mark("not written yet", "open"), QUESTIONS[part]]
 
 
 def _fields(contract: Contract) -> Table:
@@ -143,7 +153,7 @@ def _fields(contract: Contract) -> Table:
 
 
 def _data(card: ModelCard) -> Section:
-    blocks: list[str | Table] = []
+    blocks: list[Block] = []
     if card.written.training_data.strip():
         blocks.append(card.written.training_data)
     run = card.run
@@ -177,10 +187,11 @@ def _measured(card: ModelCard) -> Iterator[Section]:
             for b in found.bins
         ]
         heads = ("predicted", "observed", "interval", "rows")
-        yield Section("Calibration", [f"Error {_value(found.debiased)}.", Table(heads, rows)])
+        words = f"Predicted and observed rates are {_value(found.debiased)} apart."
+        yield Section("Calibration", [words, _reliability(found), Table(heads, rows)])
     yield _slices(report)
     if report.fairness:
-        blocks: list[str | Table] = []
+        blocks: list[Block] = []
         for each in report.fairness:
             blocks.append(f"By {each.attribute}: largest differences between groups.")
             blocks.append(_estimates(tuple(one.difference for one in each.differences)))
@@ -188,7 +199,11 @@ def _measured(card: ModelCard) -> Iterator[Section]:
     else:
         yield Section("Fairness", ["No attribute is declared protected: groups were not compared."])
     if report.importance:
-        rows_ = [(each.column, _value(each.increase)) for each in report.importance[:10]]
+        most = max(each.increase.value or 0.0 for each in report.importance) or 1.0
+        rows_ = [
+            (each.column, Bar(_value(each.increase), (each.increase.value or 0.0) / most))
+            for each in report.importance[:10]
+        ]
         yield Section("What it rests on", [Table(("input", "rise of the loss without it"), rows_)])
     if report.notes:
         yield Section("Not measured", list(report.notes))
@@ -205,24 +220,62 @@ def _slices(report: Report) -> Section:
     return Section("Slices", [Table(("where", "loss", "elsewhere", "difference", "rows"), rows)])
 
 
-def _baselines(run: Run | None) -> list[str | Table]:
+def _baselines(run: Run | None) -> list[Block]:
     if run is None or run.comparison is None:
         return []
     found = run.comparison
-    rows = [
-        (each.name, f"{each.loss:.4f}", _value(each.gain), "yes" if each.beaten else "no")
-        for each in found.baselines
-    ]
+    rows = [(each.name, f"{each.loss:.4g}", _value(each.gain), _shown(each)) for each in found.baselines]
     heads = ("baseline", found.measure.replace("_", " "), "the model is better by", "shown")
-    return [f"Beside simple models, {found.measure.replace('_', ' ')} {found.loss:.4f}:", Table(heads, rows)]
+    return [f"Beside simple models, {found.measure.replace('_', ' ')} {found.loss:.4g}:", Table(heads, rows)]
+
+
+def _shown(baseline: Baseline) -> Mark:
+    if baseline.beaten:
+        return Mark("yes", "good")
+    return Mark("it is one itself") if baseline.same else Mark("no", "open")
+
+
+def _reliability(found: Calibration) -> Drawing:
+    """Draw observed against predicted rates, with intervals."""
+    size, left = 260, 34
+
+    def x(rate: float) -> float:
+        return left + size * rate
+
+    def y(rate: float) -> float:
+        return 10 + size * (1 - rate)
+
+    marks = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        marks += [
+            f'<line class="axis" x1="{x(0):.1f}" x2="{x(1):.1f}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>',
+            f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>',
+            f'<text x="{x(tick):.1f}" y="{size + 27}" text-anchor="middle">{tick:g}</text>',
+        ]
+    marks.append(f'<line class="ideal" x1="{x(0):.1f}" y1="{y(0):.1f}" x2="{x(1):.1f}" y2="{y(1):.1f}"/>')
+    for each in found.bins:
+        at, low, high = x(each.predicted), y(each.low), y(each.high)
+        marks += [
+            f'<line class="range" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>',
+            f'<circle class="dot" r="3.5" cx="{at:.1f}" cy="{y(each.observed):.1f}"/>',
+        ]
+    marks.append(f'<text x="{x(0.5):.1f}" y="{size + 45}" text-anchor="middle">predicted rate</text>')
+    marks.append(
+        f'<text transform="rotate(-90)" x="{-y(0.5):.1f}" y="-2" text-anchor="middle">observed rate</text>'
+    )
+    view = f"-16 0 {left + size + 36} {size + 54}"
+    svg = f'<svg viewBox="{view}" width="{left + size + 36}" height="{size + 54}">{"".join(marks)}</svg>'
+    return Drawing(svg, "Observed against predicted rates, with intervals; the table has the figures.")
 
 
 def _gates(card: ModelCard) -> Section:
-    blocks: list[str | Table] = [card.gates_outcome]
+    blocks: list[Block] = [card.gates_outcome]
     if card.gates:
-        blocks.append(
-            Table(("gate", "verdict", "why"), [(one.gate, one.verdict, one.reason) for one in card.gates])
-        )
+        rows_ = [
+            (one.gate, Mark(one.verdict, _TONES.get(one.verdict.partition(",")[0], "")), one.reason)
+            for one in card.gates
+        ]
+        blocks.append(Table(("gate", "verdict", "why"), rows_))
     if card.overrides:
         blocks.append("Overridden by a person:")
         rows = [(one.gate, one.verdict, one.by, _day(one.at_us), one.reason) for one in card.overrides]
@@ -252,8 +305,16 @@ def _lineage(version: Version, lineage: Lineage) -> Table:
 
 
 def _estimates(figures: tuple[Estimate, ...]) -> Table:
-    rows = [(each.name.replace("_", " "), _value(each), f"{each.n_rows:,}") for each in figures]
-    return Table(("figure", "value", "rows"), rows)
+    rows = [(each.name.replace("_", " "), *_parts(each), f"{each.n_rows:,}") for each in figures]
+    return Table(("figure", "value", "interval", "rows"), rows)
+
+
+def _parts(each: Estimate) -> tuple[str, str]:
+    if each.value is None:
+        return "not defined", "-"
+    if each.low is None or each.high is None:
+        return f"{each.value:.4g}", "-"
+    return f"{each.value:.4g}", f"{each.low:.4g} to {each.high:.4g} ({each.level:.0%})"
 
 
 def _value(each: Estimate) -> str:
