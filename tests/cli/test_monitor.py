@@ -83,3 +83,18 @@ def test_watch_shows_traffic_and_signals_at_one_glance(tidegate, filled):
     assert "0 bytes not counted yet" in glance.out
     assert now["behind_bytes"] == 0
     assert now["services"] == []  # nothing was asked in the last half hour
+
+
+def test_profiles_are_shown_by_hour_and_day_and_the_broken_day_is_seen(tidegate, filled):
+    days = f"{FIRST + timedelta(days=BREAK - 1)}..{FIRST + timedelta(days=BREAK)}"
+    given = ("monitor", "profile", "loans", "--over", days, "--reference", REFERENCE, "--home", filled)
+
+    before, after = json.loads(tidegate(*given, "--by", "day", "--json").out)
+    hours = tidegate(*given).out
+    refused = tidegate(*given, "--slice", "channel")
+
+    assert (before["n_rows"], after["n_rows"], after["n_reference"]) == (60, 60, 30 * 60)
+    assert after["moved"][0]["field"] == "input.amount"
+    assert after["moved"][0]["beyond"] > 10 * before["moved"][0]["beyond"]
+    assert f"{FIRST + timedelta(days=BREAK)} 08:00" in hours
+    assert "not profiled by 'channel'" in refused.err

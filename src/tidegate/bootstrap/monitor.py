@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tidegate.adapter.parquet.history import StoredHistory
+from tidegate.adapter.sqlite.profile import SqliteProfileStore
 from tidegate.bootstrap.local import Local
 from tidegate.monitoring.run import Result
-from tidegate.operation.monitor import Span, examine, watched_subject
+from tidegate.operation.monitor import Span, examine, watched_manifest, watched_subject
+from tidegate.operation.profile import ProfileBook
 from tidegate.operation.signal import keep_signals
 
 
@@ -32,3 +37,22 @@ def examined(
     if keep:
         keep_signals(local.unit, result.signals, principal=local.principal, clock=local.clock)
     return result
+
+
+@contextmanager
+def profiles(local: Local, service: str, *, reference: Span | None = None) -> Iterator[ProfileBook]:
+    """Open a service's profiles; what is counted is kept beside the records.
+
+    Raises:
+        NotFound: No version of the service is registered, or it has no records.
+        InvalidSetting: There is no record in the reference.
+        ProfilesUnavailable: They cannot be kept.
+    """
+    subject, outcome = watched_subject(local.unit, local.artifacts, service)
+    slicing = watched_manifest(local.unit, local.artifacts, service).slicing
+    history = StoredHistory(local.home.records, local.home.ledger, service, outcome=outcome)
+    store = SqliteProfileStore(local.home.profiles)
+    try:
+        yield ProfileBook(history, subject, slicing, store, reference=reference)
+    finally:
+        store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tidegate.cli.screen import print_json, print_table
 
 if TYPE_CHECKING:
     from tidegate.monitoring.run import Result
+    from tidegate.operation.profile import ProfileView
 
 
 class Span(click.ParamType[tuple[date, date], tuple[date, date]]):
@@ -82,6 +83,90 @@ def run(
         _print_result(result)
     if any(signal.state is not State.RESOLVED for signal in result.signals):
         raise click.exceptions.Exit(SAID_NO)
+
+
+@monitor.command(
+    epilog="\b\nExamples:\n  tidegate monitor profile flight-delay\n"
+    "  tidegate monitor profile flight-delay --over 2026-10-01..2026-10-31 --by day\n"
+    "  tidegate monitor profile flight-delay --over 2026-10-01..2026-10-31 --slice carrier\n"
+    "  tidegate monitor profile flight-delay --slice carrier=UA --by hour --json"
+)
+@click.argument("service")
+@click.option("--over", type=Span(), help="First and last day, FIRST..LAST; the last one unless given.")
+@_REFERENCE
+@click.option(
+    "--by",
+    type=click.Choice(["day", "hour", "minute"]),
+    default="hour",
+    show_default=True,
+    help="Length of a period.",
+)
+@click.option(
+    "--slice", "slice_", help="FIELD: each of its values over all days; FIELD=VALUE: that one's periods."
+)
+@home_option
+@json_option
+def profile(
+    service: str,
+    *,
+    over: tuple[date, date] | None,
+    reference: tuple[date, date] | None,
+    by: str,
+    slice_: str | None,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Show what SERVICE was asked and answered, hour by hour or slice by slice, beside the reference.
+
+    Hours and minutes stand beside the same hours of the reference's days. This is to be looked at: what
+    decides is `tidegate monitor run`, day by day.
+    """
+    from tidegate.bootstrap.monitor import profiles
+    from tidegate.monitoring.period import WHOLE
+    from tidegate.monitoring.period import Span as Length
+
+    field, _, value = (slice_ or "").partition("=")
+    with profiles(open_local(home, must_exist=True), service, reference=reference) as book:
+        days = over or book.last_day
+        if field and not value:
+            views = book.slices(days, field)
+        else:
+            views = book.periods(days, Length[by.upper()], (field, value) if field else WHOLE)
+    if as_json:
+        print_json(views)
+        return
+    print_table(
+        (
+            "what",
+            "#records",
+            "#reference",
+            "farthest field",
+            "#psi",
+            "#beyond chance",
+            "bin",
+            "#before",
+            "#now",
+        ),
+        [(_what(view), view.n_rows, view.n_reference, *_farthest(view)) for view in views],
+        title=f"{service}, {days[0]} to {days[1]}",
+    )
+    if not views:
+        click.echo("No records there.")
+
+
+def _what(view: ProfileView) -> str:
+    if view.minute is None:
+        return view.part[1]
+    return f"{datetime.fromtimestamp(view.minute * 60, UTC):%Y-%m-%d %H:%M}"
+
+
+def _farthest(view: ProfileView) -> tuple[str, ...]:
+    if not view.moved:
+        return ("-",) * 6
+    first = view.moved[0]
+    name, before, now = first.bin
+    field = first.field.split(".", 1)[-1]
+    return field, f"{first.psi:.3f}", f"{first.beyond:.3f}", name, f"{before:.1%}", f"{now:.1%}"
 
 
 @click.command(

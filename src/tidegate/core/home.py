@@ -60,6 +60,11 @@ class Home:
         return self._folder("records")
 
     @property
+    def profiles(self) -> Path:
+        """Profiles by hour, counted from the records; may be deleted."""
+        return self._folder() / "profiles.db"
+
+    @property
     def metrics(self) -> Path:
         return self._folder(*self._own, "metrics")
 

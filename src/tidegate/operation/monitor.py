@@ -14,8 +14,8 @@ from tidegate.service.manifest import Manifest
 Span = tuple[date, date]
 
 
-def watched_subject(unit: UnitOfWork, artifacts: ArtifactStore, service: str) -> tuple[Subject, str]:
-    """Return how a service is watched, as its latest version declares it, and the name of its outcome.
+def watched_manifest(unit: UnitOfWork, artifacts: ArtifactStore, service: str) -> Manifest:
+    """Return the latest version of a service, as it is watched.
 
     Raises:
         NotFound: No version of the service is registered.
@@ -29,7 +29,16 @@ def watched_subject(unit: UnitOfWork, artifacts: ArtifactStore, service: str) ->
             hint=f"Services: {', '.join(known)}." if known else "`tidegate register` adds one.",
             service=service,
         )
-    manifest = Manifest.from_json(artifacts.read_bytes(version.manifest))
+    return Manifest.from_json(artifacts.read_bytes(version.manifest))
+
+
+def watched_subject(unit: UnitOfWork, artifacts: ArtifactStore, service: str) -> tuple[Subject, str]:
+    """Return how a service is watched, as its latest version declares it, and the name of its outcome.
+
+    Raises:
+        NotFound: No version of the service is registered.
+    """
+    manifest = watched_manifest(unit, artifacts, service)
     subject = subject_of(
         service,
         manifest.contract,

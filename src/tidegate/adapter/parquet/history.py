@@ -59,6 +59,14 @@ class StoredHistory:
         finally:
             index.close()
 
+    def n_records(self, day: date) -> int:
+        """Return how many records there are of a day, shadows among them."""
+        index = self._index()
+        try:
+            return sum(part.rows for part in read_parts(index, self._service, since=day, until=day))
+        finally:
+            index.close()
+
     def records(self, since: date, until: date) -> pl.DataFrame:
         """Return predictions, not shadows; see `History`."""
         index = self._index()
