@@ -109,8 +109,10 @@ class ClassEstimator:
         misses = Misses(chunk)
         for each, before in misses.pairs:
             mine = chunk == each
-            learned = self._learned((chunk < before).astype(np.float64)) if self.recalibrated else None
+            rows = chunk != each if before is None else chunk < before
+            learned = self._learned(rows.astype(np.float64)) if self.recalibrated else None
             misses.note(
+                before,
                 class_figures(scores[mine], self._looked_up(scores[mine], learned)),
                 {name: found.value for name, found in class_figures(scores[mine], self._truth[mine]).items()},
             )
