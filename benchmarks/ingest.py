@@ -22,6 +22,7 @@ from tidegate.contract.batch import Batch
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.layout import journal_layout
 from tidegate.contract.schema import Contract, Schema
+from tidegate.contract.slicing import Slicing, slicing_of
 from tidegate.core.clock import SystemClock
 from tidegate.core.identifier import uuid7_factory
 from tidegate.journal.ledger import Ledger
@@ -35,6 +36,7 @@ _CONTRACT = Contract(
     Schema(tuple(Field(f"f{i}", DataType.FLOAT64) for i in range(model.A_FEATURES))),
     Schema((Field("prediction", DataType.FLOAT64),)),
 )
+_SLICES = slicing_of(_CONTRACT, ["f0", "f1", "f2"], judged="prediction")
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -63,7 +65,7 @@ def _batch(names: tuple[str, ...], block: npt.NDArray[np.float64]) -> Batch:
     return Batch(columns, len(block), blocks={names: block})
 
 
-def write_segments(folder: Path, *, n_rows: int, frame_rows: int) -> int:
+def write_segments(folder: Path, *, n_rows: int, frame_rows: int, slicing: Slicing | None = None) -> int:
     """Write rows of case A as a worker would, `frame_rows` requests of one row a frame.
 
     Returns:
@@ -72,7 +74,10 @@ def write_segments(folder: Path, *, n_rows: int, frame_rows: int) -> int:
     clock = SystemClock()
     new_id = uuid7_factory(clock, random.Random(model.SEED))
     writer = JournalWriter(folder, cell="local", node="bench", worker=0, clock=clock)
-    encoder = writer.stream(Stream("case-a", 1, _CONTRACT.fingerprint, journal_layout(_CONTRACT)))
+    stream = Stream(
+        "case-a", 1, _CONTRACT.fingerprint, journal_layout(_CONTRACT), slicing=slicing or Slicing()
+    )
+    encoder = writer.stream(stream)
     rng = np.random.default_rng(model.SEED)
     inputs = [
         _batch(_CONTRACT.input.names, rng.standard_normal((frame_rows, model.A_FEATURES))) for _ in range(64)
@@ -133,17 +138,23 @@ def run(options: Options) -> Iterator[Report]:
             written = write_segments(folder, n_rows=n_rows, frame_rows=frame_rows)
             for keeps in (False, True):
                 measured[_name(frame_rows, keeps=keeps)] = partial(_tally, folder, written, keeps=keeps)
+            folder = Path(place) / f"{frame_rows}-sliced"
+            written = write_segments(folder, n_rows=n_rows, frame_rows=frame_rows, slicing=_SLICES)
+            measured[_name(frame_rows, keeps=True, sliced=True)] = partial(
+                _tally, folder, written, keeps=True
+            )
         rounds = interleave(measured, rounds=options.rounds)
     report = Report("ingest", raw={"rounds": rounds})
     rows = []
-    for frame_rows, keeps in product(LIMITS, (False, True)):
-        name = _name(frame_rows, keeps=keeps)
+    variants = ((False, False), (True, False), (True, True))
+    for frame_rows, (keeps, sliced) in product(LIMITS, variants):
+        name = _name(frame_rows, keeps=keeps, sliced=sliced)
         found = rounds[name]
         speed = summarise(each.rows_per_cpu_s for each in found)
         wall = summarise(each.rows / each.wall_s for each in found)
         size_bytes = found[0].journal_bytes / found[0].rows
         rows.append([name, speed.show(0), wall.show(0), f"{size_bytes:.0f}"])
-        if keeps:
+        if keeps and not sliced:
             label = f"ingest: rows to tallies and Parquet a CPU second, {frame_rows} a frame"
             report.goals.append(Goal(label, speed.median, LIMITS[frame_rows], True, "rows/s"))
     title = f"Ingest: {n_rows:,} rows of {model.A_FEATURES} floats and an output; {options.show()}"
@@ -151,6 +162,8 @@ def run(options: Options) -> Iterator[Report]:
     yield report
 
 
-def _name(frame_rows: int, *, keeps: bool) -> str:
+def _name(frame_rows: int, *, keeps: bool, sliced: bool = False) -> str:
     what = "tallies and Parquet" if keeps else "tallies"
+    if sliced:
+        what += " and 3 slices"
     return f"segments to {what}, {frame_rows} row{'s' if frame_rows > 1 else ''} a frame"

@@ -54,7 +54,7 @@ class SliceTally(msgspec.Struct, array_like=True):
     Attributes:
         rows: Rows.
         failed, fallback, invalid: Rows of requests with that flag.
-        service_us: Sum of service times over rows, microseconds.
+        service_us: Sum of service times over rows, from arrival to answer, microseconds.
         scored, score_sum: Rows whose judged output is a number, and the sum of it.
         joined: Rows that have an outcome of the judged name.
         outcome_sum: Sum of those that are numbers; true counts as 1.
@@ -277,7 +277,7 @@ class _Measures:
     """What is added up for each slice, by row."""
 
     def __init__(self, turns: Turns, request: npt.NDArray[np.intp], judged: str) -> None:
-        self._service_us = np.nan_to_num(turns.service_us, posinf=0.0, neginf=0.0)[request].astype(np.float64)
+        self._service_us = np.nan_to_num(turns.took_us, posinf=0.0, neginf=0.0)[request].astype(np.float64)
         flags = turns.flags
         self._flags = flags[request] if flags.any() else None
         self._scores: npt.NDArray[np.float64] | None = None
