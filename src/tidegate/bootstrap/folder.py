@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 
 from tidegate.core.error import InvalidSetting, NotFound, TidegateError
@@ -21,6 +22,13 @@ class BrokenService(TidegateError):
     """A `service.py` cannot be imported."""
 
     code = "broken_service"
+
+
+def _place(error: Exception, path: Path) -> str:
+    """Say on which line of the file it went wrong, where that is not in the error's own words."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def load_services(folder: Path) -> list[Service]:
@@ -59,7 +67,7 @@ def load_services(folder: Path) -> list[Service]:
         ) from error
     except Exception as error:
         raise BrokenService(
-            f"{path} cannot be imported: {type(error).__name__}: {error}", path=str(path)
+            f"{path} cannot be imported: {type(error).__name__}: {error}{_place(error, path)}", path=str(path)
         ) from error
     services = [value for value in vars(module).values() if isinstance(value, Service)]
     if not services:
