@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tidegate.gate.declaration import Gates as Gates
     from tidegate.registry.card import Card as Card
     from tidegate.monitoring.declaration import Monitoring as Monitoring
+    from tidegate.release.declaration import Experiment as Experiment
     from tidegate.release.plan import Guardrail as Guardrail, ShadowStep as ShadowStep
     from tidegate.service.declare import (
         Cache as Cache,
@@ -67,6 +68,7 @@ _HOMES = {
     "Invariant": "evaluation.declaration",
     "Monotone": "evaluation.declaration",
     "Monitoring": "monitoring.declaration",
+    "Experiment": "release.declaration",
     "Guardrail": "release.plan",
     "ShadowStep": "release.plan",
     "Plan": "service.plan",

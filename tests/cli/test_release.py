@@ -171,7 +171,7 @@ def test_an_experiment_is_refused_in_words_where_it_has_no_good_end(tidegate, ho
     unknown = tidegate("experiment", "start", SERVICE, "b=9:10")
     too_much = tidegate("experiment", "start", SERVICE, "b=2:150")
     stopped = tidegate("experiment", "stop")
-    shown = tidegate("experiment", "show")
+    shown = tidegate("experiment", "status")
 
     assert "'b=2' is no arm" in wrong.err
     assert "There is no version sum@9" in unknown.err
@@ -193,11 +193,11 @@ def test_an_experiment_is_shown_holds_up_a_release_and_ends(tidegate, home):
         return resize(known, "b", share=0.2, version=2)
 
     home.routes.change(SERVICE, begin)
-    shown = json.loads(tidegate("experiment", "show", "--json").out)
+    shown = json.loads(tidegate("experiment", "status", "--json").out)
     released = tidegate("release", "start", SERVICE, 2, *FREE)
     stopped = tidegate("experiment", "stop", "--reason", "seen enough")
 
-    assert [(each["name"], each["version"], each["share"]) for each in shown] == [
+    assert [(each["name"], each["version"], each["share"]) for each in shown["arms"]] == [
         ("stable", 1, 0.8),
         ("b", 2, 0.2),
     ]

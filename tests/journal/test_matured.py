@@ -12,6 +12,7 @@ import pytest
 
 from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_turn, new_writer
 from tidegate.contract.batch import Batch
+from tidegate.journal.experiment import ArmCount, ExperimentCounts, ExperimentWatch, arm_counts
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.matured import (
     SLACK_MS,
@@ -183,6 +184,35 @@ def test_a_wall_clock_that_jumps_ahead_makes_nothing_older(tmp_path):
 
     assert place.found(REFUND) == (Bag(), Bag())
     place.close()
+
+
+@pytest.mark.parametrize("event", [WRONG, REFUND], ids=lambda each: each.name)
+def test_an_experiment_counts_each_keys_first_known_outcome_and_all_keys(place, event):
+    arms = {"stable": 1, "candidate": 2}
+    watch = ExperimentWatch("e1", "delay", arms, since_us=START_US, horizon_s=60.0, event=event)
+    for _ in range(5):
+        place.ask(60)
+        place.tailer.poll()
+        counts = ExperimentCounts(place.ledger, place.folder, clock=place.clock)
+        counts.advance(watch)
+    place.clock.forward(100.0)
+    for _ in range(40):
+        counts.advance(watch)
+
+    drawn, known = {}, {}
+    for request, key, arm, says, _, late, refund in place.asked:
+        who = key if place.keyed else request
+        drawn.setdefault(who, arm)
+        if event is REFUND:
+            known.setdefault(who, (arm, refund is True))
+        elif late is not None:
+            known.setdefault(who, (arm, abs(says - late) > 0.5))
+    expected = {}
+    for arm in arms:
+        values = [float(value) for whose, value in known.values() if whose == arm]
+        n_keys = sum(whose == arm for whose in drawn.values())
+        expected[arm] = ArmCount(n_keys, len(values), sum(values), sum(values))
+    assert arm_counts(place.ledger, "e1", arms) == expected
 
 
 def test_what_has_ended_keeps_its_counts_and_drops_its_keys(place):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tidegate.core.error import InvalidSetting
 from tidegate.statistics.allowance import TrialCount, keys_without_failure, log_wealth, worst_excess
+from tidegate.statistics.confseq import proportion
 from tidegate.statistics.eprocess import (
     EventCount,
     RatioProcess,
@@ -19,7 +20,9 @@ from tidegate.statistics.eprocess import (
     regression_test,
     safety_test,
 )
-from tidegate.statistics.srm import KeyCount, log_mismatch
+from tidegate.statistics.interval import Interval
+from tidegate.statistics.srm import ALPHA as SRM_ALPHA
+from tidegate.statistics.srm import KeyCount, log_mismatch, log_mismatch_arms
 
 COUNTS = st.lists(
     st.builds(EventCount, st.floats(0.001, 0.999), st.integers(0, 50), st.integers(0, 50)), max_size=8
@@ -196,3 +199,28 @@ def test_mismatch_of_fair_keys_is_rare_however_often_one_looks():
 def test_settings_that_mean_nothing_are_refused(make):
     with pytest.raises(InvalidSetting):
         make()
+
+
+def test_the_interval_of_a_proportion_holds_whoever_looks_and_narrows():
+    rng = np.random.default_rng(5)
+    missed = 0
+    for _ in range(60):
+        draws = np.cumsum(rng.random(2000) < 0.1)
+        looks = [proportion(int(draws[n - 1]), n, alpha=0.1) for n in range(20, 2001, 60)]
+        missed += any(not look.low <= 0.1 <= look.high for look in looks)
+
+    assert missed <= 12  # a tenth of 60, and twice as many
+    assert looks[-1].high - looks[-1].low < 0.06
+    assert proportion(0, 0) == Interval(0.0, 1.0)
+    assert proportion(0, 50).low == 0.0
+    with pytest.raises(InvalidSetting):
+        proportion(3, 2)
+
+
+def test_several_arms_that_get_their_shares_are_valid_and_others_are_not():
+    shares = [0.5, 0.3, 0.2]
+
+    assert log_mismatch_arms(shares, [5000, 3000, 2000]) < 0
+    assert log_mismatch_arms(shares, [5000, 2600, 2400]) > -math.log(SRM_ALPHA)
+    two = log_mismatch_arms([0.3, 0.7], [40, 60])
+    assert two == pytest.approx(log_mismatch([KeyCount(0.3, 40, 60)]))

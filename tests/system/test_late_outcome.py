@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import deque
@@ -12,7 +13,8 @@ import pytest
 from onnx import helper
 
 from tests.system.model import add_version, deploy, write_graph, write_sum
-from tests.system.server import Client, Server, running
+from tests.system.server import Client, Server, running, wait_until
+from tidegate.operation.experiment import results
 from tidegate.operation.rollout import find_release
 from tidegate.operation.version import list_decisions
 from tidegate.operation.watching import watch_release
@@ -101,6 +103,39 @@ def release(server: Server, version: int) -> tuple[object, list[dict[str, str]]]
             looks.append({"stage": view.state.stage.value, **verdicts})
             time.sleep(0.1)
     return state, looks
+
+
+def test_an_experiment_tells_which_of_several_versions_is_wrong_more_often(server):
+    with Customers(server.port):
+        begun = server.command(
+            "experiment", "start", SERVICE, "b=2:30", "c=3:30", "--outcome", "sum", "--against", "total",
+            "--within", "1s",
+        )  # fmt: skip
+        assert begun.returncode == 0, begun.stderr
+
+        def look():
+            with server.local() as local:
+                route = local.routes.read().services[SERVICE]
+                found = results(local.unit, server.home.ledger, route)
+            return found if found is not None and found.arms[2].verdict != "undecided" else None
+
+        found = wait_until(look, within_s=60, what="arm c is wrong more often")
+        shown = server.command("experiment", "status", SERVICE)
+        ended = server.command("experiment", "stop", SERVICE, "--json")
+
+    assert [(arm.name, arm.verdict) for arm in found.arms] == [
+        ("stable", ""),
+        ("b", "undecided"),
+        ("c", "more"),
+    ]
+    assert found.is_valid
+    assert "sum unlike total" in shown.stdout
+    (kept,) = [
+        each
+        for each in json.loads(ended.stdout)["decision"]["evidence"]
+        if each["rule"] == "experiment-result"
+    ]
+    assert kept["reason"] == "b undecided; c more"
 
 
 def test_a_candidate_that_outcomes_prove_wrong_is_taken_back_after_it_had_everything(server):

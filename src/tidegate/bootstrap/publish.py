@@ -38,6 +38,7 @@ from tidegate.predictor.rule import RuleOptions
 from tidegate.registry.card import Card
 from tidegate.registry.lineage import collect_lineage
 from tidegate.registry.version import Version
+from tidegate.release.declaration import Experiment
 from tidegate.release.plan import Plan
 from tidegate.service.declare import Cheaper, Constant, Fallback, Lookup, Rule
 from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest, NativeTensor
@@ -99,6 +100,7 @@ def publish(
     placement: Placement | None = None,
     monitoring: Monitoring | None = None,
     plan: Plan | None = None,
+    experiment: Experiment | None = None,
     cache: Cache | None = None,
     side_effects: bool = False,
     origin: Origin | None = None,
@@ -127,6 +129,7 @@ def publish(
         placement: Where the model runs, and what it may take there.
         monitoring: How closely it is watched.
         plan: What a release of it goes through.
+        experiment: What experiments measure.
         cache: How long answers are kept; None: they are not.
         side_effects: Whether a prediction does something beside answering.
         origin: Where the model comes from.
@@ -168,6 +171,7 @@ def publish(
         placement=placement,
         monitoring=monitoring,
         plan=plan,
+        experiment=experiment,
         cache=cache,
         side_effects=side_effects,
     )

@@ -12,10 +12,14 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
 from tidegate.core.error import TidegateError
 from tidegate.core.principal import SYSTEM
+from tidegate.journal.experiment import ExperimentCounts, ExperimentWatch
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.matured import MaturedCounts
+from tidegate.operation.experiment import running
 from tidegate.operation.rollout import DatabaseBook
 from tidegate.release.controller import ReleaseController
+from tidegate.release.declaration import Experiment
+from tidegate.release.experiment import experiment_arms
 from tidegate.release.source import LedgerSource
 from tidegate.route.status import process_start
 
@@ -43,6 +47,10 @@ class Releases:
         self._ledger = ledger
         self._is_behind = is_behind
         self._controller: ReleaseController | None = None
+        self._counts = ExperimentCounts(
+            ledger, self._local.home.journal, clock=self._local.clock, is_behind=is_behind
+        )
+        self._experiments: dict[tuple[str, str, int], tuple[ExperimentWatch, Experiment] | None] = {}
         self._next_s = 0.0
 
     def tick(self) -> None:
@@ -54,12 +62,26 @@ class Releases:
             if self._controller is None:
                 self._controller = self._open()
             self._controller.follow(self._local.cells)
+            self._count_experiments()
             pause_s = _BUSY_S if self._controller.tick() else _IDLE_S
         except TidegateError as error:
             _log.warning("release.delayed: %s", error)
         except Exception:  # noqa: BLE001 - a fault here must be seen, and must not end the counting
             _log.exception("release.failed")
         self._next_s = time.monotonic() + pause_s
+
+    def _count_experiments(self) -> None:
+        """Count what experiments measure; what each is, is looked up once."""
+        for cell in self._local.cells.values():
+            for name, route in cell.routes.read().services.items():
+                if not experiment_arms(route):
+                    continue
+                place = (cell.routes.cell, name, route.generation)
+                if place not in self._experiments:
+                    self._experiments[place] = running(self._local.unit, route)
+                found = self._experiments[place]
+                if found is not None and found[0].since_us:
+                    self._counts.advance(found[0])
 
     def _open(self) -> ReleaseController:
         local = self._local

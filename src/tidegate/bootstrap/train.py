@@ -83,6 +83,7 @@ def publish_service(
         placement=service.placement if service.placement != Placement() else None,
         monitoring=service.monitoring,
         plan=service.plan,
+        experiment=service.experiment,
         cache=service.cache,
         side_effects=service.side_effects,
         journal=service.journal,

@@ -133,48 +133,29 @@ class MaturedCounts:
         """
         self._ledger = ledger
         self._index = PredictionIndex(folder, ledger, key_window_s=0)
-        self._clock = clock
+        self._due = Due(clock)
         self._is_behind = is_behind
-        self._ahead_ms: float | None = None
         self._counters: dict[str, Counter] = {}
         self._paired: dict[str, KeySet] = {}
 
     def advance(self, watch: OutcomeWatch) -> None:
         """Count what has matured since the last look."""
-        from_ms = _cut_ms(self._ledger, watch)
-        due_ms = self._due_ms(watch)
-        until_ms = due_ms
-        if until_ms - from_ms < _LOOK_MS or self._is_behind():
+        if self._is_behind():
             return
-        until_ms = min(until_ms, from_ms + _LONGEST_MS)
-        rows = _Matured(watch, from_ms, until_ms)
-        for turns in self._index.turns_between(from_ms, until_ms):
+        span = due_requests(self._ledger, self._due, watch.release, watch.since_us, horizon_s=watch.horizon_s)
+        if span is None:
+            return
+        rows = _Matured(watch, span)
+        for turns in self._index.turns_between(*span):
             rows.add(turns)
-        if not rows.parts:  # nobody asked anything: a night is skipped at once
-            until_ms = max(until_ms, self._next_ms(from_ms, due_ms))
         try:
             with self._ledger.transaction():
                 for event in watch.events:
                     self._count(watch, event, rows)
-                self._ledger.connection.execute(
-                    "INSERT OR REPLACE INTO matured VALUES (?, ?)", (watch.release, until_ms)
-                )
+                keep_cut(self._ledger, watch.release, span[1])
         except BaseException:
             self.forget(watch.release)  # what they hold is ahead of what is kept
             raise
-
-    def _due_ms(self, watch: OutcomeWatch) -> int:
-        """Return up to when requests are old enough; a wall clock that jumps ahead makes none older."""
-        steady_ms = self._clock.monotonic_s() * 1000
-        ahead_ms = self._clock.wall_us() / 1000 - steady_ms
-        self._ahead_ms = ahead_ms if self._ahead_ms is None else min(self._ahead_ms, ahead_ms)
-        return round(steady_ms + self._ahead_ms - watch.horizon_s * 1000) - SLACK_MS
-
-    def _next_ms(self, from_ms: int, due_ms: int) -> int:
-        (found,) = self._ledger.connection.execute(
-            "SELECT min(min_ms) FROM block WHERE max_ms >= ?", (from_ms,)
-        ).fetchone()
-        return due_ms if found is None else min(due_ms, int(found))
 
     def forget(self, release: str) -> None:
         """Drop what is held in memory for a release."""
@@ -185,7 +166,7 @@ class MaturedCounts:
     def _count(self, watch: OutcomeWatch, event: OutcomeEvent, rows: _Matured) -> None:
         connection = self._ledger.connection
         place = place_of(watch.release, event.name)
-        truth = _truth(connection, watch.service, event.outcome, rows)
+        truth = truth_between(connection, watch.service, event.outcome, rows.span)
         counter = self._counters.get(place)
         if counter is None:
             changes = pieces_of(connection, place)
@@ -255,7 +236,7 @@ def outcome_tallies(ledger: Ledger, watch: OutcomeWatch, event: str) -> OutcomeT
         pairs=counts.get("pairs", 0),
         worse=counts.get("worse", 0),
         better=counts.get("better", 0),
-        until_us=_cut_ms(ledger, watch) * 1000,
+        until_us=cut_ms(ledger, watch.release, watch.since_us) * 1000,
     )
 
 
@@ -267,11 +248,47 @@ def forget_matured(ledger: Ledger, release: str) -> None:
         )
 
 
-def _cut_ms(ledger: Ledger, watch: OutcomeWatch) -> int:
-    found = ledger.connection.execute(
-        "SELECT cut_ms FROM matured WHERE release = ?", (watch.release,)
+class Due:
+    """Says up to when requests are old enough; a wall clock that jumps ahead makes none older."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._ahead_ms: float | None = None
+
+    def before_ms(self, horizon_s: float) -> int:
+        """Return the time before which requests began whose outcomes are in, milliseconds UTC."""
+        steady_ms = self._clock.monotonic_s() * 1000
+        ahead_ms = self._clock.wall_us() / 1000 - steady_ms
+        self._ahead_ms = ahead_ms if self._ahead_ms is None else min(self._ahead_ms, ahead_ms)
+        return round(steady_ms + self._ahead_ms - horizon_s * 1000) - SLACK_MS
+
+
+def cut_ms(ledger: Ledger, name: str, since_us: int) -> int:
+    """Return up to which request something is counted that began at `since_us`, milliseconds UTC."""
+    found = ledger.connection.execute("SELECT cut_ms FROM matured WHERE release = ?", (name,)).fetchone()
+    return int(found[0]) if found is not None else since_us // 1000
+
+
+def keep_cut(ledger: Ledger, name: str, until_ms: int) -> None:
+    """Note how far something is counted; within the transaction of what was."""
+    ledger.connection.execute("INSERT OR REPLACE INTO matured VALUES (?, ?)", (name, until_ms))
+
+
+def due_requests(
+    ledger: Ledger, due: Due, name: str, since_us: int, *, horizon_s: float
+) -> tuple[int, int] | None:
+    """Return which requests are to be counted now, by when they began, milliseconds UTC; None: none yet.
+
+    A time in which nobody asked anything is gone through at once.
+    """
+    from_ms, due_ms = cut_ms(ledger, name, since_us), due.before_ms(horizon_s)
+    if due_ms - from_ms < _LOOK_MS:
+        return None
+    (first,) = ledger.connection.execute(
+        "SELECT min(min_ms) FROM block WHERE max_ms >= ?", (from_ms,)
     ).fetchone()
-    return int(found[0]) if found is not None else watch.since_us // 1000
+    begins_ms = due_ms if first is None else max(from_ms, int(first))
+    return from_ms, min(due_ms, begins_ms + _LONGEST_MS)
 
 
 class _Part(NamedTuple):
@@ -285,19 +302,13 @@ class _Part(NamedTuple):
 
 @dataclass
 class _Matured:
-    """The records of both versions whose requests began in [from_ms, until_ms)."""
+    """The records of both versions whose requests are due."""
 
     watch: OutcomeWatch
-    from_ms: int
-    until_ms: int
+    span: tuple[int, int]
 
     def __post_init__(self) -> None:
         self.parts: list[_Part] = []
-
-    @property
-    def requests(self) -> tuple[bytes, bytes]:
-        """The least request id, and the first that is too late."""
-        return (self.from_ms << 80).to_bytes(16), (self.until_ms << 80).to_bytes(16)
 
     def add(self, turns: Turns) -> None:
         stream, watch = turns.stream, self.watch
@@ -306,8 +317,7 @@ class _Matured:
         is_shadow = stream.kind is RecordKind.SHADOW
         if not is_shadow and stream.arm not in ("stable", "candidate"):
             return
-        due = (turns.request_ms >= self.from_ms) & (turns.request_ms < self.until_ms)
-        rows = np.flatnonzero(due[turns.request_of_row])
+        rows = _rows_between(turns, self.span)
         if len(rows):
             self.parts.append(_Part(turns, rows, stream.version == watch.candidate, is_shadow))
 
@@ -319,7 +329,8 @@ class _Matured:
             if part.is_shadow or part.turns.buckets is None or not 0 < share < 1:
                 continue
             arm = "candidate" if part.is_candidate else "stable"
-            judged = [(row, wrong) for row, _, wrong in _judged(part, event, truth)]
+            said = _judged(part.turns, part.rows, event, truth)
+            judged = [(row, wrong) for row, _, wrong in said if wrong is not None]
             counts[f"{arm}_rows"] += len(part.rows)
             counts[f"{arm}_known"] += len(judged)
             if judged:
@@ -334,7 +345,9 @@ class _Matured:
         for part in self.parts:
             hashes = part.turns.key_hashes
             keys = None if hashes is None else np.frombuffer(hashes, "<u8")[::2]
-            for row, target, wrong in _judged(part, event, truth):
+            for row, target, wrong in _judged(part.turns, part.rows, event, truth):
+                if wrong is None:
+                    continue
                 key = None if keys is None else int(keys[row])
                 said.setdefault(target, {})[part.is_candidate] = (wrong, key)
         return [
@@ -349,26 +362,40 @@ def _share(part: _Part) -> float:
     return round(share if part.is_candidate else 1.0 - share, 6)
 
 
+def judged_rows(
+    turns: Turns, event: OutcomeEvent, truth: Mapping[Any, Any], *, span: tuple[int, int]
+) -> Iterator[tuple[int, tuple[bytes, int], bool | None]]:
+    """Give row, request and number, and whether the event happened, of the rows that are due.
+
+    None: nobody knows.
+    """
+    yield from _judged(turns, _rows_between(turns, span), event, truth)
+
+
+def _rows_between(turns: Turns, span: tuple[int, int]) -> Column:
+    due = (turns.request_ms >= span[0]) & (turns.request_ms < span[1])
+    return np.flatnonzero(due[turns.request_of_row])
+
+
 def _judged(
-    part: _Part, event: OutcomeEvent, truth: Mapping[Any, Any]
-) -> Iterator[tuple[int, tuple[bytes, int], bool]]:
-    """Give row, request and number, and whether the event happened, of rows whose outcome is known."""
-    turns = part.turns
+    turns: Turns, rows: Column, event: OutcomeEvent, truth: Mapping[Any, Any]
+) -> Iterator[tuple[int, tuple[bytes, int], bool | None]]:
     ids, requests, numbers = turns.request_ids, turns.request_of_row, turns.row_in_request
-    column = None
+    column, is_said = None, True
     if event.against and turns.outputs is not None:
         column = turns.outputs.columns.get(event.against)
-        if column is None:
-            return  # a version that says nothing of it cannot be compared
-    for row in part.rows.tolist():
+        is_said = column is not None  # a version that says nothing of it cannot be compared
+    for row in rows.tolist():
         request = int(requests[row])
         target = (ids[16 * request : 16 * request + 16], int(numbers[row]))
         value = truth.get(target)
+        happened: bool | None = None
         if not event.against:
-            yield row, target, _happened(value)
-        elif value is not None:
+            happened = _happened(value)
+        elif value is not None and is_said:
             # whoever gave no answer was not right
-            yield row, target, column is None or _differs(plain(column[row]), value, event.beyond)
+            happened = column is None or _differs(plain(column[row]), value, event.beyond)
+        yield row, target, happened
 
 
 def _happened(value: object) -> bool:
@@ -407,13 +434,16 @@ def _rows(part: _Part, share: float, judged: Sequence[tuple[int, bool]]) -> Rows
     )
 
 
-def _truth(connection: sqlite3.Connection, service: str, name: str, rows: _Matured) -> dict[Any, Any]:
-    """Return the values of an outcome, by request and row."""
+def truth_between(
+    connection: sqlite3.Connection, service: str, name: str, span: tuple[int, int]
+) -> dict[Any, Any]:
+    """Return the values of an outcome, by request and row, of requests that began in a span of time."""
+    least, beyond = ((ms << 80).to_bytes(16) for ms in span)
     found = {}
     for request, row, value in connection.execute(
         "SELECT request, row, value FROM truth"
         " WHERE service = ? AND request >= ? AND request < ? AND name = ?",
-        (service, *rows.requests, name),
+        (service, least, beyond, name),
     ):
         with suppress(msgspec.MsgspecError):
             found[request, row] = msgspec.json.decode(value)

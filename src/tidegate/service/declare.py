@@ -22,6 +22,7 @@ from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
 from tidegate.predictor.remote import RemoteOptions, split_url
 from tidegate.registry.card import Card
+from tidegate.release.declaration import Experiment
 from tidegate.release.plan import Plan
 from tidegate.training.trial import Trial
 
@@ -218,6 +219,7 @@ class Service:
         placement: Placement | None = None,
         monitoring: Monitoring | None = None,
         plan: Plan | None = None,
+        experiment: Experiment | None = None,
         cache: objective.Cache | None = None,
         side_effects: bool = False,
     ) -> None:
@@ -240,6 +242,7 @@ class Service:
             placement: Where its model runs, and what it may take there.
             monitoring: How closely it is watched: budget of false alarms, tolerated loss, owner.
             plan: What a release of a version goes through; the default plan if None.
+            experiment: What experiments measure, and the shares of their arms.
             cache: How long answers are kept for others who send the same; None: they are not.
             side_effects: Whether a prediction does something beside answering, so that it must neither
                 be answered from a cache nor asked for twice.
@@ -260,6 +263,8 @@ class Service:
         self.plan = None if plan is None else plan.checked()
         if self.plan is not None:
             self.plan.check_outputs(self.contract.output.names)
+        outputs = self.contract.output.names
+        self.experiment = None if experiment is None else experiment.checked(outputs)
         self.monitoring = None if monitoring is None else monitoring.checked(self.contract)
         self.fallback: tuple[Fallback, ...] = (
             (fallback,) if isinstance(fallback, Fallback) else tuple(fallback)

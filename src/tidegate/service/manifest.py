@@ -20,6 +20,7 @@ from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
 from tidegate.predictor.protocol import Spec
 from tidegate.registry.card import Card
+from tidegate.release.declaration import Experiment
 from tidegate.release.plan import Plan
 
 
@@ -86,6 +87,7 @@ class Manifest(msgspec.Struct, frozen=True):
         cache: How long answers are kept; None: they are not.
         side_effects: Whether a prediction does something beside answering.
         plan: What a release of it goes through; None: the default plan.
+        experiment: What experiments measure; None: nothing beyond traffic.
     """
 
     service: str
@@ -107,6 +109,7 @@ class Manifest(msgspec.Struct, frozen=True):
     cache: Cache | None = None
     side_effects: bool = False
     plan: Plan | None = None
+    experiment: Experiment | None = None
     explainer: Spec | None = None
 
     @property

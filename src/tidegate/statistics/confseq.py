@@ -93,6 +93,44 @@ def _is_refuted(xs: Floats, stakes: Floats, mean: float, alpha: float) -> bool:
     return bool(np.log1p(up * (xs - mean)).sum() >= wanted or np.log1p(-down * (xs - mean)).sum() >= wanted)
 
 
+def proportion(yes: int, n: int, *, alpha: float = 0.05) -> Interval:
+    """Return the interval of a proportion; from counts alone, so that it merges by addition.
+
+    Args:
+        yes: Draws that were.
+        n: Draws.
+        alpha: Probability that the sequence of intervals ever misses it.
+
+    Raises:
+        InvalidSetting: The counts cannot be, or alpha lies outside (0, 1).
+
+    Source: the likelihood ratio of a Jeffreys mixture, by Ville's inequality (Robbins, Annals of
+    Mathematical Statistics 41(5), 1970).
+    """
+    if not 0 <= yes <= n or not 0 < alpha < 1:
+        raise InvalidSetting(f"A proportion is of {n} draws, alpha in (0, 1). Got {yes}, {alpha}.")
+    if n == 0:
+        return Interval(0.0, 1.0)
+    mixture = math.lgamma(0.5 + yes) + math.lgamma(0.5 + n - yes) - math.lgamma(1 + n) - math.log(math.pi)
+
+    def is_refuted(rate: float) -> bool:
+        likelihood = yes * math.log(rate) if yes else 0.0
+        likelihood += (n - yes) * math.log1p(-rate) if yes < n else 0.0
+        return mixture - likelihood >= -math.log(alpha)
+
+    ends = []
+    for end in (0.0, 1.0):
+        kept, refuted = yes / n, end
+        if kept == end:
+            ends.append(end)
+            continue
+        for _ in range(_HALVINGS):
+            middle = (kept + refuted) / 2
+            kept, refuted = (kept, middle) if is_refuted(middle) else (middle, refuted)
+        ends.append(refuted)
+    return Interval(*ends)
+
+
 def quantile(values: Any, fraction: float, *, alpha: float = 0.05) -> Interval:
     """Return the interval of one fixed quantile of any distribution.
 

@@ -13,7 +13,7 @@ Source: Lindon & Malek, NeurIPS 2022, arXiv 2011.03567 (Dirichlet-multinomial mi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -49,6 +49,23 @@ def log_mismatch(phases: Iterable[KeyCount], *, concentration: float = CONCENTRA
             total += _log_phase(phase, concentration)
         elif (phase.share <= 0 and phase.candidate) or (phase.share >= 1 and phase.stable):
             return math.inf
+    return total
+
+
+def log_mismatch_arms(
+    shares: Sequence[float], counts: Sequence[int], *, concentration: float = CONCENTRATION
+) -> float:
+    """Return log E against "every key is drawn to each of several arms with its share".
+
+    Args:
+        shares: What each arm was promised; all above 0, together 1.
+        counts: Keys that came to each.
+        concentration: How close to the promised shares the mixture expects wrong ones to be.
+    """
+    k, n = concentration, sum(counts)
+    total = math.lgamma(k) - math.lgamma(k + n)
+    for share, count in zip(shares, counts, strict=True):
+        total += math.lgamma(k * share + count) - math.lgamma(k * share) - count * math.log(share)
     return total
 
 
