@@ -40,7 +40,7 @@ def test_the_total_of_a_uniform_sample_is_unbiased(values, share):
 
 
 @given(values=numbers, per_stratum=st.integers(1, 4))
-@settings(max_examples=6, derandomize=True)
+@settings(max_examples=4, derandomize=True)
 def test_the_total_of_a_stratified_sample_is_unbiased(values, per_stratum):
     table = pl.DataFrame({"stratum": [int(abs(value)) % 3 for value in values]})
 
@@ -69,7 +69,7 @@ def test_the_total_of_a_reservoir_is_unbiased(values, n_drawn):
 
 
 @given(sizes=st.lists(st.floats(0.01, 1000), min_size=1, max_size=40), data=st.data())
-@settings(max_examples=80)
+@settings(max_examples=40)
 def test_a_weighted_sample_has_the_size_asked_for_and_takes_no_row_twice(sizes, data):
     n_drawn = data.draw(st.integers(1, len(sizes)))
 

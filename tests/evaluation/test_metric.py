@@ -62,6 +62,7 @@ def test_log_loss_of_a_certain_error_is_finite():
 
 
 @given(outcomes_and_predictions, st.randoms(use_true_random=False))
+@settings(max_examples=25)
 def test_calibration_does_not_depend_on_the_order_of_rows(rows, random):
     happened, predicted = rows
     order = list(range(len(happened)))

@@ -1,11 +1,15 @@
 """Fitted models on their way into the registry: converted where they answer the same."""
 
+import io
+import zipfile
+
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 import xgboost as xgb
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
     GradientBoostingClassifier,
@@ -14,6 +18,7 @@ from sklearn.ensemble import (
     RandomForestClassifier,
 )
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
@@ -22,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from sklearn.svm import SVC
 
 from tidegate.adapter.runtime.prepare import prepare
+from tidegate.adapter.runtime.skops import write_estimator
 from tidegate.contract.batch import Batch
 from tidegate.contract.schema import Contract, DataType, Field, Role, Schema
 from tidegate.contract.violation import ContractViolation
@@ -60,6 +66,32 @@ def test_a_binary_classifier_becomes_a_graph_that_answers_the_same(table, rebuil
     assert [evidence.verdict for evidence in prepared.evidence] == [Verdict.SAFE]
     assert prepared.evidence[0].observed["n_rows"] == 400
     assert "Converted to ONNX" in prepared.notes[-1]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_calibrated_classifier_whose_estimator_was_frozen_becomes_a_graph(table, rebuild, is_last):
+    x, happened = table["x"], table["binary"]
+    forest = RandomForestClassifier(5, random_state=0).fit(x[:200], happened[:200])
+    fitted = CalibratedClassifierCV(FrozenEstimator(forest)).fit(x[200:], happened[200:])
+    if is_last:
+        fitted = make_pipeline(FunctionTransformer(), fitted).fit(x, happened)
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == "onnx"
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-5)
+
+
+def test_a_model_that_stays_native_is_written_the_same_from_fit_to_fit(table):
+    def written():
+        return write_estimator(make_pipeline(StandardScaler(), SVC()).fit(table["x"], table["binary"]))
+
+    first = written()
+
+    assert first == written()
+    with zipfile.ZipFile(io.BytesIO(first)) as file:
+        assert "schema.json" in file.namelist()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -183,6 +184,7 @@ def _convert_estimator(
 ) -> bytes:
     import skl2onnx  # type: ignore[import-untyped]  # ships no types
 
+    model = _thawed(model)
     _register_boosters(model)
     options = {"zipmap": False} if hasattr(model, "classes_") else None
     with warnings.catch_warnings():
@@ -196,6 +198,26 @@ def _convert_estimator(
             **(_double_imputer() if is_double else {}),
         )
     return _serialised(graph)
+
+
+def _thawed(model: Any) -> Any:
+    """Return a calibrated model whose estimators are no longer marked as frozen, which no converter knows."""
+    if getattr(model, "steps", None):
+        last = _thawed(model.steps[-1][1])
+        if last is model.steps[-1][1]:
+            return model
+        found = copy.copy(model)
+        found.steps = [*model.steps[:-1], (model.steps[-1][0], last)]
+        return found
+    parts = getattr(model, "calibrated_classifiers_", ())
+    if not any(type(each.estimator).__name__ == "FrozenEstimator" for each in parts):
+        return model
+    found = copy.copy(model)
+    found.calibrated_classifiers_ = [copy.copy(each) for each in parts]
+    for each in found.calibrated_classifiers_:
+        each.estimator = getattr(each.estimator, "estimator", each.estimator)
+    found.estimator = found.calibrated_classifiers_[0].estimator
+    return found
 
 
 def _double_imputer() -> dict[str, Any]:
