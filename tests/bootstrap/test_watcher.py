@@ -64,10 +64,14 @@ def test_new_signals_are_kept_told_once_and_burns_come_and_go(home):
             for back in range(60):
                 key = TallyKey("loans", 1, "stable", RecordKind.PREDICTION, minute - back)
                 ledger.add_tallies({key: Tally(requests=100, failed=5)})
+                ledger.add_refusals({("loans", minute - back, "contract_violation(amount)"): 10})
         ledger.close()
         watcher.look()
         (burn,) = [each for each in told.signals if each.kind == "slo"]
         assert "availability burns 50.0 times too fast" in burn.title
+
+        (wrong,) = [each for each in told.signals if each.kind == "refusal"]
+        assert "because of 'amount'" in wrong.title
 
         clock.forward(3600)
         for _ in range(3):

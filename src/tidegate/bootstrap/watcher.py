@@ -21,6 +21,15 @@ from tidegate.journal.record import RecordKind
 from tidegate.journal.tally import US_PER_MINUTE, Tally
 from tidegate.monitoring.alert import Outbox
 from tidegate.monitoring.burn import Burn, burning
+from tidegate.monitoring.refusal import (
+    BEFORE_MINUTES,
+    FEATURE_FAULTS,
+    FEWEST,
+    WATCHED,
+    WINDOW_MINUTES,
+    finding_of,
+    refused,
+)
 from tidegate.monitoring.signal import Finding, Severity, SignalBook, counts_by
 from tidegate.monitoring.subject import Subject
 from tidegate.operation.monitor import watched_subject
@@ -31,6 +40,7 @@ _log = logging.getLogger("tidegate.watcher")
 ALERT_VARIABLE = "TIDEGATE_ALERT_URLS"
 _ROUND_S = 30.0
 _LOOK_BACK_MINUTES = 360
+_NOW = ("slo", "refusal")
 _REMEMBER_US = 600_000_000
 _PERIOD_DAYS = 60  # of which a day's run is made: long enough for what creeps, seconds to look at
 
@@ -130,8 +140,10 @@ class Watcher(threading.Thread):
             ledger = Ledger(self._local.home.ledger, read_only=True)
         except NotFound:  # nothing was asked yet
             return []
+        since = minute - _LOOK_BACK_MINUTES
         with closing(ledger):
-            return ledger.asked_since(minute - _LOOK_BACK_MINUTES)
+            refused_ones = {service for service, _, _ in ledger.refusals(since_minute=since) if service}
+            return [*{*ledger.asked_since(since), *refused_ones}]
 
     def _subject(self, service: str) -> tuple[Subject, str]:
         found = self._subjects.get(service)
@@ -141,18 +153,16 @@ class Watcher(threading.Thread):
         return found
 
     def _burn(self, service: str, now_us: int, today: date) -> None:
+        """Look at what cannot wait for the day's end: objectives, and requests that are refused."""
         try:
             subject, _ = self._subject(service)
         except NotFound:  # its records are older than this database
             return
-        objectives = subject.objectives
-        if objectives.availability is None and objectives.latency_p99_ms is None:
-            return
         minute = now_us // US_PER_MINUTE
-        findings = [_burning(each) for each in self._burns(service, minute, objectives)]
+        findings = self._found_now(service, minute, subject.objectives)
         book = self._books.get(service)
         if book is None:
-            known = [each for each in stored_signals(self._local.unit, service) if each.kind == "slo"]
+            known = [each for each in stored_signals(self._local.unit, service) if each.kind in _NOW]
             book = SignalBook(service, owner=subject.monitoring.owner, signals=known)
             self._books[service] = book
         before = {signal.id: signal for signal in book.signals}
@@ -160,17 +170,26 @@ class Watcher(threading.Thread):
         changed = [signal for signal in book.signals if before.get(signal.id) != signal]
         keep_signals(self._local.unit, changed, principal=self._local.principal, clock=self._local.clock)
 
-    def _burns(self, service: str, minute: int, objectives: Objectives) -> list[Burn]:
+    def _found_now(self, service: str, minute: int, objectives: Objectives) -> list[Finding]:
         try:
             ledger = Ledger(self._local.home.ledger, read_only=True)
         except NotFound:  # nothing was asked yet
             return []
-        minutes: dict[int, Tally] = {}
         with closing(ledger):
-            since = minute - _LOOK_BACK_MINUTES
-            for key, tally in ledger.tallies(service, kind=RecordKind.PREDICTION, since_minute=since):
-                minutes.setdefault(key.minute, Tally()).add(tally)
-        return burning(minutes, minute, objectives)
+            hour = minute - WINDOW_MINUTES + 1
+            promises = objectives.availability is not None or objectives.latency_p99_ms is not None
+            minutes = _tallies(ledger, service, minute - _LOOK_BACK_MINUTES if promises else hour)
+            causes = _causes(ledger, service, minutes, hour)
+            if sum(causes.values()) < FEWEST:  # as nearly always: a whole day is not read for it
+                causes = {}
+            else:
+                day = _tallies(ledger, service, hour - BEFORE_MINUTES)
+                causes = _causes(ledger, service, day, hour - BEFORE_MINUTES)
+                answered = {at: tally.requests for at, tally in day.items()}
+        findings = [_burning(each) for each in burning(minutes, minute, objectives)]
+        if causes:
+            findings += [finding_of(each) for each in refused(causes, answered, minute)]
+        return findings
 
     def _yesterday(self, service: str, today: date) -> None:
         """Run the monitors over the days that are whole."""
@@ -204,6 +223,29 @@ class Watcher(threading.Thread):
         keep_signals(
             self._local.unit, result.signals, principal=self._local.principal, clock=self._local.clock
         )
+
+
+def _tallies(ledger: Ledger, service: str, since_minute: int) -> dict[int, Tally]:
+    """Return what happened minute by minute, all versions and arms together."""
+    minutes: dict[int, Tally] = {}
+    for key, tally in ledger.tallies(service, kind=RecordKind.PREDICTION, since_minute=since_minute):
+        minutes.setdefault(key.minute, Tally()).add(tally)
+    return minutes
+
+
+def _causes(
+    ledger: Ledger, service: str, minutes: Mapping[int, Tally], since_minute: int
+) -> dict[tuple[int, str], int]:
+    """Return by minute and cause how many requests were refused, or failed for want of features."""
+    found = {
+        (at, what): count
+        for (_, at, what), count in ledger.refusals(service, since_minute=since_minute).items()
+        if what.partition("(")[0] in WATCHED
+    }
+    for at, tally in minutes.items():
+        if at >= since_minute:
+            found |= {(at, code): tally.errors[code] for code in FEATURE_FAULTS if code in tally.errors}
+    return found
 
 
 def _burning(burn: Burn) -> Finding:

@@ -205,12 +205,19 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
         code: The error's code.
         count: How many.
         at_us: End of the stretch, microseconds UTC.
+        field: The field of the contract that was wrong; "" where it is none, or there are too many.
     """
 
     service: str
     code: str
     count: int
     at_us: int
+    field: str = ""
+
+    @property
+    def cause(self) -> str:
+        """The code, with the field in brackets where there is one."""
+        return f"{self.code}({self.field})" if self.field else self.code
 
 
 class Event(msgspec.Struct, frozen=True):

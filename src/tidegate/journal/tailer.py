@@ -336,7 +336,7 @@ class Tailer:
             draught.outcomes += decode_outcomes(body)
         elif kind == REFUSALS:
             for refusal in decode_refusals(body):
-                key = (refusal.service, refusal.at_us // US_PER_MINUTE, refusal.code)
+                key = (refusal.service, refusal.at_us // US_PER_MINUTE, refusal.cause)
                 draught.refusals[key] = draught.refusals.get(key, 0) + refusal.count
 
     def _commit(self, draught: _Draught, progress: Progress) -> None:

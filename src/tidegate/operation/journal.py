@@ -229,7 +229,7 @@ class _Segment:
                     refusal.service,
                     *place,
                     error=refusal.code,
-                    detail={"count": refusal.count},
+                    detail={"count": refusal.count} | ({"field": refusal.field} if refusal.field else {}),
                 )
         elif kind == codec.EVENT:
             event = decode_event(frame.body)

@@ -66,7 +66,7 @@ class DataPlane:
         self._settling = False
         self._unfinished: set[Call] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._refused: dict[tuple[str, str], int] = {}
+        self._refused: dict[tuple[str, str, str], int] = {}
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
         self.outbox = Outbox(
             loop,
@@ -133,17 +133,27 @@ class DataPlane:
         except JournalUnavailable:
             self._dropped.add()
 
-    def count_refusal(self, service: str, code: str) -> None:
-        """Count a request that was turned away before it became a call."""
-        key = (service, code)
+    def count_refusal(self, service: str, code: str, field: object = None) -> None:
+        """Count a request that was turned away before it became a call, and the field that was wrong."""
+        key = (service, code, "" if field is None else self._known(service, field))
         self._refused[key] = self._refused.get(key, 0) + 1
+
+    def _known(self, service: str, field: object) -> str:
+        """Return a field's name if the contract has it: callers may invent as many others as they like."""
+        endpoint = self.endpoints.get(service)
+        arms = endpoint.arms if endpoint is not None else ()
+        known = any(field in arm.version.contract.input.by_name for arm in arms)
+        return str(field) if known else "an unknown field"
 
     def journal_refusals(self) -> None:
         """Write what was refused since the last time, counted, into the journal."""
         if not self._refused:
             return
         now_us = self.clock.wall_us()
-        refusals = [Refusal(service, code, count, now_us) for (service, code), count in self._refused.items()]
+        refusals = [
+            Refusal(service, code, count, now_us, field)
+            for (service, code, field), count in self._refused.items()
+        ]
         for refusal in refusals:
             labels = {"service": refusal.service, "code": refusal.code}
             self._metrics.counter("tidegate_refusals_total", labels).add(refusal.count)

@@ -121,7 +121,7 @@ class ProtocolFace:
 
     def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         """Answer with the protocol's error body."""
-        self.plane.count_refusal(self.service, error.code)
+        self.plane.count_refusal(self.service, error.code, error.context.get("field"))
         respond_error(exchange, error)
 
 

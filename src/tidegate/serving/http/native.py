@@ -94,7 +94,7 @@ class NativeFace:
 
     def refuse(self, exchange: Exchange, error: TidegateError) -> None:
         """Answer with the native error body."""
-        self.plane.count_refusal(self.service, error.code)
+        self.plane.count_refusal(self.service, error.code, error.context.get("field"))
         respond_error(exchange, error)
 
 
