@@ -16,6 +16,7 @@ from tidegate.core.error import TidegateError
 
 _log = logging.getLogger("tidegate.delta")
 _ROUND_S = 60.0  # about as often as there are new parts; each commit is a file for every reader of the table
+_RETRY_S = 5.0
 _MOST_ROWS = 500_000  # of one commit: some 200 MB of 40 columns
 
 
@@ -28,13 +29,9 @@ def check_delta(target: str) -> None:
     DeltaTables(target)
 
 
-def start_copy(records: Path, target: str) -> DeltaCopy | None:
-    """Start copying records to a place, if one is named."""
-    if not target:
-        return None
-    copy = DeltaCopy(records, DeltaTables(target))
-    copy.start()
-    return copy
+def make_copy(records: Path, target: str) -> DeltaCopy | None:
+    """Return what copies records to a place, once it is started; None if no place is named."""
+    return DeltaCopy(records, DeltaTables(target)) if target else None
 
 
 class DeltaCopy(threading.Thread):
@@ -51,14 +48,16 @@ class DeltaCopy(threading.Thread):
     def run(self) -> None:
         """Copy, until told to stop."""
         while not self._stopping.is_set():
+            pause_s = _RETRY_S
             try:
                 self.copy()
+                pause_s = _ROUND_S
             except (TidegateError, OSError, sqlite3.Error, TypeError) as error:
                 # TypeError: the controller has not told the store yet where to copy to
                 _log.warning("delta.delayed: %s", error)
             except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the copying
                 _log.exception("delta.failed")
-            self._stopping.wait(_ROUND_S)
+            self._stopping.wait(pause_s)
 
     def stop(self) -> None:
         """End after the present round."""

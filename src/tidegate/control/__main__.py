@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from tidegate.bootstrap.controller import Controller
-from tidegate.bootstrap.delta import DeltaCopy, start_copy
+from tidegate.bootstrap.delta import DeltaCopy, make_copy
 from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.overview import Overview, overview
@@ -181,17 +181,22 @@ def main() -> None:
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
     watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
+    copier = make_copy(local.home.records, server.records_delta)
+
+    def lead() -> None:
+        watcher.start()
+        if copier is not None:
+            copier.start()
+
     controller = Controller(
         local.home,
         settings=settings,
         records_keep_days=server.records_keep_days,
         policy=RetentionPolicy(server.journal_keep_days, server.journal_max_mb * 1_000_000),
         copy_to=server.records_delta,
-        on_lead=watcher.start,
+        on_lead=lead,
     )
-    leads = controller.claim()
     controller.start()
-    copier = start_copy(local.home.records, server.records_delta) if leads else None
     uvicorn.run(
         make_app(LocalPlane(local, server.n_workers, controller, watcher, copier)),
         host=server.control_host,
