@@ -161,7 +161,7 @@ async def test_what_a_shadow_does_wrong_is_recorded_and_changes_no_answer(tmp_pa
     serve(harness, Told(lambda x: x), other)
 
     calls = await harness.ask([13.0], [7.0], [5.0])
-    await settle(other, rows=5)
+    await settle(other, rows=6)  # all of them together, then each alone
 
     assert [answers(call) for call in calls] == [[13.0], [7.0], [5.0]]
     assert [call.error for call in calls] == [None] * 3

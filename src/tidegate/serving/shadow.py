@@ -82,6 +82,7 @@ class _Item(NamedTuple):
     copies: list[_Copy]
     face: LoadedVersion
     since_s: float
+    is_again: bool = False
 
 
 class _Lane:
@@ -269,18 +270,19 @@ class ShadowLane:
             )
             lane.asked[call] = copy
             calls.append(call)
-        lane.copied.add(len(calls))
+        if not item.is_again:
+            lane.copied.add(len(calls))
         group = Group(lane.arm, calls, inputs)
         lane.timeout = self._loop.call_later(limit_s + 0.1, self._give_up, lane, group)
-        began_s = time.perf_counter()
         try:
             version.executor.submit(group, lambda done: self._take(lane, done))
         except Exception as defect:  # noqa: BLE001 - it must cost these copies, nothing else
             _log.error("shadow.failed", exc_info=defect)
             self._drop(lane, calls)
-        took_s = time.perf_counter() - began_s
+        ended_s = self._clock.monotonic_s()
+        took_s = ended_s - now_s
         rest = SHORT_REST if took_s <= SHORT_S else LONG_REST
-        lane.not_before_s = self._clock.monotonic_s() + rest * took_s
+        lane.not_before_s = ended_s + rest * took_s
 
     def _take(self, lane: _Lane, group: Group) -> None:
         """Take what a shadow answered, and journal it."""
@@ -291,9 +293,8 @@ class ShadowLane:
             error, group = group.error, group.part(calls)
             group.error = error
         if group.error is not None and len(calls) > 1 and isinstance(group.error, PredictorError):
-            # as with answers: one input may have brought the whole batch down
-            for call in calls:
-                lane.arm.version.executor.submit(group.part([call]), lambda done: self._take(lane, done))
+            self._ask_again(lane, group, calls)
+            self._drop(lane, calls)
             return
         if group.error is not None:
             self._journal_failed(lane, group, group.error)
@@ -306,6 +307,21 @@ class ShadowLane:
         # a model in another process takes a core that others need; of one in the loop `_ask` has the time
         lane.not_before_s = self._clock.monotonic_s() + SHORT_REST * group.predict_us / 1e6
         self._drop(lane, calls)
+
+    def _ask_again(self, lane: _Lane, group: Group, calls: Sequence[Call]) -> None:
+        """Have each request wait for a call of its own: one input may have brought the whole batch down.
+
+        Not at once, as for answers: so many calls without a pause would hold others up.
+        """
+        if lane.n_rows + group.n_rows > MAX_WAITING_ROWS:
+            assert group.error is not None
+            self._journal_failed(lane, group, group.error)
+            return
+        now_s = self._clock.monotonic_s()
+        for call in reversed(calls):
+            inputs = group.part([call]).inputs
+            lane.waiting.appendleft(_Item(inputs, [lane.asked[call]], lane.arm.version, now_s, is_again=True))
+            lane.n_rows += inputs.n_rows
 
     def _give_up(self, lane: _Lane, group: Group) -> None:
         """Stop waiting for a shadow that does not answer."""
