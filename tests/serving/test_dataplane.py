@@ -14,6 +14,9 @@ import uvloop
 from tests.journal.fake import FailingFiles
 from tests.serving.plane import CONTRACT, Harness, Told, answers, journalled
 from tidegate.core.error import TidegateError
+from tidegate.journal.codec import REFUSALS
+from tidegate.journal.decode import decode_refusals
+from tidegate.journal.reader import SegmentReader, list_segments
 from tidegate.journal.record import Flag, JournalMode
 from tidegate.predictor.lookup import LookupOptions, LookupPredictor
 from tidegate.serving.call import Call, Group
@@ -301,3 +304,27 @@ async def test_a_fallback_that_raises_anything_leaves_the_models_error(tmp_path:
 
     assert call.error is not None
     assert call.error.code == "predictor_failed"
+
+
+def test_a_refusal_names_a_field_of_the_contract_and_none_that_a_caller_made_up(tmp_path: Path) -> None:
+    async def refuse() -> None:
+        harness = Harness(tmp_path)
+        harness.serve(Told(lambda x: x))
+        for field in ("x", "x", *(f"made up {n}" for n in range(50)), None):
+            harness.plane.count_refusal("svc", "contract_violation", field)
+        harness.plane.count_refusal("nowhere", "contract_violation", "x")
+        harness.plane.journal_refusals()
+        harness.journal.close()
+
+    asyncio.run(refuse())
+
+    (entry,) = list_segments(tmp_path / "journal")
+    with SegmentReader(entry.path) as reader:
+        bodies = [frame.body for frame in reader.frames() if frame.body[0] == REFUSALS]
+        counts = {(each.service, each.cause): each.count for body in bodies for each in decode_refusals(body)}
+    assert counts == {
+        ("svc", "contract_violation(x)"): 2,
+        ("svc", "contract_violation(an unknown field)"): 50,
+        ("svc", "contract_violation"): 1,
+        ("nowhere", "contract_violation(an unknown field)"): 1,
+    }

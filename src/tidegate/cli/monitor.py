@@ -215,15 +215,17 @@ def _examined(
 
 
 def _print_result(result: Result) -> None:
+    from tidegate.monitoring.section import FIGURES
+
     print_table(
-        ("month", "#predictions", "#with outcome", "#mean loss", "#estimated", "#interval"),
+        ("month", "#predictions", "#with outcome", "#mean error", "#estimated", "#interval"),
         [
             (
                 each.name,
                 each.n_rows,
                 each.n_labelled,
-                _figure(each.realised.get("brier", each.realised.get("mae"))),
-                *_estimate(each),
+                _figure(each.realised.get(FIGURES[result.task].loss)),
+                *_estimate(each, FIGURES[result.task].loss),
             )
             for each in result.stretches
         ],
@@ -254,9 +256,9 @@ def _print_result(result: Result) -> None:
         click.echo(f"Note: {note}")
 
 
-def _estimate(stretch: Any) -> tuple[str, str]:
+def _estimate(stretch: Any, loss: str) -> tuple[str, str]:
     for each in stretch.estimated:
-        if each.metric in ("brier", "mae"):
+        if each.metric == loss:
             return f"{each.value:.4f}", f"{each.low:.4f} to {each.high:.4f}"
     return "-", "-"
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -135,8 +136,6 @@ def _say(signal: Signal) -> None:
 
 
 def _print_signal(signal: Signal) -> None:
-    import msgspec
-
     lines = [
         f"{signal.title}",
         f"  service   {signal.service}{f', owner {signal.owner}' if signal.owner else ''}",
@@ -149,4 +148,36 @@ def _print_signal(signal: Signal) -> None:
     if signal.resolved_on:
         lines.append(f"  over      {signal.resolved_on}: {signal.resolution}")
     click.echo("\n".join(lines))
-    click.echo(msgspec.json.format(msgspec.json.encode(signal.evidence), indent=2).decode())
+    evidence = dict(signal.evidence)
+    moved = evidence.pop("fields", ())
+    for name, value in evidence.items():
+        shown = f"{value:.4g}" if isinstance(value, float) else value
+        click.echo(f"  {name.replace('_', ' '):<9} {shown}")
+    if moved:
+        print_table(
+            (
+                "field",
+                "share of rows that moved most",
+                "#before",
+                "#now",
+                "#PSI",
+                "#missing",
+                "#effect on error",
+            ),
+            [_moved(each) for each in moved],
+        )
+    click.echo(f"All of it: tidegate signals show {signal.id} --json")
+
+
+def _moved(field: Mapping[str, Any]) -> tuple[str, ...]:
+    what, before, now = field["moved"]
+    effect = field.get("effect")
+    return (
+        field["field"].partition(".")[2] or field["field"],
+        what,
+        f"{before:.1%}",
+        f"{now:.1%}",
+        f"{field['psi']:.3f}",
+        f"{field['missing']:.1%}",
+        "-" if effect is None else f"{effect:+.4f}",
+    )

@@ -78,7 +78,8 @@ def _drawn(now: Now) -> Group:
             f"{each.n_outcomes:,}",
         )
     behind = "no ledger yet" if now.behind_bytes is None else f"{now.behind_bytes:,} bytes not counted yet"
-    parts: list[Table | Text] = [Text(f"{moment(now.at_us)}   journal: {behind}", style="dim"), services]
+    parts: list[Table | Text] = [Text(f"{moment(now.at_us)}   journal: {behind}", style="dim")]
+    parts.append(services if now.services else Text("No requests in these minutes."))
     if now.signals is None:
         parts.append(Text("The database cannot be reached: signals are not known.", style="bold red"))
     elif not now.signals:
