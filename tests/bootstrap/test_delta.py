@@ -80,6 +80,7 @@ def _files(place: DeltaPlace) -> Iterator[dict[str, dict[str, date]]]:
     yield from pl.DataFrame(table.get_add_actions()).to_dicts()
 
 
+@pytest.mark.slow
 def test_records_from_before_are_copied_as_well(place: DeltaPlace) -> None:
     place.write(100)
     place.settled()
@@ -88,6 +89,7 @@ def test_records_from_before_are_copied_as_well(place: DeltaPlace) -> None:
     place.check()
 
 
+@pytest.mark.slow
 def test_what_waits_is_not_put_together_with_others_until_it_is_copied(place: DeltaPlace) -> None:
     for _ in range(6):
         place.write(10)
@@ -144,6 +146,7 @@ def test_a_part_that_is_not_shown_yet_keeps_the_later_ones_back(place: DeltaPlac
     assert held == []
 
 
+@pytest.mark.slow
 def test_a_column_of_another_type_goes_to_a_table_of_its_contract(place: DeltaPlace) -> None:
     tables = DeltaTables(str(place.root / "lake"))
     old = pl.DataFrame({"x": [1.5], "day": [DAY]})
@@ -184,6 +187,7 @@ def test_types_that_delta_lacks_become_wider_ones(place: DeltaPlace) -> None:
     assert (found["took"], found["group"], found["pair"]) == (7, "a", [1, 2])
 
 
+@pytest.mark.slow
 def test_a_place_that_was_named_before_is_not_filled_twice(place: DeltaPlace) -> None:
     place.write(20)
     place.settle()

@@ -189,7 +189,8 @@ def test_a_field_with_too_many_values_has_one_count_for_the_rest_also_after_a_re
     assert found["A3"].rows == 2
 
 
-@settings(max_examples=15)
+@pytest.mark.slow
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.tuples(st.sampled_from(["AA", "UA"]), st.integers(0, 23), st.integers(0, 3)),
