@@ -15,6 +15,10 @@ _FIRST_BACKOFF_S = 0.05
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 10.0
 """A process that lived this long starts anew without backoff when it dies."""
+_USEFUL_S = 2.0
+"""Less than this it hardly did more than start."""
+_WORTH_IT = 10
+"""A pause is not made longer while lives are this many times as long."""
 
 
 class Child:
@@ -75,9 +79,7 @@ class Child:
             lived_s = now_s - self.started_s
             self.n_deaths = 1 if lived_s > _STEADY_S else self.n_deaths + 1
             self.last_exit = describe_exit(code)
-            self._backoff_s = (
-                _FIRST_BACKOFF_S if lived_s > _STEADY_S else min(2 * self._backoff_s, _MAX_BACKOFF_S)
-            )
+            self._backoff_s = self._next_backoff_s(lived_s)
             _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, self.last_exit)
             self._process = None
             self._start_at_s = now_s + self._backoff_s
@@ -91,6 +93,17 @@ class Child:
             )
             self.started_s = now_s
             self.n_started += 1
+
+    def _next_backoff_s(self, lived_s: float) -> float:
+        """Return how long it stays away: longer each time, unless it was there for most of the time.
+
+        What somebody kills every few seconds is no crash loop, and its capacity is missed meanwhile.
+        """
+        if lived_s > _STEADY_S:
+            return _FIRST_BACKOFF_S
+        if lived_s > _WORTH_IT * self._backoff_s and lived_s > _USEFUL_S:
+            return self._backoff_s
+        return min(2 * self._backoff_s, _MAX_BACKOFF_S)
 
     @property
     def has_ended(self) -> bool:
