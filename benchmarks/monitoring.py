@@ -27,7 +27,7 @@ from benchmarks.measure import Goal, Options, Report, Table
 from tidegate.monitoring.domain import Design, density_ratio
 from tidegate.monitoring.estimate import CalibratedEstimator, by_name, realised_figures
 from tidegate.monitoring.profile import block_counts, count_of, grids_of
-from tidegate.monitoring.run import run as watch_run
+from tidegate.monitoring.run import look
 from tidegate.monitoring.shift import ShiftMonitor
 from tidegate.monitoring.subject import Subject, TableHistory
 from tidegate.statistics import drift
@@ -341,12 +341,12 @@ def _whole(options: Options) -> Iterator[Report]:
         drawn = (order[:, None] * _STEP + np.arange(_STEP)).ravel()
         shuffled = rows[drawn].with_columns(arrived_at=times, labelled_at=times)
         split = first + timedelta(days=n_reference)
-        result = watch_run(
+        result = look(
             TableHistory(shuffled),
             subject,
             over=(split, first + timedelta(days=n_days - 1)),
             reference=(first, split - timedelta(days=1)),
-            seed=seed,
+            rng=np.random.default_rng(seed),
         )
         for signal in result.signals:
             counts[signal.kind] = counts.get(signal.kind, 0) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -143,7 +144,41 @@ def run(
     Raises:
         InvalidSetting: There is no reference before the period, or no record in it.
     """
-    rng = np.random.default_rng(seed)
+    seen = look(history, subject, over=over, reference=reference, rng=np.random.default_rng(seed))
+    closing = _Closing(seen)
+    return closing.result(over, seen.days, seen.signals)
+
+
+class Seen(NamedTuple):
+    """A period as its monitors went through it, day by day.
+
+    Attributes:
+        subject: What was watched, as far as the records have it.
+        watch: The monitors, at the end of the period.
+        basis, table: Prepared records of the reference and of the period, with the labels known at its end.
+        days: What was seen on each day.
+        signals: What came of it.
+        rng: Source of randomness, as it was left.
+    """
+
+    subject: Subject
+    watch: Watch
+    basis: pl.DataFrame
+    table: pl.DataFrame
+    days: list[DayView]
+    signals: list[Signal]
+    rng: np.random.Generator
+
+
+def look(
+    history: History,
+    subject: Subject,
+    *,
+    over: tuple[date, date],
+    reference: tuple[date, date] | None = None,
+    rng: np.random.Generator,
+) -> Seen:
+    """Let the monitors look at a period day by day, and measure nothing else; see `run`."""
     span = reference or _first_days(history, subject, before=over[0])
     came = [history.records(*each) for each in (span, over)]
     basis, table = (subject.prepared(each) for each in came)
@@ -170,8 +205,7 @@ def run(
     if n_strange:
         name = subject.judged.split(".", 1)[-1]
         watch.notes.append(f"{n_strange:,} outcomes are none that {name!r} could be held against.")
-    closing = _Closing(subject, watch, basis, matured_by(table, over[1]), rng)
-    return closing.result(over, days, book.signals)
+    return Seen(subject, watch, basis, matured_by(table, over[1]), days, book.signals, rng)
 
 
 def _first_days(history: History, subject: Subject, *, before: date) -> tuple[date, date]:
@@ -197,19 +231,13 @@ def _on(table: pl.DataFrame, days: npt.NDArray[np.int64], on: date) -> pl.DataFr
 class _Closing:
     """What is measured once, at the end of the period."""
 
-    def __init__(
-        self,
-        subject: Subject,
-        watch: Watch,
-        basis: pl.DataFrame,
-        table: pl.DataFrame,
-        rng: np.random.Generator,
-    ) -> None:
+    def __init__(self, seen: Seen) -> None:
+        subject, watch, basis, table = seen.subject, seen.watch, seen.basis, seen.table
         self._subject = subject
         self._watch = watch
         self._basis = basis
         self._table = table
-        self._rng = rng
+        self._rng = seen.rng
         self._losses = subject.losses(table, scale=watch.scale)
         self._reference_losses = subject.losses(basis, scale=watch.scale)
         self.notes = list(watch.notes)
