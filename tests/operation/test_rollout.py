@@ -16,6 +16,7 @@ from tidegate.journal.pair import PairTally
 from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies, Watch
 from tidegate.operation import rollout
 from tidegate.operation.audit import verify_audit
+from tidegate.operation.book import DatabaseBook
 from tidegate.operation.mutation import Effect, Intent, run
 from tidegate.operation.version import list_decisions
 from tidegate.registry.store import StoreUnavailable
@@ -80,7 +81,7 @@ class Scene:
 
     def new_controller(self, holder: str, *, dead: tuple[str, ...] = ()) -> ReleaseController:
         return ReleaseController(
-            book=rollout.DatabaseBook(self.unit, clock=self.fleet.clock),
+            book=DatabaseBook(self.unit, clock=self.fleet.clock),
             source=self.counts,
             cells={"local": self.fleet.cell},
             clock=self.fleet.clock,
@@ -478,7 +479,7 @@ class TwoCells:
         self.other.turn()
         self.cells = {"eu": scene.fleet.cell, "us": self.other.cell}
         self.controller = ReleaseController(
-            book=rollout.DatabaseBook(scene.unit, clock=scene.fleet.clock),
+            book=DatabaseBook(scene.unit, clock=scene.fleet.clock),
             source=scene.counts,
             cells=self.cells,
             clock=scene.fleet.clock,

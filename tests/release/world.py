@@ -26,6 +26,7 @@ from tidegate.journal.matured import OutcomeTallies, OutcomeWatch
 from tidegate.journal.pair import PairTally
 from tidegate.journal.watch import EventTally, KeyTally, ReleaseTallies, Watch
 from tidegate.operation import rollout
+from tidegate.operation.book import DatabaseBook, release_state
 from tidegate.operation.pending import PendingMoves, reconcile
 from tidegate.operation.release import roll_back
 from tidegate.registry.lineage import Lineage
@@ -282,7 +283,7 @@ class World:
         self.n_processes += 1
         name = f"c{self.n_processes}"
         controller = ReleaseController(
-            book=rollout.DatabaseBook(self.unit, clock=self.clock),
+            book=DatabaseBook(self.unit, clock=self.clock),
             source=self.traffic,
             cells={"local": self.cell},
             clock=self.clock,
@@ -476,7 +477,7 @@ class World:
         return sum(arm.parts for arm in route.arms if arm.version == CANDIDATE_VERSION) / PARTS
 
     def _releases(self) -> list[State]:
-        return [rollout._state(each) for each in self.unit.tables.releases.values()]
+        return [release_state(each) for each in self.unit.tables.releases.values()]
 
     def _broken(self, what: str) -> Broken:
         history = "\n".join(self.log[-40:])

@@ -15,8 +15,8 @@ from tidegate.core.principal import SYSTEM
 from tidegate.journal.experiment import ExperimentCounts, ExperimentWatch
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.matured import MaturedCounts
+from tidegate.operation.book import DatabaseBook
 from tidegate.operation.experiment import running
-from tidegate.operation.rollout import DatabaseBook
 from tidegate.release.controller import ReleaseController
 from tidegate.release.declaration import Experiment
 from tidegate.release.experiment import experiment_arms

@@ -8,7 +8,7 @@ without a controller and without the database.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,20 +17,17 @@ import msgspec
 from msgspec.structs import replace
 
 from tidegate.core.clock import Clock
-from tidegate.core.decision import Decision, Evidence, Verdict
+from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.error import Conflict, InvalidSetting, NotFound, TidegateError
-from tidegate.core.principal import SYSTEM, Principal
-from tidegate.operation.decide import record_decision
+from tidegate.core.principal import Principal
+from tidegate.operation.book import release_decision, release_state, save_release, stored_release
 from tidegate.operation.mutation import Effect, Intent, Transaction, UnitOfWork, new_key, run
 from tidegate.operation.release import FallbackOf
 from tidegate.registry.store import CommitUnknown, StoreUnavailable
 from tidegate.registry.version import version_label
 from tidegate.release import machine, move
-from tidegate.release.book import StoredRelease
 from tidegate.release.carry import give_back
-from tidegate.release.controller import LEASE
-from tidegate.release.lease import Leadership, LeaseLost
-from tidegate.release.machine import KIND, State
+from tidegate.release.machine import State
 from tidegate.release.plan import Forecast, Plan, check_time, forecast
 from tidegate.release.readiness import Cell
 from tidegate.release.step import route_changed
@@ -180,8 +177,8 @@ def start_release(
     evidence = [gates, _expectation(plan, expected)]
 
     def perform(transaction: Transaction) -> Effect[_Kept]:
-        transaction.releases.add(_stored(state))
-        decision = _decision(state, STARTED, principal, clock, evidence=evidence, reason=reason)
+        transaction.releases.add(stored_release(state))
+        decision = release_decision(state, STARTED, principal, clock, evidence=evidence, reason=reason)
         stored = transaction.decisions.append(decision)
         return Effect(_Kept(state, stored.id), version_label(service, version), {"release": state.id})
 
@@ -389,7 +386,7 @@ def abort_release(
     moved = [_give_back(cell, state, principal, clock) for cell in cells.values()]
     ended = machine.end_return(state)
     with suppress(Conflict):  # the controller was quicker
-        _save(unit, ended, revision=state.revision, principal=principal, clock=clock, evidence=moved)
+        save_release(unit, ended, revision=state.revision, principal=principal, clock=clock, evidence=moved)
     return ended
 
 
@@ -435,13 +432,13 @@ def find_release(unit: UnitOfWork, service: str) -> State | None:
     """Return the service's latest release, under way or not; None if it never had one."""
     with unit.read() as transaction:
         found = transaction.releases.page(service, limit=1)
-    return _state(found[0]) if found else None
+    return release_state(found[0]) if found else None
 
 
 def list_releases(unit: UnitOfWork, service: str | None = None, *, limit: int = 100) -> list[State]:
     """Return releases, the latest first."""
     with unit.read() as transaction:
-        return [_state(each) for each in transaction.releases.page(service, limit=limit)]
+        return [release_state(each) for each in transaction.releases.page(service, limit=limit)]
 
 
 @dataclass(frozen=True)
@@ -465,11 +462,11 @@ def _say(
                 hint="`tidegate release start` starts one.",
                 service=service,
             )
-        before = _state(found)
+        before = release_state(found)
         after = change(before)
-        transaction.releases.save(_stored(after), revision=before.revision)
+        transaction.releases.save(stored_release(after), revision=before.revision)
         stored = transaction.decisions.append(
-            _decision(after, outcome, word.principal, word.clock, reason=word.reason)
+            release_decision(after, outcome, word.principal, word.clock, reason=word.reason)
         )
         return Effect(_Kept(after, stored.id), version_label(service, after.candidate), {"release": after.id})
 
@@ -491,119 +488,3 @@ def _run(
         action=action, principal=word.principal, key=word.key or new_key(), request=request, service=service
     )
     return run(unit, intent, perform=perform, result=_Kept, clock=word.clock).result
-
-
-def _save(
-    unit: UnitOfWork,
-    state: State,
-    *,
-    revision: int,
-    principal: Principal,
-    clock: Clock,
-    evidence: Iterable[Evidence] = (),
-    decision: Decision | None = None,
-    check: Callable[[Transaction], None] = lambda _: None,
-) -> None:
-    """Keep a state that follows from one revision, once, with its decision if it has one."""
-
-    def perform(transaction: Transaction) -> Effect[int]:
-        check(transaction)
-        transaction.releases.save(_stored(state), revision=revision)
-        listed = list(evidence)
-        kept = decision
-        if kept is None and listed:
-            kept = _decision(state, "moved", principal, clock, evidence=listed)
-        stored = transaction.decisions.append(kept) if kept is not None else None
-        label = version_label(state.service, state.candidate)
-        detail = {"release": state.id, "stage": state.stage.value, "revision": state.revision}
-        return Effect(0 if stored is None else stored.id, label, detail)
-
-    intent = Intent(
-        action="release.advance",
-        principal=principal,
-        key=f"{state.id}-{state.revision}-{principal.name}"[:200],
-        request=[state.id, state.revision, state.stage.value, state.ending],
-        service=state.service,
-    )
-    run(unit, intent, perform=perform, result=int, clock=clock)
-
-
-def _decision(
-    state: State,
-    outcome: str,
-    principal: Principal,
-    clock: Clock,
-    *,
-    evidence: Iterable[Evidence] = (),
-    reason: str = "",
-) -> Decision:
-    return Decision(
-        kind=KIND,
-        service=state.service,
-        version=state.candidate,
-        outcome=outcome,
-        principal=principal,
-        at_us=clock.wall_us(),
-        reason=reason or state.reason,
-        evidence=list(evidence),
-    )
-
-
-def _stored(state: State) -> StoredRelease:
-    return StoredRelease(state.id, state.service, state.is_open, state.revision, msgspec.json.encode(state))
-
-
-def _state(stored: StoredRelease) -> State:
-    return msgspec.json.decode(stored.body, type=State)
-
-
-class DatabaseBook:
-    """Implements the controller's `Book` over the metadata database."""
-
-    def __init__(self, unit: UnitOfWork, *, clock: Clock) -> None:
-        self._unit = unit
-        self._clock = clock
-
-    def lead(self, leadership: Leadership) -> int | None:
-        with self._unit.write() as transaction:
-            leases = transaction.leases
-            return leadership.renew(leases.find(leadership.name), leases.replace)
-
-    def resign(self, leadership: Leadership) -> None:
-        if leadership.token is None:
-            return
-        with self._unit.write() as transaction:
-            leadership.resign(transaction.leases.replace)
-
-    def open(self) -> list[State]:
-        with self._unit.read() as transaction:
-            return [_state(each) for each in reversed(transaction.releases.page(open_only=True, limit=1000))]
-
-    def save(self, state: State, decision: Decision | None, *, revision: int, token: int) -> None:
-        _save(
-            self._unit,
-            state,
-            revision=revision,
-            principal=SYSTEM,
-            clock=self._clock,
-            decision=decision,
-            check=lambda transaction: _check_lease(transaction, token),
-        )
-
-    def note(self, decision: Decision, *, key: str) -> None:
-        record_decision(self._unit, decision, key=key, clock=self._clock)
-
-    def touch(self, state: State, *, token: int) -> None:
-        with self._unit.write() as transaction:
-            _check_lease(transaction, token)
-            transaction.releases.save(_stored(state), revision=state.revision)
-
-
-def _check_lease(transaction: Transaction, token: int) -> None:
-    lease = transaction.leases.find(LEASE)
-    if lease is None or lease.token != token:
-        raise LeaseLost(
-            "Another controller leads the releases.",
-            hint="This one slept or was cut off; it changes nothing until it leads again.",
-            token=token,
-        )
