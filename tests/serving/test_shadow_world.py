@@ -9,7 +9,7 @@ import pytest
 
 from tests.serving.world import World
 
-SEEDS = int(os.environ.get("TIDEGATE_SEEDS", "100"))
+SEEDS = int(os.environ.get("TIDEGATE_SEEDS", "60"))
 
 
 @pytest.fixture(autouse=True)

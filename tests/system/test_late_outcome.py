@@ -23,16 +23,16 @@ from tidegate.release.plan import Guardrail, Plan, PlanStep
 pytestmark = pytest.mark.slow
 
 SERVICE = "sum"
-LATE_S = 0.5
+LATE_S = 0.3
 """After which a customer says what the sum truly was."""
 PLAN = Plan(
     shadow=None,
-    steps=(PlanStep(0.3, 0.5), PlanStep(0.5, 1.0)),
+    steps=(PlanStep(0.5, 1.0),),
     guardrails=(
         Guardrail("errors", allowance=0.2),
         Guardrail("wrong", outcome="sum", against="total", beyond=0.5, allowance=0.2),
     ),
-    mature_s=4.0,
+    mature_s=2.5,
     limit_s=60.0,
 )
 
