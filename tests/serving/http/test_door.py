@@ -208,7 +208,7 @@ def test_what_was_refused_is_counted(tmp_path: Path) -> None:
             peer.send(request())
             peer.answer()
 
-        assert served.harness.plane._refused == {("svc", "overloaded"): 5}
+        assert served.harness.plane._refused == {("svc", "overloaded", ""): 5}
 
 
 def test_who_hangs_up_takes_the_request_back(tmp_path: Path) -> None:
