@@ -274,13 +274,14 @@ class ShadowLane:
             lane.copied.add(len(calls))
         group = Group(lane.arm, calls, inputs)
         lane.timeout = self._loop.call_later(limit_s + 0.1, self._give_up, lane, group)
+        began_s = self._clock.monotonic_s()
         try:
             version.executor.submit(group, lambda done: self._take(lane, done))
         except Exception as defect:  # noqa: BLE001 - it must cost these copies, nothing else
             _log.error("shadow.failed", exc_info=defect)
             self._drop(lane, calls)
         ended_s = self._clock.monotonic_s()
-        took_s = ended_s - now_s
+        took_s = ended_s - began_s
         rest = SHORT_REST if took_s <= SHORT_S else LONG_REST
         lane.not_before_s = ended_s + rest * took_s
 
