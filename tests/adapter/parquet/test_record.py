@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from datetime import date, timedelta
 from pathlib import Path
@@ -208,47 +207,35 @@ def test_old_days_are_deleted_and_their_records_do_not_come_back(place: Place) -
 
 
 FOLLOWER = """
-import os
 import sys
 from pathlib import Path
 from tests.adapter.parquet.test_record import Place
 
-while sys.stdin.readline():
-    child = os.fork()  # importing takes a hundred times as long
-    if child:
-        os.waitpid(child, 0)
-        print("gone", flush=True)
-        continue
-    print(os.getpid(), flush=True)
-    tailer, store = Place(Path(sys.argv[1])).follow(max_rows=20, n_compacted=3)
-    while True:
-        progress = tailer.poll(max_bytes=2000)
-        print(store.n_waiting, flush=True)
-        if not progress.read_bytes:
-            store.flush()
+tailer, store = Place(Path(sys.argv[1])).follow(max_rows=20, n_compacted=3)
+print("ready", flush=True)
+while True:
+    progress = tailer.poll(max_bytes=2000)
+    print(store.n_waiting, flush=True)
+    if not progress.read_bytes:
+        store.flush()
 """
 
 
 @pytest.mark.slow
 def test_a_follower_killed_again_and_again_keeps_each_record_once(place: Place) -> None:
     rng = random.Random(N_KILLS)
-    command = [sys.executable, "-c", FOLLOWER, str(place.root)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mother:
-        assert mother.stdin is not None
-        assert mother.stdout is not None
-        for number in range(N_KILLS):
-            place.write(rng.randint(2, 30) if N_KILLS > 20 else rng.randint(20, 60))
-            mother.stdin.write("next\n")
-            mother.stdin.flush()
-            child = int(mother.stdout.readline())
-            for _ in range(rng.randint(0, 8)):
-                mother.stdout.readline()
-            time.sleep(rng.uniform(0.0, 0.02))  # also in the midst of what it does
-            os.kill(child, signal.SIGKILL)
-            while mother.stdout.readline() != "gone\n":
-                pass
-            if N_KILLS <= 20 or number % 100 == 99:
-                place.settled()
-        mother.stdin.close()
+    for _ in range(N_KILLS):
+        place.write(rng.randint(20, 60))
+        process = subprocess.Popen(
+            [sys.executable, "-c", FOLLOWER, str(place.root)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        for _ in range(rng.randint(1, 8)):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.stdout.close()
+        process.wait()
+        if N_KILLS <= 20 or rng.random() < 0.02:
+            place.settled()
 
     place.settled()
