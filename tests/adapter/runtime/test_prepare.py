@@ -270,6 +270,7 @@ def test_a_booster_of_several_targets_gives_a_vector(table, rebuild, fit):
     np.testing.assert_allclose(answer["prediction"], fitted.predict(x), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # newer XGBoost says that it will be gone one day
 def test_a_linear_booster_answers_as_it_does_in_its_library(table, rebuild):
     x = table["x"]
     fitted = xgb.XGBRegressor(booster="gblinear", n_estimators=5, nthread=1).fit(x, table["number"])
