@@ -58,8 +58,9 @@ class DeltaPlace(Place):
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> DeltaPlace:
-    return DeltaPlace(tmp_path)
+def place(tmp_path: Path) -> Iterator[DeltaPlace]:
+    with closing(DeltaPlace(tmp_path)) as place:
+        yield place
 
 
 def test_records_are_in_a_table_by_service_and_day(place: DeltaPlace) -> None:

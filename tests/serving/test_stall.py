@@ -8,14 +8,16 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 import uvloop
 
+from tests.journal.fake import START_US
 from tests.serving.plane import Harness, Told, answers, journalled
 from tidegate.core.clock import SystemClock
 from tidegate.journal.codec import encode_event
 from tidegate.journal.lane import JournalLane
-from tidegate.journal.record import Event, JournalMode, JournalUnavailable
+from tidegate.journal.record import Event, JournalMode, JournalUnavailable, Outcome
 from tidegate.journal.segment import JournalWriter, SystemFiles
 
 
@@ -101,6 +103,38 @@ def test_answers_wait_for_a_disk_that_goes_on_in_time(tmp_path: Path) -> None:
         assert [answers(call) for call in answered] == [[0.0], [1.0], [2.0]]
         harness.plane.close_journal()
         assert set(journalled(tmp_path / "journal")) == {call.request_id for call in answered}
+
+    run(test)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_reported_outcomes_wait_for_a_disk_but_not_for_ever(tmp_path: Path, monkeypatch, goes_on) -> None:
+    async def test() -> None:
+        monkeypatch.setattr("tidegate.serving.dataplane._PATIENCE_S", 5.0 if goes_on else 0.1)
+        files = StandingFiles()
+        harness = Harness(tmp_path, files=files)
+        harness.serve(Told(lambda x: x))
+        (call,) = await harness.ask([1.0])
+        files.goes.clear()
+        told: list[JournalUnavailable | None] = []
+        ended = asyncio.Event()
+
+        def tell(error: JournalUnavailable | None) -> None:
+            told.append(error)
+            ended.set()
+
+        outcome = Outcome("svc", "late", msgspec.Raw(b"1"), START_US, call.request_id)
+        harness.plane.record_outcomes([outcome], tell)
+        assert told == []
+        assert harness.plane.busy
+        if goes_on:
+            harness.loop.call_later(0.05, files.goes.set)
+        await ended.wait()
+        files.goes.set()
+
+        assert [error is None for error in told] == [goes_on]
+        assert not harness.plane.busy
+        harness.plane.close_journal()
 
     run(test)
 

@@ -30,6 +30,8 @@ from tidegate.serving.reroute import take_back
 _log = logging.getLogger("tidegate.serving")
 
 _SWEEP_S = 0.01
+_PATIENCE_S = 2.0
+"""How long reported outcomes wait for a disk that stands."""
 
 
 class DataPlane:
@@ -67,6 +69,7 @@ class DataPlane:
         self._unfinished: set[Call] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._refused: dict[tuple[str, str, str], int] = {}
+        self._recording = 0  # reports of outcomes that wait for the disk
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
         self.outbox = Outbox(
             loop,
@@ -117,14 +120,40 @@ class DataPlane:
         for call in moved:
             self.submit(call)
 
-    def record_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Journal outcomes; when it returns they survive this process.
+    def record_outcomes(
+        self, outcomes: Sequence[Outcome], then: Callable[[JournalUnavailable | None], None]
+    ) -> None:
+        """Journal outcomes.
+
+        Args:
+            outcomes: What is reported.
+            then: Called without an error once they survive this process, now or when a slow disk goes
+                on; with one if that takes too long.
 
         Raises:
-            JournalUnavailable: They do not. Nothing is acknowledged.
+            JournalUnavailable: They cannot be written.
         """
-        if self._journal.append([encode_outcomes(outcomes)]) is not None:
-            raise JournalUnavailable("The disk of the journal stands.", hint="Send the outcomes again.")
+        writing = self._journal.append([encode_outcomes(outcomes)])
+        if writing is None:
+            then(None)
+            return
+        self._recording += 1
+        waits = True
+
+        def end(error: JournalUnavailable | None) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                timer.cancel()
+                self._recording -= 1
+                then(error)
+
+        def give_up() -> None:
+            self._journal.withdraw(writing)
+            end(JournalUnavailable("The disk of the journal stands.", hint="Send the outcomes again."))
+
+        timer = self._loop.call_later(_PATIENCE_S, give_up)
+        writing.then(lambda writing: end(writing.error))
 
     def record_event(self, event: Event) -> None:
         """Journal something that happened to the process or the route, as well as can be."""
@@ -166,7 +195,8 @@ class DataPlane:
     @property
     def busy(self) -> bool:
         """Whether calls are under way."""
-        return bool(self._arrived or self._finished or self._unfinished) or self.outbox.busy
+        waits = self._recording or self.outbox.busy
+        return bool(self._arrived or self._finished or self._unfinished or waits)
 
     # --- one turn ---
 

@@ -7,7 +7,8 @@ import random
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -35,6 +36,7 @@ class Place:
         self.root = root
         self.clock = FakeClock()
         self.n_written = 0
+        self.opened: list[Ledger | RecordStore] = []
 
     def write(self, n_turns: int, *, rows: int = 2, at_us: int = START_US) -> None:
         writer = new_writer(self.root / "journal", max_bytes=20_000)
@@ -49,7 +51,12 @@ class Place:
         given = {"max_rows": 50, "n_compacted": 4, **options}
         store = RecordStore(self.root / "records", clock=self.clock, **given)  # type: ignore[arg-type]
         ledger = Ledger(self.root / "ledger.db")
+        self.opened += [store, ledger]
         return Tailer(self.root / "journal", ledger, clock=self.clock, batch_bytes=2_000, sink=store), store
+
+    def close(self) -> None:
+        for each in self.opened:
+            each.close()
 
     def ids(self) -> list[str]:
         """What a reader finds that knows nothing of the index."""
@@ -72,8 +79,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+def place(tmp_path: Path) -> Iterator[Place]:
+    with closing(Place(tmp_path)) as place:
+        yield place
 
 
 def test_records_are_in_files_by_service_and_day(place: Place) -> None:
@@ -110,9 +118,10 @@ def test_rows_that_wait_are_written_in_time(place: Place) -> None:
 
 def test_a_journal_that_was_counted_before_there_was_a_store_is_caught_up_with(place: Place) -> None:
     place.write(100)
-    plain = Tailer(place.root / "journal", Ledger(place.root / "ledger.db"), clock=place.clock)
-    plain.poll()
-    plain.close()
+    with closing(Ledger(place.root / "ledger.db")) as ledger:
+        plain = Tailer(place.root / "journal", ledger, clock=place.clock)
+        plain.poll()
+        plain.close()
 
     place.settled()
 

@@ -14,7 +14,7 @@ from tidegate.contract.violation import MalformedBody
 from tidegate.contract.wire import timestamp_us
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_prediction_id, format_uuid, parse_prediction_id
-from tidegate.journal.record import NO_SPAN, Outcome
+from tidegate.journal.record import NO_SPAN, JournalUnavailable, Outcome
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
@@ -230,8 +230,14 @@ class OutcomeHandler(NativeFace):
         sent = self._decode(body)
         now_us = self.plane.clock.wall_us()
         outcomes = [self._outcome(one, position, now_us) for position, one in enumerate(sent)]
-        self.plane.record_outcomes(outcomes)
-        exchange.respond(202, _encode({"accepted": len(outcomes)}))
+
+        def answer(error: JournalUnavailable | None) -> None:
+            if error is not None:
+                self.refuse(exchange, error)
+            else:
+                exchange.respond(202, _encode({"accepted": len(outcomes)}))
+
+        self.plane.record_outcomes(outcomes, answer)
 
     def _decode(self, body: bytes) -> list[SentOutcome]:
         many = re.match(rb'\s*\{\s*"outcomes"', body) is not None
