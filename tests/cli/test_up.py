@@ -18,6 +18,7 @@ import pytest
 import skl2onnx
 from sklearn.linear_model import LogisticRegression
 
+from tests.system.server import can_connect, wait_until
 from tidegate.cli.main import main
 
 START_S = 60
@@ -155,6 +156,9 @@ def test_predict_tells_of_each_wrong_row(site):
     ],
 )
 def test_predict_says_what_is_wrong_with_an_address(site, url, words):
+    # it opens after the data port, so that the first answer waits for nothing
+    wait_until(lambda: can_connect(site.control_port), what="the control port")
+
     done = site.run(
         "predict", "toy", "{}", "--url", url.format(control=f"http://127.0.0.1:{site.control_port}")
     )
