@@ -46,6 +46,15 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
+def can_connect(port: int) -> bool:
+    """Tell whether something listens on a port of this machine."""
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
 def wait_until(test: Callable[[], Any], *, within_s: float = START_S, what: str = "") -> Any:
     """Return what `test` gives as soon as it is true."""
     give_up_s = time.monotonic() + within_s

@@ -14,7 +14,7 @@ import pytest
 
 import tidegate as tg
 from tests.system.model import add_version, deploy, write_function, write_sum
-from tests.system.server import Client, Server, running, wait_until
+from tests.system.server import Client, Server, can_connect, running, wait_until
 from tests.valkey import redis_url  # noqa: F401 - a fixture
 from tidegate.bootstrap.feature import STORE_VARIABLE
 from tidegate.core.decision import Verdict
@@ -99,14 +99,6 @@ def serve(server: Server) -> None:
         deploy(server, name)
     server.wait_ready()
     wait_until(lambda: can_connect(server.control_port), what="the control port")
-
-
-def can_connect(port: int) -> bool:
-    try:
-        Client(port).close()
-    except OSError:
-        return False
-    return True
 
 
 def event(who: str, minute: int, level: float | None, number: int) -> dict[str, Any]:
