@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tidegate.contract.objective import Criticality, Limits
 from tidegate.core.error import InvalidSetting
-from tidegate.serving.admission import Admission, Backlog
+from tidegate.serving.admission import MAX_SLOWNESS, PATIENCE, Admission, Backlog
 from tidegate.serving.bucket import TokenBuckets
 from tidegate.serving.duration import DurationModel
 
@@ -43,7 +43,7 @@ def test_refuses_what_would_be_answered_too_late_and_says_for_how_long() -> None
 
     wait_s = admission.wait_s(0.1, NORMAL)
 
-    assert wait_s == pytest.approx(backlog.wait_s - 0.06, rel=0.01)
+    assert wait_s == pytest.approx(backlog.wait_s - PATIENCE[NORMAL] * 0.1, rel=0.01)
     assert admission.wait_s(10.0, NORMAL) == 0.0
 
 
@@ -98,7 +98,7 @@ def test_a_way_that_takes_longer_than_the_model_makes_for_less_patience() -> Non
         backlog.compare(0.01, 0.02)
     backlog.told(50)
 
-    assert backlog.allowed_rows(0.1, NORMAL) == pytest.approx(before / 2, rel=0.3)
+    assert backlog.allowed_rows(0.1, NORMAL) == pytest.approx(before / MAX_SLOWNESS, rel=0.1)
 
 
 def test_a_lost_runner_leaves_nothing_waiting() -> None:

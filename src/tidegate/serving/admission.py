@@ -14,7 +14,7 @@ from tidegate.contract.objective import Criticality, Limits
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.queue import MIN_TARGET_S
 
-PATIENCE = (0.1, 0.3, 0.6, 0.75)
+PATIENCE = (0.1, 0.35, 0.7, 0.8)
 """By criticality, part of a request's time that its answer may be expected to take: the estimate is a
 mean, and the way in and out takes time as well."""
 
@@ -29,7 +29,9 @@ QUEUE_SHARE = (0.25, 0.5, 1.0, 1.25)
 """Part of the declared bound of waiting rows that each criticality may fill."""
 
 _LEARNING_RATE = 0.05
-_MAX_SLOWNESS = 3.0
+MAX_SLOWNESS = 1.25
+"""By how much a slow way to the model shortens patience at most. More would keep batches small just when
+the machine is short of time, and small batches cost the most time a row."""
 
 _MAX_KNOWN = 256
 """Bounds what is remembered by request time: callers may send as many different ones as they like."""
@@ -116,7 +118,7 @@ class Backlog:
             took_s: From then to their answer.
         """
         if predicted_s > 0:
-            seen = min(took_s / predicted_s, _MAX_SLOWNESS)
+            seen = min(took_s / predicted_s, MAX_SLOWNESS)
             self._slowness += _LEARNING_RATE * (seen - self._slowness)
 
     def lose(self) -> None:
