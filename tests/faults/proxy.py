@@ -65,7 +65,7 @@ class FaultProxy:
             if budget <= 0:
                 self.n_cut += 1
         for each in (source, target):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the other side may have gone, or the other thread closed it
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 each.shutdown(socket.SHUT_RDWR)
-                each.close()
+            each.close()

@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 
 import pytest
 
 from tests.system.model import add_version, deploy, write_sum
-from tests.system.server import Client, request, wait_until
+from tests.system.server import Client, Crowd, request, wait_until
 
 PATH = "/services/sum/predict"
 ASK = request(PATH, b'{"a":1,"b":2}')
 
 
-class Callers:
+class Callers(Crowd):
     """Threads that ask over connections they open anew when an answer says that it was the last one."""
 
     def __init__(self, port: int, *, n_threads: int = 3, pause_s: float = 0.003) -> None:
         self.answers: list[str] = []
         self.errors: list[str] = []
         self._port, self._pause_s = port, pause_s
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(n_threads)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
+        super().__init__(*[self._run] * n_threads)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -7,10 +7,10 @@ import itertools
 import json
 import random
 import textwrap
-import threading
 import time
 import zipfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyp
 
 import tidegate as tg
 from tests.system.model import add_version
-from tests.system.server import Client, Server, request
+from tests.system.server import Client, Crowd, Server, request
 from tidegate.contract.declare import contract_of
 from tidegate.operation.rollout import find_release
 from tidegate.registry.version import Version
@@ -165,7 +165,7 @@ def register_model(server: Server, name: str, fitted: dict[str, Any], body: str 
     return add_version(server, SERVICE, model, CONTRACT, fallback=[fallback], objectives=objectives)
 
 
-class Passengers:
+class Passengers(Crowd):
     """Ask about flights, all the time, as an airport's screens would."""
 
     def __init__(
@@ -174,23 +174,10 @@ class Passengers:
         self._port = port
         self._rows = flights.drop("late").sample(20_000, seed=1, with_replacement=True).to_dicts()
         self._pause_s = pause_s
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(slot,), daemon=True) for slot in range(n_threads)
-        ]
+        super().__init__(*(partial(self._ask, slot) for slot in range(n_threads)))
         self.statuses: Counter[int] = Counter()
         self.versions: Counter[int] = Counter()
         self.broken: list[str] = []
-
-    def __enter__(self) -> Passengers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
 
     def _ask(self, slot: int) -> None:
         path = f"/services/{SERVICE}/predict"

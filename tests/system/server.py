@@ -351,7 +351,28 @@ class Server:
             return Tally()
 
 
-class Load:
+class Crowd:
+    """Threads that do something again and again while a block runs: until `_stopping` is set."""
+
+    def __init__(self, *tasks: Callable[[], object]) -> None:
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=task, daemon=True) for task in tasks]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60.0)
+            assert not thread.is_alive(), "a caller hangs"
+
+
+class Load(Crowd):
     """Threads that each ask again and again over one connection, until told to stop.
 
     Unless `pause_s` is 0 they leave the machine some time: on two cores what they watch would else take
@@ -375,20 +396,7 @@ class Load:
         self.errors: list[str] = []
         self._port, self._data, self._take = port, data, take
         self._pause_s = pause_s
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(n_threads)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(ANSWER_S + 10.0)
+        super().__init__(*[self._run] * n_threads)
 
     def _run(self) -> None:
         try:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.system.model import BOUNDED, add_version, write_sum
-from tests.system.server import Client, Server, wait_until
+from tests.system.server import Client, Crowd, Server, wait_until
 from tidegate.bootstrap.local import Local
 from tidegate.operation.rollout import find_release
 from tidegate.release.plan import Guardrail, Plan, PlanStep
@@ -63,27 +63,13 @@ def cells(tmp_path_factory) -> Iterator[dict[str, CellServer]]:
         yield found
 
 
-class Callers:
+class Callers(Crowd):
     """Ask in every cell, and count who answers."""
 
     def __init__(self, cells: dict[str, CellServer]) -> None:
         self.statuses: Counter[int] = Counter()
         self.versions: dict[str, Counter[int]] = {cell: Counter() for cell in cells}
-        self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._ask, args=(cell, server.port), daemon=True)
-            for cell, server in cells.items()
-        ]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
+        super().__init__(*(partial(self._ask, cell, server.port) for cell, server in cells.items()))
 
     def _ask(self, cell: str, port: int) -> None:
         with Client(port) as client:

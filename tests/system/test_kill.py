@@ -6,15 +6,15 @@ import contextlib
 import logging
 import random
 import re
-import threading
 import time
 from collections import Counter
+from functools import partial
 
 import psutil
 import pytest
 
 from tests.system.model import add_version, write_sum
-from tests.system.server import Client, request, running, wait_until
+from tests.system.server import Client, Crowd, request, running, wait_until
 from tidegate.journal.reader import End
 from tidegate.operation.journal import check_segments, prediction_ids
 
@@ -26,30 +26,18 @@ _ONE = request(PATH, b'{"a":1,"b":2}')
 _MANY = request(PATH, b'{"rows":[' + b",".join([b'{"a":1,"b":2}'] * 12) + b"]}")
 
 
-class Callers:
+class Callers(Crowd):
     """Threads that ask and ask, each over one connection at a time, and keep the ids they were given."""
 
     def __init__(self, port: int, *, pause_s: float = 0.0) -> None:
         self._port = port
         self._pause_s = pause_s
-        self._stopping = threading.Event()
         self._ids: list[list[bytes]] = []
         self.n_lost_connections = 0
         self.refused: list[bytes] = []
         # one row, one row pipelined, and several rows a request
         shapes = [(_ONE, 1), (_ONE, 8), (_MANY, 1), (_MANY, 2)]
-        self._threads = [threading.Thread(target=self._call, args=shape, daemon=True) for shape in shapes]
-
-    def __enter__(self) -> Callers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(60.0)
-            assert not thread.is_alive(), "a caller hangs"
+        super().__init__(*(partial(self._call, *shape) for shape in shapes))
 
     @property
     def n_acknowledged(self) -> int:

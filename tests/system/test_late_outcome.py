@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 import pytest
 from onnx import helper
 
 from tests.system.model import add_version, deploy, write_graph, write_sum
-from tests.system.server import Client, Server, running, wait_until
+from tests.system.server import Client, Crowd, Server, running, wait_until
 from tidegate.operation.experiment import results
 from tidegate.operation.rollout import find_release
 from tidegate.operation.version import list_decisions
@@ -54,23 +54,12 @@ def server(tmp_path_factory) -> Iterator[Server]:
         yield found
 
 
-class Customers:
+class Customers(Crowd):
     """Ask for sums, and say a moment later what they were."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(slot,), daemon=True) for slot in range(2)]
-
-    def __enter__(self) -> Customers:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(30)
+        super().__init__(*(partial(self._ask, slot) for slot in range(2)))
 
     def _ask(self, slot: int) -> None:
         client, waiting, n = Client(self.port), deque(), slot
