@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
@@ -20,6 +20,7 @@ from tidegate.operation.experiment import running
 from tidegate.release.controller import ReleaseController
 from tidegate.release.declaration import Experiment
 from tidegate.release.experiment import experiment_arms
+from tidegate.release.readiness import Cell
 from tidegate.release.source import LedgerSource
 from tidegate.route.status import process_start
 
@@ -61,8 +62,9 @@ class Releases:
         try:
             if self._controller is None:
                 self._controller = self._open()
-            self._controller.follow(self._local.cells)
-            self._count_experiments()
+            cells = self._local.cells
+            self._controller.follow(cells)
+            self._count_experiments(cells)
             pause_s = _BUSY_S if self._controller.tick() else _IDLE_S
         except TidegateError as error:
             _log.warning("release.delayed: %s", error)
@@ -70,16 +72,16 @@ class Releases:
             _log.exception("release.failed")
         self._next_s = time.monotonic() + pause_s
 
-    def _count_experiments(self) -> None:
+    def _count_experiments(self, cells: Mapping[str, Cell]) -> None:
         """Count what experiments measure; what each is, is looked up once."""
-        for cell in self._local.cells.values():
+        known, self._experiments = self._experiments, {}
+        for cell in cells.values():
             for name, route in cell.routes.read().services.items():
                 if not experiment_arms(route):
                     continue
                 place = (cell.routes.cell, name, route.generation)
-                if place not in self._experiments:
-                    self._experiments[place] = running(self._local.unit, route)
-                found = self._experiments[place]
+                found = known[place] if place in known else running(self._local.unit, route)
+                self._experiments[place] = found
                 if found is not None and found[0].since_us:
                     self._counts.advance(found[0])
 

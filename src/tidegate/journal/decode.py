@@ -223,6 +223,12 @@ class Turns:
         return self._fixed.get(codec.HAS_KEYS)
 
     @property
+    def key_numbers(self) -> npt.NDArray[np.uint64] | None:
+        """The first half of each row's key hash, a number that stands for the key; None without keys."""
+        hashes = self.key_hashes
+        return None if hashes is None else np.frombuffer(hashes, "<u8")[::2]
+
+    @property
     def trace_ids(self) -> bytes | None:
         """16 bytes a request."""
         return self._fixed.get(codec.HAS_TRACES)

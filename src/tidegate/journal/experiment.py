@@ -29,7 +29,7 @@ from tidegate.journal.matured import (
     truth_between,
 )
 from tidegate.journal.record import RecordKind
-from tidegate.journal.watched import counted, pieces_of
+from tidegate.journal.watched import add_counts, counted, keep_keys, keys_of
 
 _KNOWN = 2
 """Bit of a key whose outcome has been counted."""
@@ -105,11 +105,7 @@ class ExperimentCounts:
         try:
             with self._ledger.transaction():
                 found = self._count(watch, streams, span)
-                self._ledger.connection.executemany(
-                    "INSERT INTO watch_count VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET"
-                    " count = count + excluded.count",
-                    [(watch.id, name, count) for name, count in found.items() if count],
-                )
+                add_counts(self._ledger.connection, watch.id, found)
                 keep_cut(self._ledger, watch.id, span[1])
         except BaseException:
             self._known.pop(watch.id, None)  # it is ahead of what is kept
@@ -120,9 +116,7 @@ class ExperimentCounts:
         truth = truth_between(connection, watch.service, watch.event.outcome, span)
         known = self._known.get(watch.id)
         if known is None:
-            known = self._known[watch.id] = KeySet(watch.max_keys)
-            for piece in pieces_of(connection, watch.id):
-                known.update(piece)
+            known = self._known[watch.id] = keys_of(connection, watch.id, watch.max_keys)
         first: dict[int, tuple[bytes, str, float | None]] = {}
         for turns in streams:
             keys = _keys(turns)
@@ -163,16 +157,14 @@ class ExperimentCounts:
         if changes:
             change = np.array(changes, ENTRY)
             known.update(change)
-            self._ledger.connection.execute(
-                "INSERT INTO watch_key (release, body) VALUES (?, ?)", (watch.id, change.tobytes())
-            )
+            keep_keys(self._ledger.connection, watch.id, known, [change])
         return counts
 
 
 def _keys(turns: Turns) -> np.ndarray:
     """Return a number for the key of each row; that of its request where there are none."""
-    if turns.key_hashes is not None:
-        return np.frombuffer(turns.key_hashes, "<u8").reshape(-1, 2)[:, 0]
+    if turns.key_numbers is not None:
+        return turns.key_numbers
     return np.frombuffer(turns.request_ids, "<u8").reshape(-1, 2)[:, 1][turns.request_of_row]
 
 

@@ -29,7 +29,7 @@ from tidegate.journal.ledger import Ledger
 from tidegate.journal.plain import plain
 from tidegate.journal.record import Flag, RecordKind
 from tidegate.journal.watch import Column, Counter, EventTally, KeyTally, Rows
-from tidegate.journal.watched import add_counted, counted, pieces_of, shares_of
+from tidegate.journal.watched import add_counted, counted, keep_keys, keys_of, pieces_of, shares_of
 
 EVENT = "event"
 """Name of the one kind of event that each counter here counts."""
@@ -177,9 +177,8 @@ class MaturedCounts:
         seen, counts = rows.judge(event, truth)
         if seen:
             counter.take(seen)
-        found = counter.drain()
         paired = self._pairs(watch, place, rows.pairs(event, truth)) if event.against else {}
-        add_counted(connection, place, found, {**counts, **paired})
+        add_counted(connection, place, counter, {**counts, **paired})
 
     def _pairs(
         self, watch: OutcomeWatch, place: str, found: Sequence[tuple[bytes, int | None, bool, bool]]
@@ -189,9 +188,7 @@ class MaturedCounts:
         name = f"{place}/{_PAIRS}"
         known = self._paired.get(name)
         if known is None:
-            known = self._paired[name] = KeySet(watch.max_keys)
-            for piece in pieces_of(connection, name):
-                known.update(piece)
+            known = self._paired[name] = keys_of(connection, name, watch.max_keys)
         first: dict[int, tuple[bool, bool]] = {}
         alone: list[tuple[bool, bool]] = []
         for _, key, candidate, stable in sorted(found, key=lambda each: each[0]):
@@ -206,9 +203,7 @@ class MaturedCounts:
         change["key"] = fresh
         if len(fresh):
             known.update(change)
-            connection.execute(
-                "INSERT INTO watch_key (release, body) VALUES (?, ?)", (name, change.tobytes())
-            )
+            keep_keys(connection, name, known, [change])
         judged = alone + [first[int(key)] for key in fresh]
         return {
             "pairs": len(judged),
@@ -343,8 +338,7 @@ class _Matured:
         """Return request, key, and whether the candidate and stable were wrong, where both have spoken."""
         said: dict[tuple[bytes, int], dict[bool, tuple[bool, int | None]]] = {}
         for part in self.parts:
-            hashes = part.turns.key_hashes
-            keys = None if hashes is None else np.frombuffer(hashes, "<u8")[::2]
+            keys = part.turns.key_numbers
             for row, target, wrong in _judged(part.turns, part.rows, event, truth):
                 if wrong is None:
                     continue
@@ -415,9 +409,9 @@ def _rows(part: _Part, share: float, judged: Sequence[tuple[int, bool]]) -> Rows
     requests = turns.request_of_row[at]
     assert turns.buckets is not None
     buckets = turns.buckets[at]
-    keys = None
-    if turns.key_hashes is not None:
-        keys = np.frombuffer(turns.key_hashes, "<u8").reshape(-1, 2)[at, 0]
+    keys = turns.key_numbers
+    if keys is not None:
+        keys = keys[at]
     else:  # the request was drawn as a whole: one row of it stands for all
         requests, first, inverse = np.unique(requests, return_index=True, return_inverse=True)
         wrong = np.bincount(inverse, wrong) > 0

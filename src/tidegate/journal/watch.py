@@ -205,17 +205,15 @@ def rows_of(turns: Turns, watch: Watch) -> Rows | None:
     share = round(stream.share if of_candidate else 1.0 - stream.share, 6)
     if not 0 < share < 1:
         return None
-    requests, hashes = turns.request_of_row, turns.key_hashes
+    requests, keys = turns.request_of_row, turns.key_numbers
     halves = np.frombuffer(turns.request_ids, ">u8").reshape(-1, 2)
     flags = turns.flags.astype(np.int64)
     bits = _bits(turns, flags, watch)
-    if hashes is None:  # the request is what was drawn: one row of it stands for all
+    if keys is None:  # the request is what was drawn: one row of it stands for all
         requests = np.flatnonzero(turns.rows > 0)
         buckets = turns.buckets[(np.cumsum(turns.rows) - turns.rows)[requests]]
-        keys = None
     else:
         buckets = turns.buckets
-        keys = np.frombuffer(hashes, "<u8").reshape(-1, 2)[:, 0]
     n = len(requests)
     return Rows(
         halves[requests],

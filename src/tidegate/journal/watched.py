@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from tidegate.journal.decode import Turns
-from tidegate.journal.firsts import ENTRY
+from tidegate.journal.firsts import ENTRY, KeySet
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.reader import End
 from tidegate.journal.watch import (
@@ -20,7 +20,6 @@ from tidegate.journal.watch import (
     Counter,
     EventTally,
     KeyTally,
-    Place,
     ReleaseTallies,
     Watch,
     rows_of,
@@ -117,28 +116,49 @@ def shares_of(connection: sqlite3.Connection, release: str) -> list[float]:
 
 
 def add_counted(
-    connection: sqlite3.Connection, release: str, found: Counted, counts: Mapping[str, int]
+    connection: sqlite3.Connection, release: str, counter: Counter, counts: Mapping[str, int]
 ) -> None:
     """Write what a counter has counted, and further counts, under a name; within a transaction."""
-    _add(connection, release, found.tallies, {**found.counts, **counts})
+    found = counter.drain()
+    _add(connection, release, found, counts)
     connection.execute(
         "INSERT OR REPLACE INTO matured_phase VALUES (?, ?)",
         (release, msgspec.json.encode(found.shares).decode()),
     )
-    connection.executemany(
-        "INSERT INTO watch_key (release, body) VALUES (?, ?)",
-        [(release, change.tobytes()) for change in found.changes if len(change)],
-    )
+    keep_keys(connection, release, counter.keys, found.changes)
 
 
-def _add(
-    connection: sqlite3.Connection,
-    release: str,
-    tallies: Mapping[Place, Sequence[int]],
-    counts: Mapping[str, int],
-) -> None:
-    connection.executemany(_ADD_TALLY, [(release, *key, *row) for key, row in tallies.items()])
+def add_counts(connection: sqlite3.Connection, release: str, counts: Mapping[str, float]) -> None:
+    """Add counts to those under a name; within a transaction."""
     connection.executemany(_ADD_COUNT, [(release, *count) for count in counts.items() if count[1]])
+
+
+def _add(connection: sqlite3.Connection, release: str, found: Counted, counts: Mapping[str, int]) -> None:
+    rows = [(release, *key, *row) for key, row in found.tallies.items()]
+    connection.executemany(_ADD_TALLY, rows)
+    add_counts(connection, release, {**found.counts, **counts})
+
+
+def keys_of(connection: sqlite3.Connection, release: str, max_keys: int) -> KeySet:
+    """Return the keys that are kept under a name."""
+    keys = KeySet(max_keys)
+    for piece in pieces_of(connection, release):
+        keys.update(piece)
+    return keys
+
+
+def keep_keys(connection: sqlite3.Connection, release: str, keys: KeySet, changes: Iterable[Column]) -> None:
+    """Write changes that a set of keys has taken in, under a name; within a transaction."""
+    pieces = [change.tobytes() for change in changes if len(change)]
+    if not pieces:
+        return
+    (n_kept,) = connection.execute("SELECT count(*) FROM watch_key WHERE release = ?", (release,)).fetchone()
+    if n_kept + len(pieces) > _MAX_PIECES + len(keys) // 1000:
+        connection.execute("DELETE FROM watch_key WHERE release = ?", (release,))
+        pieces = [keys.entries.tobytes()]
+    connection.executemany(
+        "INSERT INTO watch_key (release, body) VALUES (?, ?)", [(release, piece) for piece in pieces]
+    )
 
 
 class Counters:
@@ -148,7 +168,6 @@ class Counters:
         """Take up what the ledger has."""
         self._ledger = ledger
         self._counters: dict[str, tuple[Watch, Counter]] = {}
-        self._pieces: dict[str, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -162,13 +181,11 @@ class Counters:
 
     def _load(self, wanted: Watch) -> Counter:
         connection = self._ledger.connection
-        pieces = pieces_of(connection, wanted.release)
         (shares,) = connection.execute(
             "SELECT shares FROM watch WHERE release = ?", (wanted.release,)
         ).fetchone()
-        self._pieces[wanted.release] = len(pieces)
         kept = msgspec.json.decode(shares, type=list[float])
-        return Counter(wanted.max_keys, changes=pieces, shares=kept)
+        return Counter(wanted.max_keys, changes=pieces_of(connection, wanted.release), shares=kept)
 
     def take(self, turns: Sequence[Turns]) -> None:
         """Count the turns of one batch of the journal."""
@@ -184,20 +201,9 @@ class Counters:
             found = counter.drain()
             if not found.counts:
                 continue
-            _add(connection, release, found.tallies, found.counts)
+            _add(connection, release, found, {})
             connection.execute(
                 "UPDATE watch SET shares = ? WHERE release = ?",
                 (msgspec.json.encode(found.shares).decode(), release),
             )
-            self._keep_keys(release, counter, [change.tobytes() for change in found.changes if len(change)])
-
-    def _keep_keys(self, release: str, counter: Counter, pieces: list[bytes]) -> None:
-        connection = self._ledger.connection
-        self._pieces[release] += len(pieces)
-        if self._pieces[release] > _MAX_PIECES + len(counter.keys) // 1000:
-            connection.execute("DELETE FROM watch_key WHERE release = ?", (release,))
-            pieces = [counter.keys.entries.tobytes()]
-            self._pieces[release] = 1
-        connection.executemany(
-            "INSERT INTO watch_key (release, body) VALUES (?, ?)", [(release, piece) for piece in pieces]
-        )
+            keep_keys(connection, release, counter.keys, found.changes)
