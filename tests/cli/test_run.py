@@ -172,6 +172,18 @@ def test_of_a_service_with_sensitive_fields_no_rows_are_copied(painted, tmp_path
     assert json.loads(painted("data", "list", "--json").out) == []
 
 
+def test_a_trainer_that_raises_is_told_with_its_own_traceback_and_nothing_of_ours(painted, tmp_path):
+    source = tmp_path / "paint" / "service.py"
+    source.write_text(SERVICE.replace("return tg.Trained(", "params['depth']; return tg.Trained("))
+
+    refused = painted("train", "paint", "--data", "rows.csv")
+
+    assert refused.code == 1
+    assert "Error (trainer_failed): The trainer of service 'paint' raised KeyError: 'depth'" in refused.err
+    assert "service.py" in refused.err
+    assert refused.err.count('File "') == 1
+
+
 def test_without_a_trial_that_is_said_and_nothing_passes_for_evidence(painted):
     said = painted("train", "paint", "--data", "rows.csv")
     (decision,) = json.loads(painted("decisions", "--kind", "run", "--json").out)

@@ -179,6 +179,23 @@ def test_an_answered_prediction_is_in_the_journal(site):
     assert site.run("journal", "check").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--id", "xyz"), 2, "'xyz' is no prediction's id"),
+        (("--id", "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef.x"), 2, "is no prediction's id"),
+        (("--id", "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"), 0, "No record of the journal matches."),
+        (("nobody",), 0, "No record of the journal matches."),
+    ],
+)
+def test_a_search_of_the_journal_that_finds_nothing_says_so(site, arguments, code, words):
+    done = site.run("journal", "show", *arguments)
+
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert words in done.stderr
+
+
 def test_the_controller_counts_what_was_answered(site):
     before = -1
     while before != (before := counted(site)):  # what other tests asked for may still be on its way

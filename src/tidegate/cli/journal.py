@@ -40,6 +40,25 @@ class Moment(click.ParamType[int, int]):
         return int(at.timestamp() * 1e6)
 
 
+class PredictionId(click.ParamType[str, str]):
+    """The id of one prediction, as an answer gives it."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from tidegate.core.identifier import format_prediction_id, parse_prediction_id
+
+        try:
+            return format_prediction_id(*parse_prediction_id(str(value)))
+        except ValueError:
+            self.fail(
+                f"{value!r} is no prediction's id; an answer gives it as prediction_id or id, such as"
+                " 01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef, with .2 after it for the request's third row.",
+                param,
+                ctx,
+            )
+
+
 @click.group(short_help="Look into the journal, and export it.")
 def journal() -> None:
     """Look into the journal: every answered prediction, every outcome, counted refusals and events."""
@@ -58,7 +77,7 @@ def journal() -> None:
     type=click.Choice(["prediction", "shadow", "outcome", "refusal", "event"]),
     help="Only records of this kind.",
 )
-@click.option("--id", "prediction_id", help="Only this prediction, and what was reported of it.")
+@click.option("--id", "prediction_id", type=PredictionId(), help="Only this prediction, and what was reported of it.")
 @click.option("--since", type=Moment(), help="Only from this time on: 2026-11-20T14:00 (UTC) or 15m.")
 @click.option("--until", type=Moment(), help="Only before this time.")
 @click.option("--errors", is_flag=True, help="Only what was answered with an error.")
@@ -94,9 +113,13 @@ def show(
         errors_only=errors,
     )
     view = JournalView(open_local(home, must_exist=True).home.journal, wanted)
+    n_shown = 0
     try:
         for record in _first_look(view.read(), last):
             _print_record(record, as_json)
+            n_shown += 1
+        if not n_shown and not follow:
+            click.echo("No record of the journal matches.", err=True)
         while follow:
             time.sleep(_FOLLOW_S)
             for record in view.read():

@@ -105,6 +105,10 @@ def main() -> None:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except TidegateError as error:
+        if error.code == "trainer_failed":  # a person's own code: only its traceback says where
+            from traceback import print_exception
+
+            print_exception(error.__cause__)
         tell_error(error.code, error.message, error.hint)
         sys.exit(FAILED)
     except BrokenPipeError:  # the reader of a pipe has seen enough

@@ -12,7 +12,7 @@ from tidegate.contract.declare import Input, Output, contract_of
 from tidegate.contract.objective import Limits
 from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
-from tidegate.core.error import InvalidSetting
+from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.core.identifier import check_name
 from tidegate.evaluation.declaration import Evaluation
 from tidegate.feature.definition import merged_contract
@@ -28,6 +28,12 @@ from tidegate.training.trial import Trial
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|w)\Z")
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class TrainerFailed(TidegateError):
+    """A trainer raised; the cause is chained, with the traceback of the trainer's own code."""
+
+    code = "trainer_failed"
 
 
 def duration_s(text: str | float) -> float:
@@ -295,13 +301,22 @@ class Service:
 
         Raises:
             InvalidSetting: There is none, or it returned something other than `Trained`.
+            TrainerFailed: It raised.
         """
         if self._trainer is None:
             raise InvalidSetting(
                 f"Service {self.name!r} has no trainer.",
                 hint="Decorate a function (data, params) -> tg.Trained with @service.trainer.",
             )
-        trained = self._trainer(data, params)
+        try:
+            trained = self._trainer(data, params)
+        except TidegateError:
+            raise
+        except Exception as error:
+            raise TrainerFailed(
+                f"The trainer of service {self.name!r} raised {type(error).__name__}: {error}",
+                service=self.name,
+            ) from error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
         if not isinstance(trained, Trained):
             raise InvalidSetting(
                 f"The trainer of service {self.name!r} returned {type(trained).__name__}, "
