@@ -124,7 +124,9 @@ def prepare_home(local: Local) -> Prepared:
             hint="Name a service's folder or a model file: tidegate up FOLDER",
         )
     for service in known:
-        _deploy(local, service, notes)
+        route = routed.get(service)
+        if route is None or not route.arms:  # the routes are not read for each of thousands of services
+            _deploy(local, service, notes)
     return _routed(local, notes)
 
 
