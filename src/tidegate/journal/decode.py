@@ -128,6 +128,22 @@ class Turns:
         self._rest: list[int] = []
         self._fixed = self._cut_even(sections) if self._is_even else self._cut_each(sections)
 
+    @property
+    def form(self) -> tuple[StreamCodec, int]:
+        """What turns have to have in common to be put together."""
+        return self._codec, self._mask
+
+    @classmethod
+    def together(cls, parts: Sequence[Turns]) -> Turns:
+        """Return turns of one form as one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*parts[0].form, [body for part in parts for body in part._bodies])
+
+    def since(self, frame: int) -> Turns:
+        """Return the turns from a frame on, by its position."""
+        return Turns(self._codec, self._mask, self._bodies[frame:]) if frame else self
+
     def _cut_even(self, sections: Sequence[tuple[int, int, int]]) -> dict[int, bytes]:
         counts = (int(self.heads["n_requests"][0]), int(self.heads["n_rows"][0]))
         widths = [width * counts[each] for _, width, each in sections]

@@ -27,10 +27,12 @@ from tidegate.adapter.parquet.table import TIME, table_of
 from tidegate.core.clock import Clock
 from tidegate.core.error import TidegateError
 from tidegate.journal.codec import FORMAT, STREAM, TURN
-from tidegate.journal.decode import StreamCodec, Turns, decode_stream, mask_of
+from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mask_of
 from tidegate.journal.reader import Frame, SegmentReader, list_segments
 
 _US_PER_DAY = 86_400_000_000
+_MANY_ROWS = 4_096
+"""Rows that become a table together: a table costs some milliseconds, however small it is."""
 _LEVEL = 1  # of zstd: half the default's time, and 1% larger with numbers that are hardly compressible
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS part (
@@ -41,6 +43,10 @@ CREATE INDEX IF NOT EXISTS part_day ON part (service, day);
 CREATE TABLE IF NOT EXISTS reached (segment TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS next (number INTEGER NOT NULL);
 """
+
+
+_Key = tuple[str, StreamCodec, int]
+"""Segment, stream and sections: what rows of one table have in common."""
 
 
 class RecordsUnavailable(TidegateError):
@@ -81,6 +87,7 @@ class RecordStore:
         self._max_age_s = max_age_s
         self._n_compacted = n_compacted
         self._copies = bool(copy_to)
+        self._turns: dict[_Key, list[tuple[Turns, Ints]]] = {}
         self._tables: dict[tuple[str, int, str], TableStack] = {}
         self._n_held = 0
         self._held_since_s: float | None = None
@@ -139,6 +146,7 @@ class RecordStore:
 
     def forget(self) -> None:
         """Drop the rows that wait, as after a fault of whoever handed them over."""
+        self._turns.clear()
         self._tables.clear()
         self._reached.clear()
         self._n_held = 0
@@ -164,12 +172,23 @@ class RecordStore:
 
     def _take(self, segment: str, turns: Turns, frames: Sequence[Frame]) -> None:
         offsets = np.fromiter((frame.offset for frame in frames), np.int64, len(frames))
-        table = table_of(turns, segment, offsets)
-        known = self._stored.get(segment, 0)
-        if len(offsets) and int(offsets.min()) < known:
-            table = table.filter(pl.col("offset") >= known)
-        if not table.height:
+        first_new = int(np.searchsorted(offsets, self._stored.get(segment, 0)))
+        if first_new == len(offsets):
             return
+        turns = turns.since(first_new)
+        key = (segment, *turns.form)
+        waiting = self._turns.setdefault(key, [])
+        waiting.append((turns, offsets[first_new:]))
+        self._n_held += turns.n_rows
+        if self._held_since_s is None:
+            self._held_since_s = self._clock.monotonic_s()
+        if sum(each.n_rows for each, _ in waiting) >= _MANY_ROWS:
+            self._make_table(key)
+
+    def _make_table(self, key: _Key) -> None:
+        parts, offsets = zip(*self._turns.pop(key), strict=True)
+        turns = Turns.together(parts)
+        table = table_of(turns, key[0], np.concatenate(offsets))
         contract = turns.stream.contract.rpartition(":")[2][:8]
         arrived = turns.arrived_us
         first, last = int(arrived.min()) // _US_PER_DAY, int(arrived.max()) // _US_PER_DAY
@@ -180,11 +199,7 @@ class RecordStore:
                 low, high = (pl.lit(bound * _US_PER_DAY).cast(TIME) for bound in (day, day + 1))
                 part = table.filter((pl.col("arrived_at") >= low) & (pl.col("arrived_at") < high))
             if part.height:
-                key = (turns.stream.service, day, contract)
-                self._tables.setdefault(key, TableStack()).push(part)
-                self._n_held += part.height
-        if self._held_since_s is None:
-            self._held_since_s = self._clock.monotonic_s()
+                self._tables.setdefault((turns.stream.service, day, contract), TableStack()).push(part)
 
     def advance(self, positions: Mapping[str, int]) -> None:
         """Note up to where whole segments have been taken, and write if enough is waiting.
@@ -208,6 +223,8 @@ class RecordStore:
         if not self._n_held and all(self._stored.get(s) == p for s, p in self._reached.items()):
             return
         with self._translated():
+            for key in list(self._turns):
+                self._make_table(key)
             number = self._next_number()
             parts = []
             for service, day, contract in sorted(self._tables):
