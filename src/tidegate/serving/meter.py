@@ -24,6 +24,7 @@ class Meter:
         "_failed",
         "_failed_us",
         "_fallback",
+        "_last_ms",
         "_latency",
         "_ok",
         "_predict_us",
@@ -47,6 +48,7 @@ class Meter:
         self._predict_us = counter("tidegate_model_call_microseconds_total")
         self._failed_us = counter("tidegate_failed_microseconds_total")
         self._cached = counter("tidegate_cached_total")
+        self._last_ms = page.counter("tidegate_last_inference_milliseconds", labels, gauge=True)
         self._begun = 0.0
         self._latency: Histogram = page.histogram("tidegate_request_duration_us", labels)
 
@@ -85,3 +87,4 @@ class Meter:
                 self._batches.add(1)
             self._predict_us.add(int(group.predict_us * share))
         self._batch_rows.add(group.n_rows)
+        self._last_ms.set(group.calls[-1].arrived_us // 1000)

@@ -194,6 +194,7 @@ LONG = "x" * 8000
         b"GET /a HTTP/1.1\r\nHost : t\r\n\r\n",
         b"GET /a HTTP/1.1\r\nHost: t\x00\r\n\r\n",
         b"GET /a b HTTP/1.1\r\n\r\n",
+        request(headers="host: u\r\n"),
         request(b"x", headers="Content-Length: -1\r\n"),
         request(b"x", headers="Content-Length: abc\r\n"),
         request(b"x", headers="Content-Length: 1, 1\r\n"),
@@ -233,9 +234,9 @@ def test_transfer_encoding_other_than_chunked_is_refused(server: Server) -> None
         request(headers=f"X: {LONG}\r\n" * 5),
         request(path="/" + LONG * 5),
         request(headers="A: b\r\n" * (limits.MAX_HEADERS + 1)),
-        b"GET /a HTTP/1.1\r\nX: " + LONG.encode() * 50,
+        b"GET /a HTTP/1.1\r\nHost: t\r\nX: " + LONG.encode() * 50,
         b"GET /" + LONG.encode() * 50,
-        b"GET /a HTTP/1.1\r\n" + LONG.encode() * 50,
+        b"GET /a HTTP/1.1\r\nHost: t\r\n" + LONG.encode() * 50,
     ],
     ids=["headers", "path", "many", "endless value", "endless path", "endless name"],
 )
@@ -251,7 +252,7 @@ def test_head_that_is_too_large_is_431(server: Server, data: bytes) -> None:
 
 def test_head_that_never_ends_is_cut_off_in_small_pieces(server: Server) -> None:
     with Peer(server) as peer:
-        peer.send(b"GET /v2 HTTP/1.1\r\nX: ")
+        peer.send(b"GET /v2 HTTP/1.1\r\nHost: t\r\nX: ")
         for _ in range(100):
             try:
                 peer.send(LONG)
@@ -271,7 +272,7 @@ def test_many_requests_in_one_piece_are_no_large_head(peer: Peer) -> None:
 
 
 def test_error_before_a_resource_is_known_has_the_shape_of_its_face(peer: Peer) -> None:
-    peer.send(f"GET /v2/models/echo HTTP/1.1\r\nX: {LONG * 5}\r\n\r\n")
+    peer.send(f"GET /v2/models/echo HTTP/1.1\r\nHost: t\r\nX: {LONG * 5}\r\n\r\n")
 
     assert peer.answer().json["error"].startswith("The request line and headers exceed")
 
@@ -475,8 +476,19 @@ def test_body_of_a_request_that_offers_to_upgrade_is_no_request(server: Server, 
     assert len(records(server.folder)) == before + 3
 
 
+def test_a_request_without_a_host_is_400_and_the_connection_stays(peer: Peer) -> None:
+    nameless = sent(1).replace(b"Host: t\r\n", b"")
+
+    peer.send(nameless, nameless.replace(b"HTTP/1.1", b"HTTP/1.0\r\nConnection: keep-alive"), sent(2))
+
+    refused = peer.answer()
+    assert (refused.status, refused.error["code"]) == (400, "bad_request")
+    assert "Host" in refused.error["hint"]
+    assert [peer.answer().json["output"]["y"] for _ in range(2)] == [1, 2]
+
+
 def test_thousands_of_offers_to_upgrade_in_one_piece(peer: Peer) -> None:
-    one = b"GET /v2 HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    one = b"GET /v2 HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     peer.send(one * 3000)
 
     assert {peer.answer().status for _ in range(3000)} == {200}

@@ -1,5 +1,6 @@
 """tritonclient against the server: what people's programs do."""
 
+import time
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -293,6 +294,8 @@ def test_errors_have_the_protocols_shape(client: InferenceServerClient) -> None:
 
 
 def test_statistics_count_what_was_asked(tmp_path: Any) -> None:
+    began_ms = time.time_ns() // 1_000_000
+
     def picky(batch: Batch) -> dict[str, np.ndarray]:
         if (batch["x"] < 0).any():
             raise ValueError("negative")
@@ -324,6 +327,8 @@ def test_statistics_count_what_was_asked(tmp_path: Any) -> None:
     assert stats["compute_infer"]["count"] == 3
     assert stats["queue"] == {"count": 0, "ns": 0}
     assert first["batch_stats"] == []
+    assert began_ms <= first["last_inference"] <= time.time_ns() // 1_000_000
+    assert every[-1]["last_inference"] == 0
     assert [(one["version"], one["inference_count"]) for one in both] == [("1", 8), ("2", 5)]
     assert second == both[1:]
     assert [(one["name"], one["inference_count"]) for one in every] == [

@@ -268,7 +268,10 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES or self._n_headers > MAX_HEADERS:
             raise _head_too_large()
         if self.state == "head":  # what comes after the body may not change what was decided before it
-            self._exchange.headers[name.lower()] = value
+            name = name.lower()
+            if name == b"host" and name in self._exchange.headers:
+                raise _no_one_host()
+            self._exchange.headers[name] = value
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange
@@ -284,6 +287,8 @@ class Connection(asyncio.Protocol):
         self._owed.append(exchange)
         exchange.handler = self.site.find(exchange.method, exchange.target)
         try:
+            if b"host" not in exchange.headers and self._parser.get_http_version() != "1.0":
+                raise _no_one_host()
             _check_framing(exchange)
             exchange.handler.admit(exchange)
         except TidegateError as error:
@@ -458,6 +463,12 @@ def _without_upgrade(exchange: Exchange) -> bytes:
         elif name not in (b"upgrade", b"http2-settings"):
             lines.append(b"%b: %b" % (name, value))
     return b"\r\n".join((*lines, b"", b""))
+
+
+def _no_one_host() -> HttpError:
+    return HttpError(
+        "A request of HTTP/1.1 names its host once.", hint="Send one Host header (RFC 9112, section 3.2)."
+    )
 
 
 def _check_framing(exchange: Exchange) -> None:

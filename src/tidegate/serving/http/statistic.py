@@ -24,12 +24,13 @@ class DurationStatistic(msgspec.Struct):
 class InferenceStatistics(msgspec.Struct):
     """Requests by result, and the stations of their way.
 
-    Queue and the model's own input and output times are not measured apart and stay 0.
+    Times in the queue, of the cache and of the model's own input and output are not measured apart: 0.
 
     Attributes:
         success: Requests that were answered, by the model or a fallback; from arrival to answer.
         fail: Requests that got an error from the model.
         compute_infer: Calls of the model.
+        cache_hit: Requests that the answer of an earlier one was good for.
     """
 
     success: DurationStatistic
@@ -57,7 +58,8 @@ class ModelStatistics(msgspec.Struct):
     Attributes:
         name: The service.
         version: The version's number.
-        last_inference: Not recorded, 0.
+        last_inference: When the last request that the model answered arrived, milliseconds since 1970 UTC; 0
+            if there was none.
         inference_count: Rows that the model answered.
         execution_count: Calls of the model.
         inference_stats: Requests.
@@ -97,8 +99,9 @@ def model_statistics(folder: Path, versions: Iterable[Version]) -> StatisticsAns
         except (KeyError, ValueError):
             continue
         if version in counts:
-            name = sample.name + labels.get("result", "")
-            counts[version][name] = counts[version].get(name, 0) + sample.value
+            name, count = sample.name + labels.get("result", ""), counts[version]
+            before = count.get(name, 0)
+            count[name] = max(before, sample.value) if sample.gauge else before + sample.value
     return StatisticsAnswer([_statistics(version, count) for version, count in counts.items()])
 
 
@@ -126,13 +129,13 @@ def _statistics(version: Version, counts: dict[str, int]) -> ModelStatistics:
             count("model_calls_total"), count("model_call_microseconds_total") * 1000
         ),
         compute_output=DurationStatistic(),
-        cache_hit=DurationStatistic(),
+        cache_hit=DurationStatistic(count("cached_total")),
         cache_miss=DurationStatistic(),
     )
     return ModelStatistics(
         name=version[0],
         version=str(version[1]),
-        last_inference=0,
+        last_inference=count("last_inference_milliseconds"),
         inference_count=count("model_call_rows_total"),
         execution_count=count("model_calls_total"),
         inference_stats=inference,
