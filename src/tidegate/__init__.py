@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from tidegate.gate.declaration import Gates as Gates
     from tidegate.registry.card import Card as Card
+    from tidegate.monitoring.declaration import Kpi as Kpi
     from tidegate.monitoring.declaration import Monitoring as Monitoring
     from tidegate.release.declaration import Experiment as Experiment
     from tidegate.release.plan import Guardrail as Guardrail, ShadowStep as ShadowStep
@@ -67,6 +68,7 @@ _HOMES = {
     "Evaluation": "evaluation.declaration",
     "Invariant": "evaluation.declaration",
     "Monotone": "evaluation.declaration",
+    "Kpi": "monitoring.declaration",
     "Monitoring": "monitoring.declaration",
     "Experiment": "release.declaration",
     "Guardrail": "release.plan",

@@ -98,3 +98,16 @@ def test_profiles_are_shown_by_hour_and_day_and_the_broken_day_is_seen(tidegate,
     assert after["moved"][0]["beyond"] > 10 * before["moved"][0]["beyond"]
     assert f"{FIRST + timedelta(days=BREAK)} 08:00" in hours
     assert "not profiled by 'channel'" in refused.err
+
+
+def test_a_kpi_is_read_from_the_outcomes_of_its_name(tidegate, tmp_path):
+    home = Home(tmp_path / "home")
+    fill(home, revenue=lambda day: 20.0 + day % 3 if day < BREAK else 9.0)
+
+    ran = tidegate(
+        "monitor", "run", "loans", "--over", OVER, "--reference", REFERENCE, "--home", home.root, "--json"
+    )
+
+    result = json.loads(ran.out)
+    assert {day["kpis"]["revenue"] for day in result["days"] if "kpis" in day} == {20.0, 21.0, 22.0, 9.0}
+    assert "kpi" in {signal["kind"] for signal in result["signals"]}

@@ -22,6 +22,7 @@ from tidegate.journal.ledger import Ledger
 from tidegate.journal.record import Outcome, Stream, Turn
 from tidegate.journal.segment import JournalWriter
 from tidegate.journal.tailer import Tailer
+from tidegate.monitoring.declaration import Kpi, Monitoring
 from tidegate.operation.register import register
 from tidegate.predictor.protocol import Spec
 from tidegate.service.manifest import Manifest
@@ -32,12 +33,18 @@ OVER = f"{FIRST + timedelta(days=30)}..{LAST}"
 REFERENCE = f"{FIRST}..{FIRST + timedelta(days=29)}"
 
 
-def fill(home, **objectives):
-    """Register a version, and write the journal of its first days: the unit of `amount` breaks on day 40."""
+def fill(home, *, revenue=None, **objectives):
+    """Register a version, and write the journal of its first days: the unit of `amount` breaks on day 40.
+
+    `revenue(day)` is reported as an outcome of each prediction of a day, beside the label.
+    """
     store = LocalArtifactStore(home.artifacts)
     unit = open_database(home.database_url)
     spec = Spec("constant", options={"outputs": {"p": 0.5}})
-    manifest = Manifest("loans", CONTRACT, spec, objectives=Objectives(**objectives))
+    kpis = () if revenue is None else (Kpi("revenue", unit="EUR"),)
+    manifest = Manifest(
+        "loans", CONTRACT, spec, objectives=Objectives(**objectives), monitoring=Monitoring(kpis=kpis)
+    )
     register(
         unit,
         store,
@@ -72,6 +79,9 @@ def fill(home, **objectives):
             Outcome("loans", "outcome", msgspec.Raw(json.dumps(bool(label)).encode()), when, request)
             for request, when, label in known
         ]
+        if revenue is not None:
+            told = msgspec.Raw(json.dumps(revenue((rows["arrived_at"][0].date() - FIRST).days)).encode())
+            outcomes += [msgspec.structs.replace(each, name="revenue", value=told) for each in outcomes]
         clock.now_us = outcomes[-1].received_us
         writer.append([encode_outcomes(outcomes)])
     writer.close()

@@ -193,16 +193,11 @@ class Watcher(threading.Thread):
 
     def _yesterday(self, service: str, today: date) -> None:
         """Run the monitors over the days that are whole."""
-        from tidegate.adapter.parquet.history import StoredHistory
+        from tidegate.bootstrap.monitor import watched_history
         from tidegate.operation.monitor import examine
 
         try:
-            subject, outcome = watched_subject(self._local.unit, self._local.artifacts, service)
-        except NotFound:
-            return
-        home = self._local.home
-        history = StoredHistory(home.records, home.ledger, service, outcome=outcome)
-        try:
+            subject, history = watched_history(self._local, service)
             days = [day for day in history.days() if day < today]
         except NotFound:
             return

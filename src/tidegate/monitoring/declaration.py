@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
 from tidegate.contract.schema import Contract
 from tidegate.contract.slicing import MAX_FIELDS, can_be_sliced
 from tidegate.core.error import InvalidSetting
+from tidegate.core.identifier import check_name
 from tidegate.statistics.budget import AlarmBudget
 
 SHARES = {
@@ -21,6 +23,24 @@ SHARES = {
     "service": 0.05,
 }
 """Who may spend the budget of false alarms. Inputs have most, for there are many of them."""
+
+
+class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A figure of the business whose mean over the predictions of a day is watched.
+
+    Attributes:
+        name: Of the outcome that tells it: a number, or yes and no. It is reported for good predictions
+            and bad, 0 where there was nothing, else its mean is only that of the good.
+        better: Which way is good.
+        unit: Of its values, for people.
+        tolerance: How much worse than in the reference the mean may be, in parts of it; None: as much as
+            the mean loss.
+    """
+
+    name: str
+    better: Literal["higher", "lower"] = "higher"
+    unit: str = ""
+    tolerance: float | None = None
 
 
 class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -36,6 +56,7 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             word. 0.02 is a twentieth of the rows in another bin.
         slices: Input fields by whose values traffic and quality are counted apart, as they come; protected
             ones are anyway. At most 12, each with 64 values.
+        kpis: Figures of the business that are reported as outcomes.
         owner: Who is told.
         reference_days: How many of the first days in the journal are the reference, unless a period
             is named.
@@ -46,6 +67,7 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_loss: float | None = None
     min_effect: float = 0.02
     slices: Sequence[str] = ()
+    kpis: Sequence[Kpi] = ()
     owner: str = ""
     reference_days: int = 28
 
@@ -58,7 +80,8 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         """Return the declaration, as it fits a contract.
 
         Raises:
-            InvalidSetting: A figure lies outside its range, or a slice is no input field.
+            InvalidSetting: A figure lies outside its range, a slice is no input field, or a KPI is
+                named twice.
         """
         self.budget.checked()
         for name in self.slices:
@@ -80,8 +103,17 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
                 f"Monitoring slices by {len(self.slices)} fields; {MAX_FIELDS} are counted as they come.",
                 hint="Name those that somebody would act upon; others are found by search.",
             )
+        names = [check_name("KPI", kpi.name) for kpi in self.kpis]
+        if len(set(names)) < len(names):
+            raise InvalidSetting(f"Monitoring names a KPI twice: {', '.join(sorted(names))}.")
+        for kpi in self.kpis:
+            if kpi.better not in ("higher", "lower") or (kpi.tolerance or 0.0) < 0:
+                raise InvalidSetting(
+                    f"The KPI {kpi.name!r} is better {kpi.better!r}, with tolerance {kpi.tolerance}.",
+                    hint="better is 'higher' or 'lower', tolerance at least 0.",
+                )
         if self.tolerance < 0 or self.min_effect < 0 or (self.max_loss is not None and self.max_loss <= 0):
             raise InvalidSetting("Monitoring: tolerance and min_effect are at least 0, max_loss above 0.")
         if self.reference_days < 2:
             raise InvalidSetting(f"A reference has at least two days. Got {self.reference_days}.")
-        return msgspec.structs.replace(self, slices=tuple(self.slices))
+        return msgspec.structs.replace(self, slices=tuple(self.slices), kpis=tuple(self.kpis))

@@ -87,6 +87,7 @@ def _sections(result: Result) -> Iterator[str]:
     yield "".join(f'<p class="quiet">Note: {escape(note)}</p>' for note in result.notes)
     yield _quality(result)
     yield _worth(result)
+    yield _kpis(result)
     yield _signals(result)
     yield from details(result, _marks(result))
 
@@ -234,13 +235,13 @@ def _marks(result: Result) -> list[chart.Mark]:
     ]
 
 
-def _by_matured(result: Result, name: str) -> list[float | None]:
+def _by_matured(result: Result, name: str, *, kpi: bool = False) -> list[float | None]:
     """Return a figure that is known of a day later, at the day of the predictions."""
     place_of = {day.on: place for place, day in enumerate(result.days)}
     found: list[float | None] = [None] * len(result.days)
     for day in result.days:
         if day.matured_on in place_of:
-            found[place_of[day.matured_on]] = getattr(day, name)
+            found[place_of[day.matured_on]] = day.kpis.get(name) if kpi else getattr(day, name)
     return found
 
 
@@ -271,17 +272,35 @@ def _quality(result: Result) -> str:
 
 def _worth(result: Result) -> str:
     values = _by_matured(result, "value")
-    if not any(value is not None for value in values):
+    if all(value is None for value in values):
         return ""
+    return (
+        f'<h2>What a prediction brings</h2><p class="quiet">{escape(result.currency)} each, by the declared costs '
+        f"and gains; more is better.</p>{_daily(result, values, title='Value of a prediction')}"
+    )
+
+
+def _kpis(result: Result) -> str:
+    parts = []
+    for kpi in result.kpis:
+        values = _by_matured(result, kpi.name, kpi=True)
+        if any(value is not None for value in values):
+            unit = f", {escape(kpi.unit)} a prediction" if kpi.unit else ""
+            parts.append(
+                f'<h2>{escape(kpi.name)}</h2><p class="quiet">Mean over the predictions of which it is known{unit}; '
+                f"{'more' if kpi.better == 'higher' else 'less'} is better.</p>"
+                f"{_daily(result, values, title=f'{kpi.name} by day')}"
+            )
+    return "".join(parts)
+
+
+def _daily(result: Result, values: list[float | None], *, title: str) -> str:
     lines = [
         chart.Line("by day of prediction", values, GREY, "dots"),
         chart.Line("mean of 7 days", _smooth(values), TEAL),
     ]
-    drawn = chart.time_chart(_labels(result), lines, title="Value of a prediction", marks=_marks(result))
-    return (
-        f'<h2>What a prediction brings</h2><p class="quiet">{escape(result.currency)} each, by the declared costs '
-        f'and gains; more is better.</p><div class="panel">{drawn}</div>'
-    )
+    drawn = chart.time_chart(_labels(result), lines, title=title, marks=_marks(result))
+    return f'<div class="panel">{drawn}</div>'
 
 
 def _scaled(values: Sequence[float | None], scale: float) -> list[float | None]:

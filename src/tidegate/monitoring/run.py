@@ -13,6 +13,7 @@ import polars as pl
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.evaluation.calibration import ReliabilityBin, calibration
 from tidegate.evaluation.slice import SliceFinding, find_slices
+from tidegate.monitoring.declaration import Kpi
 from tidegate.monitoring.domain import Design, TwoSample, two_sample
 from tidegate.monitoring.estimate import Estimated, fused
 from tidegate.monitoring.part import plain_column
@@ -22,6 +23,7 @@ from tidegate.monitoring.quality import FEWEST_LABELS, Quality
 from tidegate.monitoring.shift import FieldShift
 from tidegate.monitoring.signal import Signal, SignalBook
 from tidegate.monitoring.subject import LABEL, SURE, History, Subject, day_numbers
+from tidegate.monitoring.value import told
 from tidegate.monitoring.watch import DayView, Spending, Watch, matured_by
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +42,7 @@ class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
         realised: Figures from the labels.
         fused: Mean loss from estimates of all rows and labels of those that have one, with its interval.
         value: Money per prediction.
+        kpis: KPI -> its mean over the predictions of which it is known.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
     realised: dict[str, float] = {}
     fused: tuple[float, float, float] | None = None
     value: float | None = None
+    kpis: dict[str, float] = {}
 
 
 class Result(msgspec.Struct, omit_defaults=True):
@@ -73,6 +77,7 @@ class Result(msgspec.Struct, omit_defaults=True):
         two_sample: Whether the period can be told from the reference at all.
         patterns: Combinations of inputs that the reference hardly has.
         currency: Of values; empty without costs.
+        kpis: The declared figures of the business.
         scale: By which losses are multiplied to be errors in the answer's unit.
         notes: What could not be done, and why.
     """
@@ -100,6 +105,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     two_sample: TwoSample | None = None
     patterns: PatternReport | None = None
     currency: str = ""
+    kpis: tuple[Kpi, ...] = ()
     scale: float = 1.0
     notes: list[str] = []
 
@@ -264,7 +270,7 @@ class _Closing:
             spending=watch.spending,
             budget=subject.monitoring.false_alarms_per_month,
             reference_loss=watch.reference_loss,
-            accepted_loss=watch.detector.threshold if watch.detector else None,
+            accepted_loss=watch.alarm.threshold if watch.alarm else None,
             calibration=self._calibration(),
             slices=self._slices(),
             two_sample=self._two_sample(),
@@ -275,6 +281,7 @@ class _Closing:
                 losses=pl.Series(self._losses),
             ),
             currency=subject.costs.currency if subject.costs else "",
+            kpis=tuple(subject.monitoring.kpis),
             notes=self.notes,
         )
 
@@ -314,6 +321,11 @@ class _Closing:
                     realised=quality.realised(labelled),
                     fused=self._fused(rows, losses),
                     value=self._watch.value_of(labelled),
+                    kpis={
+                        name: float(known.mean())
+                        for name in self._watch.kpis
+                        if len(known := told(rows, name))
+                    },
                 )
             )
         return found

@@ -105,6 +105,7 @@ def _month_table(result: Result, shown: Sequence[str]) -> str:
         )
         worth = "–" if stretch.value is None else f"{stretch.value:,.2f}"
         value = f'<td class="n">{worth}</td>' if result.currency else ""
+        value += "".join(f'<td class="n">{_amount(stretch.kpis.get(kpi.name))}</td>' for kpi in result.kpis)
         fused = (
             f"{stretch.fused[0]:.4f} ± {(stretch.fused[2] - stretch.fused[1]) / 2:.4f}"
             if stretch.fused
@@ -116,6 +117,7 @@ def _month_table(result: Result, shown: Sequence[str]) -> str:
             f'<td class="n">{fused}</td>{cells}{value}</tr>'
         )
     money = f'<th class="n">{escape(result.currency)} each</th>' if result.currency else ""
+    money += "".join(f'<th class="n">{escape(kpi.name)}</th>' for kpi in result.kpis)
     return (
         '<div class="panel"><table><tr><th>month</th><th class="n">predictions</th><th class="n">with outcome'
         f'</th><th class="n">mean error, fused</th>{head}{money}</tr>{"".join(rows)}</table>'
@@ -270,6 +272,10 @@ def _budget(result: Result) -> str:
         '<th class="n">level of a test</th><th class="n">tests</th><th class="n">spent</th></tr>'
         f"{rows}</table></div>"
     )
+
+
+def _amount(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.4g}"
 
 
 def figure(value: float | None, digits: int = 4) -> str:

@@ -26,6 +26,10 @@ AT, LABEL, LABELLED_AT, FAILED = "arrived_at", "label", "labelled_at", "failed"
 """Columns of a table of records beside `input.*` and `output.*`: when it arrived, what came true (null:
 not known), when that was known, and whether the caller got an error."""
 
+KPI, KPI_AT = "kpi.", "kpi_at."
+"""Columns of a table of records, each with the name of a KPI behind it: its value (null: not known), and when
+that was known."""
+
 DECIDED, SURE = "answer.class", "answer.probability"
 """Columns that are made of one value a class: the likeliest class, and how likely it is said to be."""
 
@@ -44,7 +48,7 @@ class History(Protocol):
         """Return the records that arrived from the first to the last of these days.
 
         Columns: `arrived_at` (UTC), `label`, `labelled_at`, and `input.*` and `output.*` of the contract;
-        `failed` may be missing.
+        `failed` may be missing, and so may `kpi.*` and `kpi_at.*` of declared KPIs.
         """
         ...
 

@@ -17,8 +17,12 @@ from tidegate.monitoring.part import EVERY_DAYS, PartMonitor
 from tidegate.monitoring.profile import block_counts, grids_of, profile_of
 from tidegate.monitoring.shift import ShiftMonitor, ShiftTest, mean_losses
 from tidegate.monitoring.signal import Finding, Severity
+from tidegate.monitoring.standing import StandingAlarm
 from tidegate.monitoring.subject import (
+    AT,
     FAILED,
+    KPI,
+    KPI_AT,
     LABEL,
     LABELLED_AT,
     SURE,
@@ -26,8 +30,7 @@ from tidegate.monitoring.subject import (
     day_numbers,
     number_of,
 )
-from tidegate.monitoring.value import ValueMonitor, brought
-from tidegate.statistics.detector import RiskDetector
+from tidegate.monitoring.value import MeanMonitor, brought, kpi_monitor, told, value_monitor
 from tidegate.statistics.histogram import Counts
 from tidegate.statistics.special import student_quantile
 
@@ -54,6 +57,7 @@ class DayView(msgspec.Struct, omit_defaults=True):
         risk: The detector's value over its limit; at 1 it alarms.
         p_values: Monitor and window -> p-value of its test.
         value: Money per prediction on that day, where costs are declared.
+        kpis: KPI -> its mean on that day, where it is known.
     """
 
     on: date
@@ -69,6 +73,7 @@ class DayView(msgspec.Struct, omit_defaults=True):
     risk: float | None = None
     p_values: dict[str, float] = {}
     value: float | None = None
+    kpis: dict[str, float] = {}
 
 
 class Spending(msgspec.Struct):
@@ -135,6 +140,7 @@ class Watch:
         self.parts = self._part_monitor(reference, losses, days)
         self._learn_losses(losses, block)
         self.worth = self._value_monitor(reference, losses, block)
+        self.kpis = self._kpi_monitors(reference)
         self._estimates: deque[tuple[float, int]] = deque(maxlen=_WEEK)
         self._learn_expectation(reference, block)
 
@@ -189,7 +195,7 @@ class Watch:
     def _learn_losses(self, losses: Floats, block: npt.NDArray[np.int64]) -> None:
         """Set the risk that is still accepted: the reference's, as well as it is known, and the tolerance."""
         self.reference_loss: float | None = None
-        self.detector: RiskDetector | None = None
+        self.alarm: StandingAlarm | None = None
         known = np.isfinite(losses)
         rows = np.bincount(block[known], minlength=self.n_days)
         means = (
@@ -209,18 +215,20 @@ class Watch:
         threshold = float(min(max(threshold, 1e-3), 0.99))
         limit = self._limit
         # Rows of a day resemble each other, so that they are no bets of their own: a day is one.
-        self.detector = RiskDetector(threshold=threshold, limit=limit)
+        self.alarm = StandingAlarm(threshold=threshold, limit=limit)
         self.spending["risk"] = Spending(_MONTH_DAYS / limit, 1 / limit)
 
     @property
     def _limit(self) -> float:
-        """Mean days to a false alarm, of each monitor of realised quality: loss, and value where declared."""
-        halves = 2 if self.subject.costs is not None and self.subject.task == "binary" else 1
-        return halves * self._budget.limit("risk", labels_per_month=_MONTH_DAYS)
+        """Mean days to a false alarm, of each monitor of what came true: loss, value and KPIs share alike."""
+        n_sharing = len(self.subject.monitoring.kpis)
+        if self.subject.task != "none":
+            n_sharing += 2 if self.subject.costs is not None and self.subject.task == "binary" else 1
+        return n_sharing * self._budget.limit("risk", labels_per_month=_MONTH_DAYS)
 
     def _value_monitor(
         self, reference: pl.DataFrame, losses: Floats, block: npt.NDArray[np.int64]
-    ) -> ValueMonitor | None:
+    ) -> MeanMonitor | None:
         known = np.isfinite(losses)
         found = brought(self.subject, reference.filter(pl.Series(known))) if known.any() else None
         if found is None or self.subject.costs is None:
@@ -232,7 +240,23 @@ class Watch:
         limit = self._limit
         self.spending["value"] = Spending(_MONTH_DAYS / limit, 1 / limit)
         tolerance = self.subject.monitoring.tolerance
-        return ValueMonitor(self.subject.costs, means, tolerance=tolerance, limit=limit)
+        return value_monitor(self.subject.costs, means, tolerance=tolerance, limit=limit)
+
+    def _kpi_monitors(self, reference: pl.DataFrame) -> dict[str, MeanMonitor]:
+        monitoring, found = self.subject.monitoring, {}
+        if not monitoring.kpis:
+            return {}
+        limit = self._limit
+        days = [day for _, day in reference.group_by(pl.col(AT).cast(pl.Date), maintain_order=True)]
+        for kpi in monitoring.kpis:
+            values = [told(day, kpi.name) for day in days]
+            means = np.array([each.mean() for each in values if len(each)])
+            if len(means) < 2:
+                self.notes.append(f"The reference has no {kpi.name!r} on two days: this KPI is not watched.")
+                continue
+            found[kpi.name] = kpi_monitor(kpi, means, tolerance=monitoring.tolerance, limit=limit)
+            self.spending[f"kpi.{kpi.name}"] = Spending(_MONTH_DAYS / limit, 1 / limit)
+        return found
 
     def _learn_expectation(self, reference: pl.DataFrame, block: npt.NDArray[np.int64]) -> None:
         """Draw weeks of the reference: how far does the loss that the model itself expects vary?"""
@@ -292,7 +316,15 @@ class Watch:
             mean = good[self.subject.judged].cast(pl.Float64).mean()
             view.mean_output = float(mean) if isinstance(mean, float) else None
         findings += self._estimate(good, view)
-        findings += self._realised(on, matured, view)
+        if self.subject.task != "none" or self.kpis:
+            view.matured_on = on - timedelta(days=self.subject.horizon_days)
+            view.n_matured = matured.height
+        findings += self._realised(matured, view)
+        findings += self._business(matured, view)
+        if not view.n_labelled:
+            self.untested |= {"risk", "value"}
+        if len(view.kpis) < len(self.kpis):
+            self.untested.add("kpi")
         return view, findings
 
     def _shift(self, kind: str, table: pl.DataFrame, view: DayView) -> list[Finding]:
@@ -382,11 +414,19 @@ class Watch:
             )
         ]
 
-    def _realised(self, on: date, matured: pl.DataFrame, view: DayView) -> list[Finding]:
-        if self.subject.task == "none":
+    def _business(self, matured: pl.DataFrame, view: DayView) -> list[Finding]:
+        findings = []
+        for name, monitor in self.kpis.items():
+            values = told(matured, name)
+            if len(values):
+                view.kpis[name] = float(values.mean())
+                self.spending[f"kpi.{name}"].n_tests += 1
+                findings += monitor.take(view.kpis[name], len(values))
+        return findings
+
+    def _realised(self, matured: pl.DataFrame, view: DayView) -> list[Finding]:
+        if self.subject.task == "none" or view.matured_on is None:
             return []
-        view.matured_on = on - timedelta(days=self.subject.horizon_days)
-        view.n_matured = matured.height
         losses = self.subject.losses(matured, scale=self.scale)
         known = np.isfinite(losses)
         view.n_labelled = int(known.sum())
@@ -415,27 +455,25 @@ class Watch:
         return None if found is None else float(found.mean())
 
     def _risk(self, view: DayView) -> list[Finding]:
-        detector = self.detector
-        if detector is None or view.realised_loss is None or self.reference_loss is None:
+        alarm = self.alarm
+        if alarm is None or view.realised_loss is None or self.reference_loss is None:
             return []
         self.spending["risk"].n_tests += 1
-        alarm = detector.update([min(1.0, view.realised_loss)])
-        view.risk = min(1.0, detector.value / detector.limit)
-        if alarm is None:
+        since = alarm.take(min(1.0, view.realised_loss))
+        view.risk = alarm.level
+        if since is None:
             return []
-        since = detector.n_since
-        limit, threshold = detector.limit, detector.threshold
-        detector.restart()
         return [
             Finding(
                 kind="risk",
                 subjects=("realised loss",),
-                title=f"Mean error is above {threshold * self.scale:.4g}, for about {since} days by now",
+                title=f"Mean error is above {alarm.threshold * self.scale:.4g}, for about {since} days "
+                "by now",
                 severity=Severity.CRITICAL,
                 evidence={
                     "rule": "e-SR detector over days",
-                    "threshold": threshold,
-                    "limit": limit,
+                    "threshold": alarm.threshold,
+                    "limit": alarm.limit,
                     "reference_loss": self.reference_loss,
                     "last_day_loss": view.realised_loss,
                     "days_since_estimated_change": since,
@@ -471,9 +509,13 @@ _REMEDIES: Mapping[str, str] = {
 
 
 def matured_by(table: pl.DataFrame, on: date) -> pl.DataFrame:
-    """Return records with only the labels that were known by the end of a day."""
-    if LABELLED_AT not in table.columns:
-        return table
-    end = pl.lit(on + timedelta(days=1)).cast(table.schema[LABELLED_AT])
-    known = pl.col(LABELLED_AT).is_null() | (pl.col(LABELLED_AT) < end)
-    return table.with_columns(pl.when(known).then(pl.col(LABEL)).otherwise(None).alias(LABEL))
+    """Return records with only the labels, and values of KPIs, that were known by the end of a day."""
+    pairs = [(LABEL, LABELLED_AT)]
+    pairs += [(name, KPI_AT + name.removeprefix(KPI)) for name in table.columns if name.startswith(KPI)]
+    known = []
+    for column, at in pairs:
+        if at in table.columns:
+            end = pl.lit(on + timedelta(days=1)).cast(table.schema[at])
+            in_time = pl.col(at).is_null() | (pl.col(at) < end)
+            known.append(pl.when(in_time).then(pl.col(column)).otherwise(None).alias(column))
+    return table.with_columns(known) if known else table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import polars as pl
 from tidegate.adapter.parquet.record import read_parts
 from tidegate.core.error import NotFound
 from tidegate.core.identifier import format_prediction_id
-from tidegate.monitoring.subject import AT, FAILED, LABEL, LABELLED_AT
+from tidegate.monitoring.subject import AT, FAILED, KPI, KPI_AT, LABEL, LABELLED_AT
 
 _US_PER_MINUTE = 60_000_000
+_TIME = pl.Datetime("us", "UTC")
 _KEPT = ("prediction_id", "version", "arm", AT, FAILED)
 _JOINED = """
 SELECT request, row, value, received_us FROM truth
@@ -28,7 +30,15 @@ WHERE service = ? AND name IN (?, ?) AND EXISTS (
 class StoredHistory:
     """Implements `History` over a record store and a ledger; opens both for each question."""
 
-    def __init__(self, records: Path, ledger: Path, service: str, *, outcome: str = "outcome") -> None:
+    def __init__(
+        self,
+        records: Path,
+        ledger: Path,
+        service: str,
+        *,
+        outcome: str = "outcome",
+        kpis: Sequence[str] = (),
+    ) -> None:
         """Name the places.
 
         Args:
@@ -36,11 +46,13 @@ class StoredHistory:
             ledger: The ledger.
             service: Whose records.
             outcome: Name of the outcome that is the label; one without a name of its own is it as well.
+            kpis: Names of the outcomes that are figures of the business.
         """
         self._records = records
         self._ledger = ledger
         self._service = service
         self._outcome = outcome
+        self._kpis = kpis
 
     def _index(self) -> sqlite3.Connection:
         path = self._records / "index.db"
@@ -82,25 +94,28 @@ class StoredHistory:
         finally:
             index.close()
         if not tables:
-            return pl.DataFrame(
-                schema={
-                    AT: pl.Datetime("us", "UTC"),
-                    LABEL: pl.Float64(),
-                    LABELLED_AT: pl.Datetime("us", "UTC"),
-                }
-            )
+            return pl.DataFrame(schema={AT: _TIME, LABEL: pl.Float64(), LABELLED_AT: _TIME})
         # an older contract's files may lack a column, or have another type of number
         table = pl.concat([_plain(each) for each in tables], how="diagonal_relaxed")
-        return table.join(self._labels(since, until), on="prediction_id", how="left").sort(AT)
+        for names, column, at in (
+            ((self._outcome, "outcome"), LABEL, LABELLED_AT),
+            *(((name, name), KPI + name, KPI_AT + name) for name in self._kpis),
+        ):
+            known = self._outcomes(names, since, until, column=column, at=at)
+            table = table.join(known, on="prediction_id", how="left")
+        return table.sort(AT)
 
-    def _labels(self, since: date, until: date) -> pl.DataFrame:
-        schema = {"prediction_id": pl.String(), LABEL: pl.Float64(), LABELLED_AT: pl.Datetime("us", "UTC")}
+    def _outcomes(
+        self, names: tuple[str, str], since: date, until: date, *, column: str, at: str
+    ) -> pl.DataFrame:
+        """Return the latest outcomes of either name, of predictions of a period, and when they were known."""
+        schema = {"prediction_id": pl.String(), column: pl.Float64(), at: _TIME}
         if not self._ledger.exists():
             return pl.DataFrame(schema=schema)
         first, last = (_minute(day) for day in (since, until + timedelta(days=1)))
         ledger = sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
         try:
-            rows = ledger.execute(_JOINED, (self._service, self._outcome, "outcome", first, last)).fetchall()
+            rows = ledger.execute(_JOINED, (self._service, *names, first, last)).fetchall()
         finally:
             ledger.close()
         values = [msgspec.json.decode(value) for _, _, value, _ in rows]
@@ -108,13 +123,11 @@ class StoredHistory:
         return pl.DataFrame(
             {
                 "prediction_id": [format_prediction_id(request, row) for request, row, _, _ in rows],
-                LABEL: pl.Series(
+                column: pl.Series(
                     [_label(value, as_text=texts) for value in values],
                     dtype=pl.String if texts else pl.Float64,
                 ),
-                LABELLED_AT: pl.Series([at for _, _, _, at in rows], dtype=pl.Int64).cast(
-                    schema[LABELLED_AT]
-                ),
+                at: pl.Series([when for _, _, _, when in rows], dtype=pl.Int64).cast(_TIME),
             }
         )
 
