@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.system.model import deploy_in
+
 SERVICE = textwrap.dedent(
     """
     import polars as pl
@@ -98,18 +100,9 @@ def verdicts(state):
 def deploy(tmp_path):
     from tidegate.bootstrap.local import Local
     from tidegate.bootstrap.setting import Settings
-    from tidegate.operation.release import deploy_first
 
     with Local(Settings(home=str(tmp_path / "home"))) as local:
-        deploy_first(
-            local.unit,
-            local.cell,
-            "paint",
-            version=1,
-            fallback_of=local.fallback_of,
-            principal=local.principal,
-            clock=local.clock,
-        )
+        deploy_in(local, "paint", version=1)
 
 
 def test_a_first_version_passes_by_its_baselines(paint):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.soak import soak
 
-SECONDS = float(os.environ.get("TIDEGATE_SOAK_S", "90"))
+SECONDS = float(os.environ.get("TIDEGATE_SOAK_S", "120"))
 
 _log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tidegate as tg
+from tests.system.model import deploy_in
 from tidegate.bootstrap.card import model_card
 from tidegate.bootstrap.evaluate import evaluate_version
 from tidegate.bootstrap.gate import gate_version
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
-from tidegate.operation.release import deploy_first
 from tidegate.registry.model_card import render_html
 
 CLASSES = ("ash", "birch", "cedar")
@@ -63,15 +63,7 @@ def test_classes_are_trained_evaluated_gated_and_told(tmp_path, output):
 
     with Local(Settings(home=str(tmp_path / "home"))) as local:
         publish_service(local, declared, tmp_path, params={"seed": 0})
-        deploy_first(
-            local.unit,
-            local.cell,
-            "trees",
-            version=1,
-            fallback_of=local.fallback_of,
-            principal=local.principal,
-            clock=local.clock,
-        )
+        deploy_in(local, "trees", version=1)
         second = publish_service(local, declared, tmp_path, params={"seed": 1}).version
 
         report = evaluate_version(local, second.label).report

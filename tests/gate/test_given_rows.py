@@ -8,13 +8,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tidegate as tg
+from tests.system.model import deploy_in
 from tidegate.bootstrap.gate import gate_version
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.contract.declare import contract_of
 from tidegate.core.error import InvalidSetting, NotFound
-from tidegate.operation.release import deploy_first
 from tidegate.operation.version import list_decisions
 
 NO_SERVERS = dict.fromkeys(("check-inputs", "latency", "memory"), "no servers in this test")
@@ -60,15 +60,7 @@ def lab(tmp_path_factory):
                 contract=contract_of(Tree, Fit),
                 gates=gates,
             )
-        deploy_first(
-            local.unit,
-            local.cell,
-            "trees",
-            version=1,
-            fallback_of=local.fallback_of,
-            principal=local.principal,
-            clock=local.clock,
-        )
+        deploy_in(local, "trees", version=1)
         rows(1_500, 3).write_parquet(folder / "october.parquet")
         yield local, str(folder / "october.parquet")
 

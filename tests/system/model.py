@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 import tidegate as tg
 from tests.system.server import Server
+from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, publish
 from tidegate.contract.declare import contract_of
 from tidegate.contract.schema import Contract
@@ -98,15 +99,20 @@ def add_version(
 def deploy(server: Server, service: str, *, version: int | None = None) -> None:
     """Give a service its first route, which a running server follows."""
     with server.local() as local:
-        deploy_first(
-            local.unit,
-            local.cell,
-            service,
-            fallback_of=local.fallback_of,
-            principal=local.principal,
-            clock=local.clock,
-            version=version,
-        )
+        deploy_in(local, service, version=version)
+
+
+def deploy_in(local: Local, service: str, *, version: int | None = None) -> None:
+    """Give a service of an opened home its first route."""
+    deploy_first(
+        local.unit,
+        local.cell,
+        service,
+        fallback_of=local.fallback_of,
+        principal=local.principal,
+        clock=local.clock,
+        version=version,
+    )
 
 
 def add_manifest(server: Server, manifest: Manifest) -> Version:

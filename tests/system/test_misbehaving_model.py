@@ -239,7 +239,7 @@ def test_a_declared_fallback_answers_and_says_so(server, service, a, b, reason):
 
 
 def answers_itself(server: Server, service: str) -> bool:
-    """Tell whether a model answers in every worker: each has a breaker, and a probe is not yet a closed one."""
+    """Tell whether a model answers in every worker, each behind a breaker of its own."""
     return all("answered_by" not in ask(server, service, 2.0).answer for _ in range(20))
 
 

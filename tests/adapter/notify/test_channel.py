@@ -1,14 +1,13 @@
 """Messages over a real socket."""
 
 import json
-import threading
 from datetime import date
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import pytest
 
 from tests.journal.fake import FakeClock
+from tests.receiver import receiving
 from tidegate.adapter.notify.channel import Webhook, channels_of
 from tidegate.adapter.notify.shelf import FileShelf
 from tidegate.core.error import InvalidSetting, MissingExtra
@@ -27,26 +26,9 @@ def signal():
 
 @pytest.fixture
 def server():
-    """A receiver that answers with the statuses it is told, then with 204."""
-    received, statuses = [], []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            received.append((self.headers["idempotency-key"], json.loads(body)))
-            self.send_response(statuses.pop(0) if statuses else 204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    listener = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_port}/hook?token=secret", received, statuses
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
+    """Address of a hook, what was posted to it, and the statuses it answers before 204."""
+    with receiving(status=204) as found:
+        yield f"{found.url}/hook?token=secret", found.posts, found.statuses
 
 
 def test_a_signal_is_posted_with_its_id(server, signal):
@@ -54,8 +36,9 @@ def test_a_signal_is_posted_with_its_id(server, signal):
 
     Webhook(url).send(signal)
 
-    ((key, body),) = received
-    assert key == signal.id
+    (post,) = received
+    body = json.loads(post.body)
+    assert post.headers["idempotency-key"] == signal.id
     assert body["signal"]["title"] == "Mean loss rose"
     assert "tidegate signals show" in body["text"]
 
@@ -241,7 +224,7 @@ def test_apprise_itself_hands_a_signal_to_a_real_receiver(server, signal):
         channel.send(signal)
     channel.send(signal)
 
-    (_, body) = received[-1]
+    body = json.loads(received[-1].body)
     assert body["title"] == "Mean loss rose"
     assert body["type"] == "failure"
     assert "tidegate signals show" in body["message"]

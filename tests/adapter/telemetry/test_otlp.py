@@ -2,13 +2,12 @@
 
 import base64
 import random
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import msgspec
 import pytest
 
 from tests.journal.fake import START_US, new_ids, new_stream, new_turn
+from tests.receiver import receiving
 from tidegate.adapter.telemetry.otlp import MOST_WAITING, SpanExporter, encode, headers_of
 from tidegate.adapter.telemetry.span import INTERNAL, SERVER, spans_of
 from tidegate.core.error import InvalidSetting
@@ -28,28 +27,8 @@ def turns_of(*turns, kind=RecordKind.PREDICTION):
 
 @pytest.fixture
 def collector():
-    """An address, and the messages that came there; answers with the statuses it is told, then with 200."""
-    received, statuses = [], []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            status = statuses.pop(0) if statuses else 200
-            if status == 200:
-                received.append((self.path, self.headers, body))
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    listener = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.server_port}", received, statuses
-    listener.shutdown()
-    thread.join()
-    listener.server_close()
+    with receiving(status=200) as found:
+        yield found
 
 
 def test_a_sampled_request_is_a_span_of_the_callers_trace_with_its_wait_and_model_call():
@@ -115,7 +94,7 @@ def test_a_collector_reads_what_is_sent(collector):
     exporter.take(turns_of(turn))
     assert exporter.flush()
 
-    ((path, headers, body),) = received
+    ((path, headers, body, _),) = received
     assert path == "/v1/traces"
     assert headers["authorization"] == "Bearer t0ken"
     plain = msgspec.json.decode(body)
@@ -141,7 +120,8 @@ def test_a_collector_that_is_away_gets_it_later_and_what_is_too_much_is_counted(
 
     assert not exporter.flush()
     assert exporter.flush()
-    assert (exporter.n_sent, exporter.n_dropped, len(received)) == (9, 0, 1)
+    taken = [each for each in received if each.status == 200]
+    assert (exporter.n_sent, exporter.n_dropped, len(taken)) == (9, 0, 1)
 
     many = turns_of(new_turn(new_ids(MOST_WAITING // 3 + 10), took_us=[200.0] * (MOST_WAITING // 3 + 10)))
     exporter.take(many)
