@@ -77,7 +77,9 @@ def journal() -> None:
     type=click.Choice(["prediction", "shadow", "outcome", "refusal", "event"]),
     help="Only records of this kind.",
 )
-@click.option("--id", "prediction_id", type=PredictionId(), help="Only this prediction, and what was reported of it.")
+@click.option(
+    "--id", "prediction_id", type=PredictionId(), help="Only this prediction, and what was reported of it."
+)
 @click.option("--since", type=Moment(), help="Only from this time on: 2026-11-20T14:00 (UTC) or 15m.")
 @click.option("--until", type=Moment(), help="Only before this time.")
 @click.option("--errors", is_flag=True, help="Only what was answered with an error.")

@@ -312,7 +312,7 @@ class Service:
             trained = self._trainer(data, params)
         except TidegateError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a person's code raises
             raise TrainerFailed(
                 f"The trainer of service {self.name!r} raised {type(error).__name__}: {error}",
                 service=self.name,
