@@ -54,10 +54,12 @@ def test_a_figure_that_falls_is_a_signal_and_one_that_rises_is_good_news():
     assert risen.title.startswith("The mean of revenue is above")
 
 
+@pytest.mark.slow
 def test_a_loss_within_its_tolerance_is_none():
     assert found(watched(sold(factor=0.7), tolerance=0.5)) == []
 
 
+@pytest.mark.slow
 def test_the_budget_is_shared_with_the_other_monitors_of_what_came_true():
     result = watched(sold())
     alone = run(sold(), subject(), over=LATER, reference=BASIS)
@@ -67,6 +69,7 @@ def test_the_budget_is_shared_with_the_other_monitors_of_what_came_true():
     assert together == pytest.approx(alone.spending["risk"].allowance)
 
 
+@pytest.mark.slow
 def test_what_is_reported_after_its_time_does_not_count_on_that_day():
     in_time, too_late = watched(sold()), watched(sold(late_days=30))
 
@@ -74,6 +77,7 @@ def test_what_is_reported_after_its_time_does_not_count_on_that_day():
     assert not any(day.kpis for day in too_late.days)
 
 
+@pytest.mark.slow
 def test_a_figure_is_watched_where_no_answer_is_judged():
     table = sold(factor=0.6).records(BASIS[0], LATER[1])
     unlabelled = TableHistory(table.with_columns(pl.lit(None, pl.Float64).alias(LABEL)))
