@@ -51,7 +51,7 @@ class Releases:
         self._counts = ExperimentCounts(
             ledger, self._local.home.journal, clock=self._local.clock, is_behind=is_behind
         )
-        self._experiments: dict[tuple[str, str, int], tuple[ExperimentWatch, Experiment] | None] = {}
+        self._experiments: dict[tuple[str, str, int], tuple[ExperimentWatch, Experiment]] = {}
         self._next_s = 0.0
 
     def tick(self) -> None:
@@ -81,8 +81,8 @@ class Releases:
                     continue
                 place = (cell.routes.cell, name, route.generation)
                 found = known[place] if place in known else running(self._local.unit, route)
-                self._experiments[place] = found
-                if found is not None and found[0].since_us:
+                if found is not None and found[0].since_us:  # else its decision is not kept yet
+                    self._experiments[place] = found
                     self._counts.advance(found[0])
 
     def _open(self) -> ReleaseController:

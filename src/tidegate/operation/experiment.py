@@ -31,6 +31,7 @@ from tidegate.release.experiment import (
     start_experiment,
 )
 from tidegate.release.readiness import Cell
+from tidegate.release.step import ROUTE_CHANGED
 from tidegate.route.route import STABLE, ServiceRoute
 from tidegate.statistics.confseq import asymptotic, proportion
 from tidegate.statistics.interval import Interval
@@ -211,28 +212,40 @@ def _with_result(decision: Decision, found: ExperimentResult) -> Decision:
 
 
 def running(unit: UnitOfWork, route: ServiceRoute) -> tuple[ExperimentWatch, Experiment] | None:
-    """Return what is counted of the experiment that goes on, and what it measures; None without one."""
+    """Return what is counted of the experiment that goes on, and what it measures; None without one.
+
+    The route is changed before its decision is kept: until it is, `since_us` is 0, and nothing is counted.
+    """
     if not experiment_arms(route):
         return None
-    decided = [
-        each
-        for each in list_decisions(unit, route.service, kind=EXPERIMENT)
-        if each.decision.outcome == "committed"
-    ]
-    told = [each for each in decided[-1].decision.evidence if each.rule == MEASURED] if decided else []
-    parameters = dict(told[0].parameters) if told else {}  # its decision may wait for the database
+    begun = next(
+        (
+            each
+            for each in reversed(list_decisions(unit, route.service, kind=EXPERIMENT))
+            if _drew(each.decision, route.salt)
+        ),
+        None,
+    )
+    told = [each for each in begun.decision.evidence if each.rule == MEASURED] if begun else []
+    parameters = dict(told[0].parameters) if told else {}
     horizon_s = float(parameters.pop("horizon_s", 0.0))
     measured = msgspec.convert(parameters, Experiment)
     watch = ExperimentWatch(
-        f"experiment-{decided[-1].id if told else 0}",
+        f"experiment-{begun.id if begun else 0}",
         route.service,
         {arm.name: arm.version for arm in route.arms if arm.parts},
-        since_us=decided[-1].decision.at_us if told else 0,
+        since_us=begun.decision.at_us if begun else 0,
         horizon_s=horizon_s,
         event=OutcomeEvent(MEASURED, measured.outcome, measured.against, measured.beyond),
         number=measured.number,
     )
     return watch, measured
+
+
+def _drew(decision: Decision, salt: str) -> bool:
+    """Tell whether an experiment's decision is the one that drew the keys by this salt."""
+    changes = [each.observed["to"] for each in decision.evidence if each.rule == ROUTE_CHANGED]
+    return any(change.get("salt") == salt for change in changes)
 
 
 def results(unit: UnitOfWork, ledger: Path, route: ServiceRoute) -> ExperimentResult | None:

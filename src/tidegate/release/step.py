@@ -73,10 +73,14 @@ class Step:
         )
 
 
+ROUTE_CHANGED = "route-changed"
+"""Rule of the evidence of what a change of the route was from and to."""
+
+
 def route_changed(before: ServiceRoute | None, after: Route, service: str) -> Evidence:
     """Return what a change of the route was from and to."""
     return Evidence(
-        rule="route-changed",
+        rule=ROUTE_CHANGED,
         verdict=Verdict.SAFE,
         reason=f"route {after.sequence} is in force",
         observed={
@@ -92,6 +96,7 @@ def _describe(route: ServiceRoute | None) -> dict[str, Any]:
         return {"generation": 0, "arms": {}, "safe_mode": False}
     return {
         "generation": route.generation,
+        "salt": route.salt,
         "arms": {arm.name: {"version": arm.version, "share": arm.share} for arm in route.arms},
         "shadows": [shadow.version for shadow in route.shadows],
         "safe_mode": route.safe_mode,
