@@ -102,7 +102,7 @@ def test_profiles_are_shown_by_hour_and_day_and_the_broken_day_is_seen(tidegate,
 
 def test_a_kpi_is_read_from_the_outcomes_of_its_name(tidegate, tmp_path):
     home = Home(tmp_path / "home")
-    fill(home, revenue=lambda day: 20.0 + day % 3 if day < BREAK else 9.0)
+    fill(home, revenue=lambda day: 20.0 + day % 3 if day < BREAK - 5 else 9.0)
 
     ran = tidegate(
         "monitor", "run", "loans", "--over", OVER, "--reference", REFERENCE, "--home", home.root, "--json"

@@ -48,7 +48,7 @@ class MeanMonitor:
     """The e-SR detector over days, on how far the mean of a day lies from the best one.
 
     Where the values have no natural bounds, the best and the worst mean are as far from what is accepted
-    as six standard deviations of days and the tolerance: beyond, a mean counts as that one.
+    as three standard deviations of days and the tolerance: beyond, a mean counts as that one.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class MeanMonitor:
         reach = student_quantile(0.975, len(means) - 1) * spread / len(means) ** 0.5
         self.accepted = self.reference - sign * (reach + tolerance * abs(self.reference))
         if bounds is None:
-            half = max(tolerance * abs(self.reference) + 6 * spread, 0.01 * abs(self.reference), 1e-9)
+            half = max(tolerance * abs(self.reference) + 3 * spread, 0.01 * abs(self.reference), 1e-9)
             bounds = (self.accepted - sign * half, self.accepted + sign * half)
         self._worst, self._best = bounds
         threshold = float(np.clip(self._missed(self.accepted), 1e-3, 0.99))
