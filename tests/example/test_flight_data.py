@@ -78,6 +78,7 @@ def late_rate(rows, minute, mine):
     return sum(landed) / len(landed) if landed else float("nan")
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(flights_of_a_morning)
 def test_recent_delays_equal_their_definition(rows):
@@ -101,6 +102,7 @@ def test_recent_delays_equal_their_definition(rows):
             assert row[name] == pytest.approx(value, abs=0.051, nan_ok=True), name
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(flights_of_a_morning, st.integers(60, 600), st.integers(1, 500))
 def test_features_do_not_change_with_what_happens_later(rows, now, extra):

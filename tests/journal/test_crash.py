@@ -87,6 +87,7 @@ def test_every_append_that_returned_is_read_once_after_kill_9(tmp_path: Path, se
     assert ends[-1] is not End.GROWING  # its writer is dead, and that shows
 
 
+@pytest.mark.slow
 def test_a_tailer_killed_again_and_again_counts_each_record_once(tmp_path: Path) -> None:
     writer = new_writer(tmp_path / "journal", max_bytes=20_000)
     encoder = writer.stream(new_stream())

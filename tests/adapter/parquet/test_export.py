@@ -133,6 +133,7 @@ def test_each_column_has_its_type_and_value(tmp_path: Path) -> None:
     assert (first["output.p"], first["output.name"], second["output.name"]) == (0.25, "é", None)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_every_row_of_any_contract_is_written(
