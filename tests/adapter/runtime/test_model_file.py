@@ -105,7 +105,7 @@ def test_a_damaged_file_is_refused_in_words(models, tmp_path, name):
     data = models[name][0].read_bytes()
     path = tmp_path / name
 
-    for damaged in (data[: len(data) // 2], b"", b"\x00garbage" * 50):
+    for damaged in (data[: len(data) // 2], b"", b"\x00garbage" * 50, b"S'\\u12'\n" * 9):
         path.write_bytes(damaged)
         with pytest.raises(LoadError, match=name):
             prepare(path)

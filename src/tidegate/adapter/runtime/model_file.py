@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,7 +103,8 @@ def _parses_as_pickle(path: Path) -> bool:
     byte or soon after, with one that does not exist.
     """
     calls = False
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of texts with odd escapes, which are none
         try:
             for instruction, _, _ in pickletools.genops(file):
                 calls = calls or instruction.name in _PICKLE_CALLS
