@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 import tidegate as tg
+from tests.system.model import deploy_in
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.contract.declare import contract_of
-from tidegate.operation.release import deploy_first
 from tidegate.route.route import Latch, resize
 
 SERVICE = "sum"
@@ -50,15 +50,7 @@ def template(tmp_path_factory):
             sample={"a": [1.0], "b": [0.5]},
             origin=Origin(changelog=str(contract.fingerprint)),
         )
-    deploy_first(
-        local.unit,
-        local.cell,
-        SERVICE,
-        fallback_of=local.fallback_of,
-        principal=local.principal,
-        clock=local.clock,
-        version=1,
-    )
+    deploy_in(local, SERVICE, version=1)
     local.close()
     return folder / "home"
 
