@@ -26,6 +26,7 @@ from tidegate.operation.release import deploy_first
 from tidegate.operation.version import list_services, list_versions
 from tidegate.registry.store import StoreUnavailable
 from tidegate.registry.version import Version
+from tidegate.route.route import ServiceRoute
 
 CONTRACT_SUFFIX = ".contract.py"
 
@@ -57,7 +58,7 @@ def prepare_folder(
         from tidegate.bootstrap.collection import publish_all  # nobody else needs what it imports
 
         return _routed(local, publish_all(local, files, name_of=service_name, tell=tell))
-    known = list_services(local.unit)
+    known, routed = list_services(local.unit), local.routes.read().services
     notes: list[str] = []
     for service in load_services(folder):
         if service.name not in known:
@@ -66,7 +67,7 @@ def prepare_folder(
                 hint=f"Train one first: tidegate train {folder}",
                 service=service.name,
             )
-        _deploy(local, service.name, notes)
+        _deploy(local, service.name, notes, routed.get(service.name))
     return _routed(local, notes)
 
 
@@ -98,7 +99,7 @@ def prepare_model(local: Local, path: Path, *, name: str | None = None) -> Prepa
                 f"{path.name} or its contract has changed: it is registered as version {number}, without "
                 f"traffic. Move it there with: tidegate switch {service} {number}"
             )
-    _deploy(local, service, notes)
+    _deploy(local, service, notes, local.routes.read().services.get(service))
     return _routed(local, notes)
 
 
@@ -124,9 +125,7 @@ def prepare_home(local: Local) -> Prepared:
             hint="Name a service's folder or a model file: tidegate up FOLDER",
         )
     for service in known:
-        route = routed.get(service)
-        if route is None or not route.arms:  # the routes are not read for each of thousands of services
-            _deploy(local, service, notes)
+        _deploy(local, service, notes, routed.get(service))
     return _routed(local, notes)
 
 
@@ -187,8 +186,11 @@ def serve(local: Local) -> NoReturn:
     os.execv(line[0], line)  # noqa: S606 - our own interpreter, by a list of arguments
 
 
-def _deploy(local: Local, service: str, notes: list[str]) -> None:
-    route = local.routes.read().services.get(service)
+def _deploy(local: Local, service: str, notes: list[str], route: ServiceRoute | None) -> None:
+    """Give a service its first route, unless the one it has leads somewhere.
+
+    The route is handed in, since to read the routes anew for each of thousands of services takes minutes.
+    """
     if route is not None and route.arms:
         return
     others = [cell.routes.read().services.get(service) for cell in local.cells.values()]
