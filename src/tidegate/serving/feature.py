@@ -250,11 +250,14 @@ class FeatureMerge:
 class FeatureExecutor:
     """Reads a group's features, then lets the model's own executor run."""
 
-    def __init__(self, inner: Executor, merge: FeatureMerge, source: Source, *, clock: Clock) -> None:
+    def __init__(
+        self, inner: Executor, merge: FeatureMerge, source: Source, *, clock: Clock, read_s: float = READ_S
+    ) -> None:
         self._inner = inner
         self._merge = merge
         self._source = source
         self._clock = clock
+        self._read_s = read_s
         self._reading_rows = 0
 
     @property
@@ -301,7 +304,7 @@ class FeatureExecutor:
                 group.inputs = self._merge.merged(group.inputs, rows)
             self._go_on(group, done)
 
-        self._source.read([ask for ask, _ in asked], timeout_s=min(READ_S, left_s / 2), done=go_on)
+        self._source.read([ask for ask, _ in asked], timeout_s=min(self._read_s, left_s / 2), done=go_on)
 
     def _go_on(self, group: Group, done: Callable[[Group], None]) -> None:
         stopped = self._merge.refusals(group)
