@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 import trustme
 
+from tests.certificate import write_certificate
 from tests.system.model import add_version, deploy, write_sum
 from tests.system.server import wait_until
 
@@ -20,11 +21,7 @@ def authority():
 
 @pytest.fixture
 def certificate(authority, tmp_path):
-    issued = authority.issue_cert("127.0.0.1")
-    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    return chain, key
+    return write_certificate(authority, tmp_path)
 
 
 def fetch(url, context, body=None):
@@ -52,9 +49,7 @@ def test_both_ports_speak_tls_and_a_renewed_certificate_is_read_at_a_restart(
         assert client.is_closed()
 
     other = trustme.CA()
-    issued = other.issue_cert("127.0.0.1")
-    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
+    write_certificate(other, tmp_path)
     assert server.command("restart").returncode == 0
 
     with pytest.raises(OSError, match="certificate verify failed"):
