@@ -33,7 +33,7 @@ PLAN = Plan(
         Guardrail("wrong", outcome="sum", against="total", beyond=0.5, allowance=0.2),
     ),
     mature_s=2.5,
-    limit_s=60.0,
+    limit_s=120.0,
 )
 
 
@@ -84,7 +84,7 @@ def release(server: Server, version: int) -> tuple[object, list[dict[str, str]]]
     done = server.command("release", "start", SERVICE, version, "--plan", path, "--override", "a test")
     assert done.returncode == 0, done.stderr
     looks = []
-    give_up_s = time.monotonic() + 60
+    give_up_s = time.monotonic() + 180
     with server.local() as local:
         while (state := find_release(local.unit, SERVICE)).is_open and time.monotonic() < give_up_s:
             view = watch_release(local.unit, server.home.ledger, SERVICE, clock=local.clock)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from tidegate.adapter.runtime.builder import BUILDERS
-from tidegate.adapter.runtime.prepare import prepare
+from tidegate.adapter.runtime.prepare import ROW_BY_ROW, prepare
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import read_settings
 from tidegate.contract.encode import RowEncoder
@@ -32,6 +32,7 @@ from tidegate.operation.mutation import new_key
 from tidegate.operation.register import ACTION
 from tidegate.operation.register import register as register_version
 from tidegate.predictor.binding import Binding
+from tidegate.predictor.independence import RowByRow, is_coupled_on
 from tidegate.predictor.lookup import LookupOptions, Table
 from tidegate.predictor.protocol import BuildContext, Spec, build
 from tidegate.predictor.rule import RuleOptions
@@ -45,6 +46,9 @@ from tidegate.service.manifest import CheckInputs, FallbackSpec, Manifest, Nativ
 
 N_CHECK_ROWS = 16
 """Check inputs of a version: enough to meet several branches of a model, few enough to read."""
+
+N_BESIDE_ROWS = 4
+"""Of these, the rows that are asked together and alone: each is a call."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,6 +151,7 @@ def publish(
     origin, key = origin or Origin(), key or new_key()
     notes = list(prepared.notes)
     tensor_names, native_input = _tensors(spec, contract)
+    spec, check_inputs = _check_inputs(local, spec, contract, sample, notes)
     manifest = Manifest(
         service=name,
         contract=contract,
@@ -160,7 +165,7 @@ def publish(
         objectives=objectives or Objectives(),
         limits=limits or Limits(),
         journal=journal,
-        check_inputs=_check_inputs(local, spec, contract, sample, notes),
+        check_inputs=check_inputs,
         tensor_names=tensor_names,
         native_input=native_input,
         evaluation=evaluation,
@@ -320,26 +325,28 @@ def _record_parity(local: Local, version: Version, evidence: list[Evidence], *, 
 
 def _check_inputs(
     local: Local, spec: Spec, contract: Contract, sample: Any, notes: list[str]
-) -> CheckInputs | None:
-    """Return sample rows with the model's own answers to them."""
+) -> tuple[Spec, CheckInputs | None]:
+    """Return sample rows with the model's own answers to them, and the spec as these show it has to be."""
     schema = contract.input
     if sample is None:
         notes.append("No check inputs: there is no sample.")
-        return None
-    if any(field.sensitive for field in schema.fields):
-        notes.append("No check inputs: rows of the sample hold sensitive fields, which are not stored.")
-        return None
+        return spec, None
     columns = columns_of(sample)
     missing = [field.name for field in schema.fields if field.name not in columns and not field.optional]
     if missing:
         notes.append(f"No check inputs: the sample lacks {', '.join(missing)}.")
-        return None
+        return spec, None
     n_rows = min(N_CHECK_ROWS, len(next(iter(columns.values()))))
     rows = Validator(schema).coerce(
         {name: column[:n_rows] for name, column in columns.items() if name in schema.by_name}
     )
     predictor = build(spec, BuildContext(contract, local.artifacts.open), BUILDERS)
     try:
+        judged = contract.batched and not spec.row_by_row and spec.kind != "remote"  # a server batches itself
+        if judged and is_coupled_on(predictor, rows.rows(0, min(N_BESIDE_ROWS, n_rows))):
+            spec = msgspec.structs.replace(spec, row_by_row=True)
+            notes.append(ROW_BY_ROW)
+            predictor = RowByRow(predictor)
         outputs = predictor.predict(rows)
     finally:
         predictor.close()
@@ -350,7 +357,10 @@ def _check_inputs(
             f"The model's answer to its own sample breaks the contract. {violations[0].message}",
             hint="Widen the output field, or correct the model.",
         )
-    return CheckInputs(_plain(schema, rows), _plain(contract.output, outputs))
+    if any(field.sensitive for field in schema.fields):
+        notes.append("No check inputs: rows of the sample hold sensitive fields, which are not stored.")
+        return spec, None
+    return spec, CheckInputs(_plain(schema, rows), _plain(contract.output, outputs))
 
 
 def _plain(schema: Schema, batch: Any) -> list[dict[str, Any]]:

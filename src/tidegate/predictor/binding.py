@@ -38,7 +38,9 @@ class Signature(msgspec.Struct, frozen=True):
     Attributes:
         inputs: Tensors it takes.
         outputs: Tensors it gives.
-        batched: The first dimension of each is the number of rows, and free.
+        batched: The first dimension of each is the number of rows, and free, and each row is answered
+            for itself.
+        coupled: It would be batched, but for rows that influence each other's answers.
         column_inputs: An input of row shape (1,) is one column of a table, not a vector of
             length 1 (so do converters of table models write their graphs).
     """
@@ -47,6 +49,21 @@ class Signature(msgspec.Struct, frozen=True):
     outputs: tuple[Tensor, ...]
     batched: bool = True
     column_inputs: bool = False
+    coupled: bool = False
+
+    def of_rows(self) -> Signature:
+        """Return the same with a first dimension that is the number of rows."""
+
+        def rows(tensor: Tensor) -> Tensor:
+            shape = tensor.row_shape if tensor.mapping else tensor.row_shape[1:]
+            return msgspec.structs.replace(tensor, row_shape=shape)
+
+        return msgspec.structs.replace(
+            self,
+            inputs=tuple(rows(tensor) for tensor in self.inputs),
+            outputs=tuple(rows(tensor) for tensor in self.outputs),
+            batched=True,
+        )
 
 
 class InputBinding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,6 +198,8 @@ def bind(
     Raises:
         InvalidSetting: There is no way, or more than one; says which fields and tensors.
     """
+    if contract.batched and signature.coupled:  # each row will be a call of its own
+        signature = signature.of_rows()
     if contract.batched != signature.batched:
         raise InvalidSetting(
             f"The contract says batched={contract.batched}, the model is "

@@ -12,6 +12,7 @@ from tidegate.contract.batch import Batch
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import Digest
 from tidegate.core.error import TidegateError
+from tidegate.predictor.independence import RowByRow
 
 
 class PredictorError(TidegateError):
@@ -38,11 +39,14 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
         kind: Which builder: `onnx`, `skops`, `lightgbm`, `xgboost`, `lookup`, `rule`, `python`.
         artifact: Digest of its files in the artifact store; None where options say everything.
         options: Plain JSON values that the builder understands.
+        row_by_row: Each row is a call of its own: the model's answer to a row depends on the rows beside
+            it, and those may be another caller's.
     """
 
     kind: str
     artifact: Digest | None = None
     options: dict[str, Any] = {}
+    row_by_row: bool = False
 
 
 class Predictor(Protocol):
@@ -111,4 +115,5 @@ def build(spec: Spec, context: BuildContext, builders: Mapping[str, Builder]) ->
             hint=f"Known kinds: {', '.join(sorted(builders))}.",
             kind=spec.kind,
         ) from None
-    return builder(spec, context)
+    predictor = builder(spec, context)
+    return RowByRow(predictor) if spec.row_by_row else predictor

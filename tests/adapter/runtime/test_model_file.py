@@ -207,10 +207,12 @@ def test_a_graph_is_served_without_any_training_library(tmp_path):
     code = (
         "import sys, pathlib\n"
         "from tidegate.adapter.runtime.builder import BUILDERS\n"
-        "from tidegate.adapter.runtime.signature import infer_contract\n"
+        "from tidegate.adapter.runtime.signature import signature_of\n"
+        "from tidegate.adapter.runtime.session import open_session\n"
+        "from tidegate.predictor.binding import contract_from\n"
         "from tidegate.predictor.protocol import BuildContext, Spec, build\n"
         f"path = pathlib.Path({str(path)!r})\n"
-        "contract, _ = infer_contract(path)\n"
+        "contract, _ = contract_from(signature_of(open_session(path)))\n"
         "build(Spec('onnx', 'sha256:0'), BuildContext(contract, lambda d: path), BUILDERS).warm_up()\n"
         f"print(sorted({HEAVY} & set(sys.modules)))"
     )

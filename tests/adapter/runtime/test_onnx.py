@@ -22,15 +22,16 @@ from tests.adapter.runtime.graph import (
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.adapter.runtime.onnx import OnnxPredictor
 from tidegate.adapter.runtime.session import open_session
-from tidegate.adapter.runtime.signature import bind_contract, infer_contract
+from tidegate.adapter.runtime.signature import signature_of
 from tidegate.contract.batch import Batch
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
+from tidegate.predictor.binding import bind, contract_from
 from tidegate.predictor.protocol import BuildContext, LoadError, PredictorError, Spec, build
 
 
 def open_graph(path, contract=None, **options):
-    contract = contract or infer_contract(path)[0]
+    contract = contract or contract_from(signature_of(open_session(path)))[0]
     spec = Spec("onnx", "sha256:0", options)
     return build(spec, BuildContext(contract, lambda digest: path), BUILDERS)
 
@@ -195,7 +196,7 @@ def test_rows_of_differing_length_are_run_by_shape_and_put_back_in_order(tmp_pat
 
 def test_a_graph_of_fixed_first_dimension_is_run_once_a_row(tmp_path):
     path = save(unary("Neg", FLOAT, (1, 2)), tmp_path / "m.onnx")
-    inferred, _ = infer_contract(path)
+    inferred, _ = contract_from(signature_of(open_session(path)))
 
     answer = open_graph(path).predict(Batch.of({"x": np.arange(6, dtype=np.float32).reshape(3, 1, 2)}))
 
@@ -229,6 +230,21 @@ def test_an_output_whose_shape_follows_values_is_still_answered(tmp_path):
 
     for width in (2, 2, 3, 1):
         assert predictor.predict(Batch.of({"x": np.array([width])}))["y"][0].tolist() == [width] * width
+
+
+def test_labels_declared_as_one_value_are_answered_for_any_number_of_rows(tmp_path):
+    # As onnxmltools writes LightGBM classifiers: onnxruntime refuses a buffer for them.
+    model = graph(
+        [("x", FLOAT, (None, 2))],
+        [("label", INT64, (1,))],
+        [("ArgMax", ["x"], ["label"], {"axis": 1, "keepdims": 0})],
+    )
+    predictor = open_graph(save(model, tmp_path / "m.onnx"))
+    x = np.array([[0, 1], [1, 0], [0, 1]], np.float32)
+
+    answers = [predictor.predict(Batch.of({"x": x[:n]}))["label"].tolist() for n in (1, 3, 1, 2)]
+
+    assert answers == [[1], [1, 0, 1], [1], [1, 0]]
 
 
 def test_an_output_of_another_shape_than_promised_is_an_error_in_words(tmp_path):
@@ -293,7 +309,7 @@ def test_several_onnx_files_in_an_artifact_leave_doubt(tmp_path, linear):
 
 
 def test_a_binding_is_worked_out_where_none_is_stored(linear):
-    stored = bind_contract(linear, SUM)
+    stored = bind(SUM, signature_of(open_session(linear)))
 
     predictor = OnnxPredictor(open_session(linear), SUM, stored)
 

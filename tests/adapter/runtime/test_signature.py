@@ -1,15 +1,18 @@
 """What graphs take and give, read from the loaded session."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from tests.adapter.runtime.graph import FLOAT, INT64, STRING, graph, save, unary
 from tidegate.adapter.runtime.builder import BUILDERS
+from tidegate.adapter.runtime.prepare import prepare
 from tidegate.adapter.runtime.session import open_session
-from tidegate.adapter.runtime.signature import infer_contract, signature_of
+from tidegate.adapter.runtime.signature import signature_of
 from tidegate.contract.batch import Batch
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
+from tidegate.predictor.binding import contract_from
 from tidegate.predictor.protocol import BuildContext, Spec, build
 
 
@@ -56,6 +59,68 @@ def test_a_width_that_the_graph_leaves_open_is_seen_by_running_it():
     assert shapes(unary("Abs", FLOAT, (None, None))) == (True, [(None,)], [(None,)])
 
 
+def over_rows(name):
+    """Return a graph that computes something over its rows."""
+    x, y = [("x", FLOAT, (None, 2))], [("y", FLOAT, (None, 2))]
+    axis = [("axis", np.array(0))]
+    if name == "mean":
+        mean = ("ReduceMean", ["x"], ["m"], {"axes": [0], "keepdims": 1})
+        return graph(x, y, [mean, ("Sub", ["x", "m"], ["y"], {})])
+    if name == "running sum":
+        return graph(x, y, [("CumSum", ["x", "axis"], ["y"], {})], axis)
+    if name == "share of all":
+        return graph(x, y, [("Softmax", ["x"], ["y"], {"axis": 0})])
+    products = [("Transpose", ["z"], ["t"], {}), ("MatMul", ["x", "t"], ["s"], {})]
+    if name == "best of the other rows":
+        best = ("ReduceMax", ["s"], ["y"], {"axes": [1], "keepdims": 0})
+        return graph([*x, ("z", FLOAT, ("m", 2))], [("y", FLOAT, (None,))], [*products, best])
+    same = ("Identity", ["x"], ["z"], {})
+    return graph(x, [("y", FLOAT, (None, None))], [same, *products, ("Identity", ["s"], ["y"], {})])
+
+
+@pytest.mark.parametrize("name", ["mean", "running sum", "share of all", "best of the other rows", "gram"])
+def test_a_graph_whose_rows_influence_each_other_is_not_batched(name):
+    signature = signature_of(open_session(over_rows(name).SerializeToString()))
+
+    assert (signature.batched, signature.coupled) == (False, True)
+    assert signature.inputs[0].row_shape == (None, 2), "the whole tensor"
+
+
+def test_rounding_that_follows_the_number_of_rows_is_no_influence():
+    weights = np.random.default_rng(0).normal(size=(512, 512)).astype(np.float32)
+    deep = graph(
+        [("x", FLOAT, (None, 512))],
+        [("y", FLOAT, (None, 512))],
+        [("MatMul", ["x", "w"], ["a"], {}), ("Tanh", ["a"], ["b"], {}), ("MatMul", ["b", "w"], ["y"], {})],
+        [("w", weights)],
+    )
+    noisy = graph(
+        [("x", FLOAT, (None, 2))],
+        [("y", FLOAT, (None, 2))],
+        [("RandomNormalLike", ["x"], ["r"], {}), ("Add", ["x", "r"], ["y"], {})],
+    )
+
+    assert shapes(deep)[0]
+    assert shapes(noisy)[0], "it cannot be told"
+
+
+def test_rows_of_a_graph_that_mixes_them_are_asked_one_by_one_where_the_contract_is_of_rows(tmp_path):
+    path = save(over_rows("share of all"), tmp_path / "m.onnx")
+    field = Field("x", DataType.FLOAT32, (2,))
+    promise = Contract(Schema((field,)), Schema((Field("y", DataType.FLOAT32, (2,)),)))
+
+    whole, rows = prepare(path), prepare(path, contract=promise)
+    stored = msgspec.structs.replace(rows.spec, artifact="sha256:0")
+    predictor = build(stored, BuildContext(promise, lambda digest: path), BUILDERS)
+    answer = predictor.predict(Batch.of({"x": np.arange(6, dtype=np.float32).reshape(3, 2)}))
+
+    assert (whole.contract.batched, whole.spec.row_by_row) == (False, False)
+    assert rows.spec.row_by_row
+    assert answer["y"].tolist() == [[1.0, 1.0]] * 3
+    assert "influence each other" in whole.notes[0]
+    assert "influence each other" in rows.notes[0]
+
+
 def test_a_label_declared_as_one_value_follows_the_rows_where_it_does(tmp_path):
     # As onnxmltools writes LightGBM classifiers.
     model = graph(
@@ -96,7 +161,7 @@ def test_a_model_file_alone_becomes_one_field_a_tensor(tmp_path):
     )
     path = save(model, tmp_path / "m.onnx")
 
-    contract, binding = infer_contract(path)
+    contract, binding = contract_from(signature_of(open_session(path)))
 
     assert [(f.name, f.type, f.shape) for f in contract.input.fields] == [
         ("input_1", DataType.FLOAT32, (3,)),
@@ -129,7 +194,7 @@ def test_a_classifier_with_a_mapping_output_is_read_by_class(tmp_path, labels):
         Schema((Field("x", DataType.FLOAT32, (3,)),)), Schema((Field("p", DataType.FLOAT64, ge=0, le=1),))
     )
 
-    whole, _ = infer_contract(path)
+    whole, _ = contract_from(signature_of(open_session(path)))
     predictor = build(Spec("onnx", "sha256:0"), BuildContext(promise, lambda digest: path), BUILDERS)
     answer = predictor.predict(Batch.of({"x": x}))["p"]
 

@@ -120,13 +120,12 @@ class OnnxPredictor:
         except RuntimeWarning:  # a value beyond float32, where warnings are errors: it becomes infinite
             with np.errstate(all="ignore"):
                 return self._predict_kept(batch, n_rows)
-        except ENGINE_ERRORS as error:
-            # Perhaps the outputs' shape depends on values: from here on the graph is asked plainly.
+        except ENGINE_ERRORS:
+            answer = self._predict_plain(batch)  # raises again what the batch itself is at fault for
+            # The outputs' shape depends on values, or is not what the graph says: from here on ask plainly.
             self._keep_rows = -1
             self._can_keep = False
-            if "shape" in str(error):
-                return self._predict_plain(batch)
-            raise self._failure(error) from error
+            return answer
         return Batch({name: finish(column) for name, finish, column in kept.outputs}, n_rows)
 
     def _predict_plain(self, batch: Batch) -> Batch:

@@ -16,10 +16,15 @@ from tidegate.adapter.runtime.preparation import Preparation, output_fields, tab
 from tidegate.adapter.runtime.prepared import Prepared
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
-from tidegate.predictor.binding import Signature, Tensor, as_field_name, bind
+from tidegate.predictor.binding import Signature, Tensor, as_field_name, bind, contract_from
 from tidegate.predictor.protocol import Spec
 from tidegate.predictor.remote import RemoteOptions
 from tidegate.training.parity import Tolerance
+
+WHOLE_CALLS = (
+    "Rows of one call influence each other's answers: each request is a call of its own, its tensors whole."
+)
+ROW_BY_ROW = "Rows of one call influence each other's answers: each row is a call of its own."
 
 
 def prepare(
@@ -77,16 +82,20 @@ def prepare(
 
 
 def _prepare_onnx(path: Path, contract: Contract | None) -> Prepared:
-    from tidegate.adapter.runtime.session import external_files
-    from tidegate.adapter.runtime.signature import bind_contract, infer_contract
+    from tidegate.adapter.runtime.session import external_files, open_session
+    from tidegate.adapter.runtime.signature import signature_of
 
+    signature = signature_of(open_session(path))
     if contract is None:
-        contract, binding = infer_contract(path)
+        contract, binding = contract_from(signature)
     else:
-        binding = bind_contract(path, contract)
+        binding = bind(contract, signature)
+    row_by_row = signature.coupled and contract.batched
+    notes = () if not signature.coupled else (ROW_BY_ROW,) if row_by_row else (WHOLE_CALLS,)
     files: dict[str, bytes | Path] = {path.name: path}
     files |= {name: path.parent / name for name in external_files(path)}
-    return Prepared(Spec("onnx", options={"binding": binding.to_options()}), contract, files)
+    spec = Spec("onnx", options={"binding": binding.to_options()}, row_by_row=row_by_row)
+    return Prepared(spec, contract, files, notes=notes)
 
 
 def _prepare_python(files: dict[str, bytes | Path], module: str, contract: Contract | None) -> Prepared:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]  # ships no types
 
-from tidegate.adapter.runtime.session import ENGINE_ERRORS, open_session
-from tidegate.contract.schema import Contract, DataType
+from tidegate.adapter.runtime.session import ENGINE_ERRORS
+from tidegate.contract.schema import DataType
 from tidegate.core.error import InvalidSetting
-from tidegate.predictor.binding import Binding, Signature, Tensor, bind, contract_from
+from tidegate.predictor.binding import Signature, Tensor
+from tidegate.predictor.independence import is_coupled
 
 _TYPES = {
     "tensor(float)": DataType.FLOAT32,
@@ -29,11 +32,17 @@ _TYPES = {
 _MAPPING = re.compile(r"seq\(map\((int64|string),tensor\(float\)\)\)\Z")
 _TABLE_PRODUCERS = frozenset({"skl2onnx", "OnnxMLTools", "hummingbird"})
 
+_PROBE_ROWS = 3
+_PROBE_WIDTHS = (1, 8, 64)
+"""For dimensions that a graph leaves open besides the first: the first of these that it takes."""
+_PROBE_SEED = 20261121
+
 
 def signature_of(session: ort.InferenceSession) -> Signature:
     """Describe a graph's inputs and outputs.
 
-    It is batched if and only if the first dimension of each input and each output is free.
+    It is batched if and only if the first dimension of each input and each output is free, and a row's
+    answer does not depend on the rows beside it (see `tidegate.predictor.independence`).
     Where the graph leaves an output's shape open, a run on zeros and one on ones tell.
 
     Raises:
@@ -54,19 +63,52 @@ def signature_of(session: ort.InferenceSession) -> Signature:
         outputs.append(tensor)
         batched = batched and follows
     inputs = [Tensor(node.name, _type_of(node), _dims(node.shape)) for node in session.get_inputs()]
-    if batched:
-        inputs = [Tensor(t.name, t.type, t.row_shape[1:]) for t in inputs]
-        outputs = [
-            t if t.mapping else Tensor(t.name, t.type, t.row_shape[1:], classes=t.classes) for t in outputs
-        ]
-    elif any(tensor.mapping for tensor in outputs):
+    coupled = batched and _is_coupled(session)
+    if any(tensor.mapping for tensor in outputs) and (coupled or not batched):
         raise _refused_type("a sequence of maps with a fixed batch", "")
-    return Signature(
+    whole = Signature(
         tuple(inputs),
         tuple(outputs),
-        batched,
+        batched=False,
         column_inputs=session.get_modelmeta().producer_name in _TABLE_PRODUCERS,
+        coupled=coupled,
     )
+    return whole.of_rows() if batched and not coupled else whole
+
+
+def _is_coupled(session: ort.InferenceSession) -> bool:
+    """Ask a graph, with rows of noise, whether each is answered for itself; what fails tells nothing."""
+    rng = np.random.default_rng(_PROBE_SEED)
+    is_open = any(not isinstance(dim, int) for node in session.get_inputs() for dim in node.shape[1:])
+    for width, noise in itertools.product(_PROBE_WIDTHS if is_open else (1,), (True, False)):
+        feed = {}
+        for node in session.get_inputs():
+            shape = (_PROBE_ROWS, *(dim if isinstance(dim, int) else width for dim in node.shape[1:]))
+            feed[node.name] = _probe(_type_of(node), shape, rng if noise else None)
+        with contextlib.suppress(*ENGINE_ERRORS):
+            return is_coupled(partial(_ask, session, feed), _PROBE_ROWS)
+    return False
+
+
+def _ask(session: ort.InferenceSession, feed: dict[str, Any], rows: slice) -> list[Any]:
+    """Return what a graph answers to some rows; mappings from class to score as rows of scores."""
+    answers = session.run(None, {name: column[rows] for name, column in feed.items()})
+    return [
+        np.array([list(row.values()) for row in answer]) if isinstance(answer, list) else answer
+        for answer in answers
+    ]
+
+
+def _probe(kind: DataType, shape: tuple[int, ...], rng: np.random.Generator | None) -> Any:
+    """Return rows that differ: noise, or what nearly every graph takes, whole rows of zeros and of ones."""
+    if kind.is_text:
+        return np.full(shape, "", object)
+    if rng is None:
+        ramp = (np.arange(shape[0]) % 2).reshape(-1, *[1] * (len(shape) - 1))
+        return np.broadcast_to(ramp, shape).astype(kind.dtype)
+    if kind.is_float:
+        return rng.standard_normal(shape).astype(kind.dtype)
+    return rng.integers(0, 2, shape).astype(kind.dtype)  # codes: every vocabulary has two
 
 
 def _output_tensor(node: Any, seen: list[Any], *, fixed: bool) -> tuple[Tensor, bool]:
@@ -133,25 +175,3 @@ def _refused_type(kind: str, name: str) -> InvalidSetting:
 
 def _dims(shape: Sequence[int | str | None]) -> tuple[int | None, ...]:
     return tuple(dim if isinstance(dim, int) else None for dim in shape)
-
-
-def infer_contract(model: Path | bytes) -> tuple[Contract, Binding]:
-    """Return the contract that a graph amounts to, one field a tensor, and how they map.
-
-    Raises:
-        LoadError: The graph cannot be loaded.
-        InvalidSetting: It has values that columns cannot carry.
-    """
-    return contract_from(signature_of(open_session(model)))
-
-
-def bind_contract(
-    model: Path | bytes, contract: Contract, *, features: Sequence[str] | None = None
-) -> Binding:
-    """Work out how `contract` maps to a graph.
-
-    Raises:
-        LoadError: The graph cannot be loaded.
-        InvalidSetting: The contract does not fit it; see `tidegate.predictor.binding.bind`.
-    """
-    return bind(contract, signature_of(open_session(model)), features=features)
