@@ -1,5 +1,6 @@
 import datetime as dt
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,3 +159,20 @@ def test_right_columns_are_not_copied():
     column = np.zeros(3)
 
     assert coerced(field(DataType.FLOAT64), column) is column
+
+
+@pytest.mark.parametrize(
+    ("target", "column", "expected"),
+    [
+        (field(DataType.FLOAT32, default=0.5), np.array([1, np.nan]), [1.0, 0.5]),
+        (field(DataType.STRING, default="ab"), objects(None, b"x"), ["ab", "x"]),
+        (field(DataType.FLOAT64, 2, default=[1.0, 2.0]), np.array([[np.nan] * 2, [3, 4]]), [[1, 2], [3, 4]]),
+        (field(DataType.FLOAT64), np.array([np.nan, 2]), [None, 2]),
+    ],
+)
+def test_a_row_without_a_value_gets_the_default_as_a_null_in_json_does(target, column, expected):
+    target = msgspec.structs.replace(target, optional=True)
+
+    found = coerced(target, column)
+
+    assert [None if value != value else value for value in found.tolist()] == expected  # noqa: PLR0124 - NaN

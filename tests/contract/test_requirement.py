@@ -66,3 +66,28 @@ def test_received_value_is_cut_short():
 
 def test_sensitive_value_is_not_said():
     assert received(Field("x", DataType.STRING, sensitive=True), "secret") == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (Field("x", DataType.INT8, ge=1), 300, " Got 300, which int8 cannot hold."),
+        (Field("x", DataType.INT64), 2**63, f" Got {2**63}, which int64 cannot hold."),
+        (Field("x", DataType.FLOAT32, gt=0.0), 3.5e38, " Got 3.5e+38, which float32 cannot hold."),
+        (Field("x", DataType.INT8, ge=1), 0, " Got 0."),
+        (Field("x", DataType.FLOAT64), float("inf"), " Got inf."),
+        (Field("x", DataType.BOOL), 3, " Got 3."),
+    ],
+)
+def test_a_number_beyond_its_type_is_said_to_be_so(field, value, words):
+    assert received(field, value).lower() == words.lower().replace("3.5e+38", "3.5e38")
+
+
+def test_bounds_of_times_are_said_as_times_are_sent():
+    first, last = 946_684_800_000_000, 1_893_456_000_000_000
+
+    moment = requirement(Field("t", DataType.TIMESTAMP, ge=first, lt=last))
+    span = requirement(Field("t", DataType.DURATION, gt=-500_000, le=90_000_000_000))
+
+    assert moment.endswith(" in [2000-01-01T00:00:00Z, 2030-01-01T00:00:00Z)")
+    assert span.endswith(" in (-PT0.5S, P1DT3600S]")

@@ -19,6 +19,14 @@ class BatchError(TidegateError):
     code = "invalid_batch"
 
 
+def missing_rows(column: Column) -> npt.NDArray[np.bool_]:
+    """Return which rows of a column of floats or objects have no value: NaN or None in each element."""
+    flat = column.reshape(len(column), -1)
+    missing = (flat != flat) if column.dtype != object else (flat == None)  # noqa: E711, PLR0124 - by element
+    every: npt.NDArray[np.bool_] = missing.all(axis=1)
+    return every
+
+
 class BlockColumns(Mapping[str, Column]):
     """Columns that are views into blocks, made when they are asked for.
 

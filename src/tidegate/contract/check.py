@@ -15,6 +15,7 @@ import msgspec
 
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.contract.limit import column_limit, type_limit, wire_limit
+from tidegate.contract.pattern import python_pattern
 from tidegate.core.error import InvalidSetting
 
 RESERVED_NAMES = frozenset({"rows", "columns"})
@@ -151,7 +152,7 @@ def _check_text(field: Field, refuse: Refuse) -> None:
         if field.type is not DataType.STRING:
             refuse(f"has a pattern, which only text has, not {field.type.value}")
         try:
-            re.compile(field.pattern)
+            re.compile(python_pattern(field.pattern))
         except re.error as error:
             refuse(f"has the pattern {field.pattern!r}, which is no regular expression: {error}")
 
@@ -253,7 +254,7 @@ def _is_allowed(field: Field, value: Any) -> bool:
         return value in field.categories
     if isinstance(value, str) and not _is_unicode(value):
         return False
-    if field.pattern is not None and re.search(field.pattern, value) is None:
+    if field.pattern is not None and re.search(python_pattern(field.pattern), value) is None:
         return False
     return (field.min_length or 0) <= len(value) and (
         field.max_length is None or len(value) <= field.max_length

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tidegate.contract.batch import Column
+from tidegate.contract.batch import Column, missing_rows
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.violation import ContractViolation
 from tidegate.contract.wire import missing_value
@@ -16,7 +16,7 @@ from tidegate.contract.wire import missing_value
 class ColumnConverter:
     """Brings columns into one field's dtype and shape."""
 
-    __slots__ = ("_dtype", "_field", "_free", "_shape", "_widens_from")
+    __slots__ = ("_dtype", "_field", "_fills", "_free", "_shape", "_widens_from")
 
     def __init__(self, field: Field) -> None:
         """Compile the conversion to `field`."""
@@ -24,6 +24,8 @@ class ColumnConverter:
         self._free = None in field.shape
         self._shape = field.shape
         self._dtype = field.type.dtype
+        has_holes = field.type.is_float or self._dtype.hasobject
+        self._fills = has_holes and not self._free and field.optional and field.default is not None
         floats = [np.dtype(name) for name in ("float16", "float32", "float64")]
         self._widens_from = (
             frozenset(dtype for dtype in floats if dtype.itemsize <= self._dtype.itemsize)
@@ -34,9 +36,15 @@ class ColumnConverter:
     def convert(self, column: Column, n_rows: int) -> Column:
         """Return `column` in the field's dtype and shape; itself where it has them already.
 
+        A row without a value, NaN or None, gets the field's default, as a null in JSON does.
+
         Raises:
             ContractViolation: Something would be lost, or the shape is another.
         """
+        array = self._convert(column, n_rows)
+        return _filled(self._field, array) if self._fills else array
+
+    def _convert(self, column: Column, n_rows: int) -> Column:
         array = np.asarray(column)
         if self._free:
             return _convert_each(self._field, array, n_rows)
@@ -69,6 +77,16 @@ def missing_column(field: Field, n_rows: int) -> Column:
     out = np.empty((n_rows, *[size or 0 for size in field.shape]), dtype=dtype)
     out[...] = np.array(value, dtype=dtype) if field.shape else value
     return out
+
+
+def _filled(field: Field, array: Column) -> Column:
+    """Return a column with the default in each row that has no value; itself where none is missing."""
+    hole = missing_rows(array)
+    if not hole.any():
+        return array
+    filled = array.copy()
+    filled[hole] = missing_column(field, 1)
+    return filled
 
 
 def _convert_each(field: Field, array: Column, n_rows: int) -> Column:

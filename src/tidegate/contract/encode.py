@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import msgspec
 
-from tidegate.contract.batch import Batch, Column
+from tidegate.contract.batch import Batch, Column, missing_rows
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.schema import Schema
-from tidegate.contract.wire import timestamp_of
+from tidegate.contract.wire import duration_of, timestamp_of
 
 
 class RowEncoder:
@@ -37,7 +36,7 @@ class RowEncoder:
 def _lister(field: Field) -> Callable[[Column], list[Any]]:
     """Return what makes a list of JSON values of a column."""
     if field.type.is_time:
-        convert = timestamp_of if field.type is DataType.TIMESTAMP else _span
+        convert = timestamp_of if field.type is DataType.TIMESTAMP else duration_of
         return lambda column: _deep(convert, _plain(column))
     if None in field.shape:
         return _plain
@@ -52,16 +51,11 @@ def _plain(column: Column) -> list[Any]:
 
 def _holed(column: Column) -> list[Any]:
     """Return vectors, with null in place of those that are nothing but NaN or None."""
-    flat = column.reshape(len(column), -1)
-    missing = (flat != flat) if column.dtype != object else (flat == None)  # noqa: E711, PLR0124 - by element
-    return [None if hole else value for hole, value in zip(missing.all(axis=1), column.tolist(), strict=True)]
+    holes = missing_rows(column).tolist()
+    return [None if hole else value for hole, value in zip(holes, column.tolist(), strict=True)]
 
 
 def _deep(convert: Callable[[int], Any], value: Any) -> Any:
     if isinstance(value, list):
         return [_deep(convert, element) for element in value]
     return convert(value)
-
-
-def _span(value_us: int) -> timedelta:
-    return timedelta(microseconds=value_us)

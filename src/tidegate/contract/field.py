@@ -88,7 +88,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
         ge, gt, le, lt: Range of each element, in the field's unit. Timestamps and durations in
             microseconds.
         min_length, max_length: Number of characters or bytes of each element.
-        pattern: Regular expression that a text must contain a match of (anchor it to match whole).
+        pattern: Regular expression that a text must contain a match of (anchor it to match whole); `$` is
+            the end of the text and a digit one of 0 to 9, as in a JSON Schema.
         categories: The values a category may take, in order; their position is the journal's code.
         unit: For people and for compatibility: a changed unit is a breaking change.
         roles: What the field is to the system.

@@ -16,6 +16,7 @@ from tidegate.contract.schema import Schema
 JsonSchema = dict[str, Any]
 
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_ANSWERED_DURATION = r"^-?P(?:[0-9]+D)?(?:T[0-9]+(?:\.[0-9]+)?S)?$"
 _DURATION = r"^-?P(?:\d{1,6}D(?:T(?:\d{1,6}H)?(?:\d{1,6}M)?\d{1,6}S)?|T(?:\d{1,6}H)?(?:\d{1,6}M)?\d{1,6}S)$"
 _SHAPES = {DataType.INT32: "int32", DataType.INT64: "int64", DataType.FLOAT32: "float"}
 
@@ -99,8 +100,9 @@ def _base64_length(n_bytes: int) -> int:
 def _time(field: Field, *, answered: bool) -> JsonSchema:
     text: JsonSchema = {"type": "string", "format": "date-time"}
     if field.type is DataType.DURATION:
-        # An answer is whatever Python writes; a request knows no weeks, months and years.
-        text = {"type": "string", **({"format": "duration"} if answered else {"pattern": _DURATION})}
+        # An answer has a sign and a fraction, which the format "duration" (RFC 3339) does not know; a
+        # request knows no weeks, months and years.
+        text = {"type": "string", "pattern": _ANSWERED_DURATION if answered else _DURATION}
     if answered:
         return text
     low, high = wire_limit(field)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.limit import type_limit
+from tidegate.contract.wire import duration_of, timestamp_of
 
 _SHOWN_CATEGORIES = 10
 _SHOWN_CHARACTERS = 60
@@ -42,7 +44,18 @@ def received(field: Field, value: Any) -> str:
         text = "a value that JSON cannot carry"
     if isinstance(value, float) and text == "null":
         text = str(value)
-    return f" Got {text if len(text) <= _SHOWN_CHARACTERS + 10 else text[:_SHOWN_CHARACTERS] + '…'}."
+    shown = text if len(text) <= _SHOWN_CHARACTERS + 10 else text[:_SHOWN_CHARACTERS] + "…"
+    return f" Got {shown}{_beyond(field, value)}."
+
+
+def _beyond(field: Field, value: Any) -> str:
+    """Say that a number is too large for its type, where the requirement speaks of its range alone."""
+    if not (field.has_range or field.type is DataType.INT64) or field.type.is_time:
+        return ""
+    if type(value) is not int and not (isinstance(value, float) and math.isfinite(value)):
+        return ""
+    low, high = type_limit(field.type)
+    return "" if low <= value <= high else f", which {field.type.value} cannot hold"
 
 
 def _element(field: Field) -> str:
@@ -81,14 +94,17 @@ def _range(field: Field) -> str:
     if low is None and high is None:
         return ""
     if high is None:
-        return f" {'>=' if field.gt is None else '>'} {_plain(low)}"
+        return f" {'>=' if field.gt is None else '>'} {_bound(field, low)}"
     if low is None:
-        return f" {'<=' if field.lt is None else '<'} {_plain(high)}"
+        return f" {'<=' if field.lt is None else '<'} {_bound(field, high)}"
     opening, closing = "[" if field.gt is None else "(", "]" if field.lt is None else ")"
-    return f" in {opening}{_plain(low)}, {_plain(high)}{closing}"
+    return f" in {opening}{_bound(field, low)}, {_bound(field, high)}{closing}"
 
 
-def _plain(bound: float | None) -> str:
+def _bound(field: Field, bound: float | None) -> str:
+    if bound is not None and field.type.is_time:
+        moment: Any = timestamp_of if field.type is DataType.TIMESTAMP else duration_of
+        return str(msgspec.to_builtins(moment(int(bound))))
     if isinstance(bound, float) and bound.is_integer() and abs(bound) < 1e15:
         return str(int(bound))
     return str(bound)

@@ -16,6 +16,7 @@ from tidegate.contract.convert import ColumnConverter, missing_column
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.gather import block_groups
 from tidegate.contract.limit import column_limit
+from tidegate.contract.pattern import python_pattern
 from tidegate.contract.requirement import received, requirement
 from tidegate.contract.schema import Schema
 from tidegate.contract.violation import MAX_REPORTED, ContractViolation, Violation
@@ -47,7 +48,10 @@ class Validator:
             for field in schema.fields
         ]
         self._converters = {field.name: ColumnConverter(field) for field in schema.fields}
-        self._plain = all(field.is_scalar and field.type.dtype != object for field in schema.fields)
+        self._plain = all(
+            field.is_scalar and field.type.dtype != object and field.default is None
+            for field in schema.fields
+        )
 
     def violations(self, batch: Batch) -> list[Violation]:
         """Return what is wrong with the columns of `batch`, nothing where they fulfil the schema.
@@ -273,7 +277,7 @@ def _allowed(field: Field) -> Callable[[Any], bool]:
         return lambda value: (value is None or type(value) is str) and value in known
     kind = bytes if field.type is DataType.BYTES else str
     low, high = field.min_length or 0, field.max_length
-    search = re.compile(field.pattern).search if field.pattern is not None else None
+    search = re.compile(python_pattern(field.pattern)).search if field.pattern is not None else None
 
     def allowed(value: Any) -> bool:
         if value is None:

@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.limit import type_limit, wire_limit
+from tidegate.contract.pattern import python_pattern
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _annotated: Any = Annotated  # of types that are made at run time, which a type checker cannot follow
@@ -87,6 +88,11 @@ def duration_us(span: timedelta) -> int:
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
+def duration_of(value_us: int) -> timedelta:
+    """Return microseconds as a time span."""
+    return timedelta(microseconds=value_us)
+
+
 def _element_type(field: Field) -> Any:
     kind = field.type
     if kind is DataType.BOOL:
@@ -94,9 +100,8 @@ def _element_type(field: Field) -> Any:
     if kind is DataType.CATEGORY:
         return Literal[field.categories]
     if kind is DataType.STRING:
-        return _constrained(
-            str, min_length=field.min_length, max_length=field.max_length, pattern=field.pattern
-        )
+        pattern = None if field.pattern is None else python_pattern(field.pattern)
+        return _constrained(str, min_length=field.min_length, max_length=field.max_length, pattern=pattern)
     if kind is DataType.BYTES:
         return _constrained(bytes, min_length=field.min_length, max_length=field.max_length)
     low, high = wire_limit(field)

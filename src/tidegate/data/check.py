@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from tidegate.contract.field import DataType, Field
+from tidegate.contract.pattern import python_pattern
 from tidegate.contract.requirement import requirement
 from tidegate.contract.schema import Schema
 from tidegate.data.report import Policy
@@ -196,7 +197,7 @@ def _misshapen(field: Field, value: pl.Expr) -> pl.Expr:
         import re
 
         # The contract's patterns are Python's, which polars' engine does not know all of.
-        search = re.compile(field.pattern).search
+        search = re.compile(python_pattern(field.pattern)).search
         bad |= ~value.map_elements(lambda text: search(text) is not None, return_dtype=pl.Boolean)
     return bad
 

@@ -21,6 +21,7 @@ from tidegate.contract.check import RESERVED_NAMES, check_field
 from tidegate.contract.decode import RowDecoder
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.contract.limit import column_limit, type_limit
+from tidegate.contract.pattern import python_pattern
 from tidegate.contract.schema import Contract, Schema
 from tidegate.core.error import InvalidSetting
 
@@ -125,7 +126,7 @@ def elements(field: Field) -> st.SearchStrategy[Any]:
     if kind is DataType.CATEGORY:
         return st.sampled_from(field.categories)
     if kind is DataType.STRING and field.pattern is not None:
-        return st.from_regex(field.pattern).filter(lambda text: "\n" not in text)
+        return st.from_regex(python_pattern(field.pattern)).filter(lambda text: "\n" not in text)
     if kind is DataType.STRING:
         return st.text(
             min_size=field.min_length or 0,
