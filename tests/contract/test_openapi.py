@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tidegate.contract.decode import RowDecoder, RowEncoder
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.jsonschema import answer_schema, columns_schema, row_schema, value_schema
-from tidegate.contract.openapi import openapi_document
+from tidegate.contract.openapi import Described, openapi_document
+from tidegate.contract.protocol import TensorMetadata
 from tidegate.contract.schema import Contract, Schema
 from tidegate.testing import strategy
 
@@ -87,7 +88,7 @@ def test_value_schema_tells_people_what_the_field_is():
 
 
 def test_document_has_the_paths_of_both_faces():
-    document = openapi_document({"flight-delay": FLIGHT}, title="T", version="1")
+    document = openapi_document({"flight-delay": Described(FLIGHT)}, title="T", version="1")
 
     assert document["openapi"] == "3.1.0"
     assert document["info"] == {"title": "T", "version": "1"}
@@ -123,7 +124,7 @@ PREDICTION = "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"
     ],
 )
 def test_predict_takes_the_three_forms(body, valid):
-    document = openapi_document({"flight": FLIGHT}, title="T", version="1", max_rows=2)
+    document = openapi_document({"flight": Described(FLIGHT)}, title="T", version="1", max_rows=2)
 
     assert accepts(resolved(document, "/services/flight/predict"), body) is valid
 
@@ -144,13 +145,13 @@ def test_predict_takes_the_three_forms(body, valid):
     ],
 )
 def test_outcomes_take_one_or_several(body, valid):
-    document = openapi_document({"flight": FLIGHT}, title="T", version="1")
+    document = openapi_document({"flight": Described(FLIGHT)}, title="T", version="1")
 
     assert accepts(resolved(document, "/services/flight/outcomes"), body) is valid
 
 
 def test_infer_takes_the_tensors_of_the_contract():
-    document = openapi_document({"flight": FLIGHT}, title="T", version="1")
+    document = openapi_document({"flight": Described(FLIGHT)}, title="T", version="1")
     tensor = {"name": "miles", "datatype": "FP64", "shape": [1], "data": [3.0]}
     schema = resolved(document, "/v2/models/flight/infer")
 
@@ -161,8 +162,24 @@ def test_infer_takes_the_tensors_of_the_contract():
 @settings(max_examples=20)
 @given(strategy.contracts())
 def test_document_of_any_contract_is_valid_and_every_reference_resolves(contract):
-    document = openapi_document({"a": contract, "b.c": contract}, title="T", version="1")
+    service = Described(contract)
+    document = openapi_document({"a": service, "b.c": service}, title="T", version="1")
 
     for path in ("/services/a/predict", "/services/b.c/predict", "/v2/models/a/infer"):
         jsonschema_rs.Draft202012Validator(resolved(document, path))
     assert msgspec.json.decode(msgspec.json.encode(document)) == document
+
+
+def test_every_form_has_a_name_and_tensors_go_by_the_models_own_names():
+    tensors = tuple(TensorMetadata(name, "FP64", (-1,)) for name in ("miles", "mi/les:0"))
+    document = openapi_document({"flight": Described(FLIGHT, tensors, tensors)}, title="T", version="1")
+    schema = resolved(document, "/v2/models/flight/infer")
+    answer = document["paths"]["/v2/models/flight/infer"]["post"]["responses"]["200"]["content"]
+    answered = {**answer["application/json"]["schema"], "components": document["components"]}
+    tensor = {"name": "mi/les:0", "datatype": "FP64", "shape": [1], "data": [3.0]}
+
+    assert accepts(schema, {"inputs": [tensor], "outputs": [{"name": "mi/les:0"}]})
+    assert accepts(answered, {"model_name": "flight", "outputs": [tensor]})
+    assert not accepts(schema, {"inputs": [{**tensor, "name": "other"}]})
+    for schema in document["components"]["schemas"].values():
+        assert all("properties" not in form for form in schema.get("anyOf", []))

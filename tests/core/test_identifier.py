@@ -61,3 +61,10 @@ def test_refuses_what_is_no_prediction_id(text: str) -> None:
 def test_refuses_names_that_cannot_stand_in_a_path(name: str) -> None:
     with pytest.raises(InvalidSetting, match="cannot be used"):
         check_name("service", name)
+
+
+def test_a_service_takes_no_name_of_the_protocols_own():
+    with pytest.raises(InvalidSetting, match="Open Inference Protocol's own"):
+        check_name("service", "stats")
+
+    assert check_name("arm", "stats") == "stats"

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from tidegate.contract.jsonschema import JsonSchema, answer_schema, columns_schema, row_schema
-from tidegate.contract.protocol import DATATYPES, tensor_metadata
+from tidegate.contract.protocol import DATATYPES, TensorMetadata, tensor_metadata
 from tidegate.contract.schema import Contract
 
 MAX_OUTCOME_NAME = 64
@@ -35,13 +37,26 @@ _REFUSALS = {
 }
 
 
+class Described(msgspec.Struct, frozen=True):
+    """A service as the document tells of it.
+
+    Attributes:
+        contract: What it takes and gives.
+        inputs, outputs: Its tensors by each name that they go by; None: the contract's fields.
+    """
+
+    contract: Contract
+    inputs: tuple[TensorMetadata, ...] | None = None
+    outputs: tuple[TensorMetadata, ...] | None = None
+
+
 def openapi_document(
-    services: Mapping[str, Contract], *, title: str, version: str, max_rows: int | None = None
+    services: Mapping[str, Described], *, title: str, version: str, max_rows: int | None = None
 ) -> dict[str, Any]:
     """Return the OpenAPI document of the services that a worker answers for.
 
     Args:
-        services: Contract of each service, by its name.
+        services: Each service, by its name.
         title: Title of the document.
         version: Version of the document.
         max_rows: Most rows of a request, where it is the same for all.
@@ -50,9 +65,9 @@ def openapi_document(
         Plain data, ready to be encoded as JSON.
     """
     paths: dict[str, Any] = {}
-    schemas: dict[str, JsonSchema] = {"Error": _error_schema(), "Outcome": _outcome_schema()}
-    for name, contract in services.items():
-        schemas |= _service_schemas(name, contract, max_rows)
+    schemas: dict[str, JsonSchema] = {"Error": _error_schema(), **_outcome_schemas()}
+    for name, service in services.items():
+        schemas |= _service_schemas(name, service, max_rows)
         paths[f"/services/{name}/predict"] = {"post": _predict(name)}
         paths[f"/services/{name}/outcomes"] = {"post": _outcomes(name)}
         paths[f"/v2/models/{name}"] = {"get": _metadata(name)}
@@ -66,7 +81,8 @@ def openapi_document(
     }
 
 
-def _service_schemas(name: str, contract: Contract, max_rows: int | None) -> dict[str, JsonSchema]:
+def _service_schemas(name: str, service: Described, max_rows: int | None) -> dict[str, JsonSchema]:
+    contract = service.contract
     rows: JsonSchema = {"type": "array", "items": _ref(f"{name}.Row"), "minItems": 1}
     if max_rows is not None:
         rows["maxItems"] = max_rows
@@ -76,27 +92,70 @@ def _service_schemas(name: str, contract: Contract, max_rows: int | None) -> dic
         "answered_by": {"type": "string", "description": "The fallback that answered in its place."},
         "reason": {"type": "string", "description": "Code of the error that made the fallback answer."},
     }
+    # each form has a name of its own: generators of clients make a class of each
     return {
         f"{name}.Row": row_schema(contract.input),
-        f"{name}.Request": {
-            "anyOf": [
-                _ref(f"{name}.Row"),
-                _object({"rows": rows}),
-                _object({"columns": columns_schema(contract.input, max_rows=max_rows)}),
-            ]
-        },
+        f"{name}.Rows": _object({"rows": rows}),
+        f"{name}.Columns": _object({"columns": _ref(f"{name}.ColumnValues")}),
+        f"{name}.ColumnValues": columns_schema(contract.input, max_rows=max_rows),
+        f"{name}.Request": _any_of(f"{name}.Row", f"{name}.Rows", f"{name}.Columns"),
         f"{name}.Output": answer_schema(contract.output),
-        f"{name}.Answer": {
-            "anyOf": [
-                _object({**answered, **by_whom}, required=("prediction_id", "version", "output")),
-                _object(
-                    {"rows": {"type": "array", "items": _object(answered)}, **by_whom},
-                    required=("version", "rows"),
-                ),
-            ]
+        f"{name}.AnsweredRow": _object(answered),
+        f"{name}.RowAnswer": _object(
+            {**answered, **by_whom}, required=("prediction_id", "version", "output")
+        ),
+        f"{name}.RowsAnswer": _object(
+            {"rows": {"type": "array", "items": _ref(f"{name}.AnsweredRow")}, **by_whom},
+            required=("version", "rows"),
+        ),
+        f"{name}.Answer": _any_of(f"{name}.RowAnswer", f"{name}.RowsAnswer"),
+        **_protocol_schemas(name, service),
+    }
+
+
+def _protocol_schemas(name: str, service: Described) -> dict[str, JsonSchema]:
+    """Return the schemas of the Open Inference Protocol's requests and answers."""
+    contract = service.contract
+    sides = (
+        ("Input", tensor_metadata(contract.input) if service.inputs is None else service.inputs),
+        ("Response", tensor_metadata(contract.output) if service.outputs is None else service.outputs),
+    )
+    found: dict[str, JsonSchema] = {}
+    for side, tensors in sides:
+        named = {
+            f"{name}.{side}Tensor{number}": _tensor(tensor.name, tensor.datatype)
+            for number, tensor in enumerate(tensors, start=1)
+        }
+        found |= {**named, f"{name}.{side}Tensor": _any_of(*named)}
+    names = [tensor.name for tensor in sides[1][1]]
+    return {
+        **found,
+        f"{name}.RequestedOutput": {
+            "type": "object",
+            "properties": {"name": {"enum": names}, "parameters": {"type": "object"}},
+            "required": ["name"],
         },
-        f"{name}.InferRequest": _infer_request(contract),
-        f"{name}.InferResponse": _infer_response(contract),
+        f"{name}.InferRequest": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string"},
+                "parameters": {"type": "object"},
+                "inputs": {"type": "array", "items": _ref(f"{name}.InputTensor"), "minItems": 1},
+                "outputs": {"type": "array", "items": _ref(f"{name}.RequestedOutput")},
+            },
+            "required": ["inputs"],
+        },
+        f"{name}.InferResponse": {
+            "type": "object",
+            "properties": {
+                "model_name": {"type": "string"},
+                "model_version": {"type": "string"},
+                "id": {"type": "string"},
+                "parameters": {"type": "object"},
+                "outputs": {"type": "array", "items": _ref(f"{name}.ResponseTensor")},
+            },
+            "required": ["model_name", "outputs"],
+        },
     }
 
 
@@ -179,36 +238,6 @@ def _infer(name: str) -> dict[str, Any]:
     }
 
 
-def _infer_request(contract: Contract) -> JsonSchema:
-    tensors = [_tensor(t.name, t.datatype) for t in tensor_metadata(contract.input)]
-    requested = {"type": "object", "properties": {"name": {"enum": list(contract.output.names)}}}
-    return {
-        "type": "object",
-        "properties": {
-            "id": {"type": "string"},
-            "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": {"anyOf": tensors}, "minItems": 1},
-            "outputs": {"type": "array", "items": {**requested, "required": ["name"]}},
-        },
-        "required": ["inputs"],
-    }
-
-
-def _infer_response(contract: Contract) -> JsonSchema:
-    tensors = [_tensor(t.name, t.datatype) for t in tensor_metadata(contract.output)]
-    return {
-        "type": "object",
-        "properties": {
-            "model_name": {"type": "string"},
-            "model_version": {"type": "string"},
-            "id": {"type": "string"},
-            "parameters": {"type": "object"},
-            "outputs": {"type": "array", "items": {"anyOf": tensors}},
-        },
-        "required": ["model_name", "outputs"],
-    }
-
-
 def _tensor(name: str, datatype: str) -> JsonSchema:
     return {
         "type": "object",
@@ -216,14 +245,14 @@ def _tensor(name: str, datatype: str) -> JsonSchema:
             "name": {"const": name},
             "datatype": {"const": datatype},
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-            "data": {"type": "array"},
+            "data": {"type": "array", "items": {}},
             "parameters": {"type": "object"},
         },
         "required": ["name", "datatype", "shape"],
     }
 
 
-def _outcome_schema() -> JsonSchema:
+def _outcome_schemas() -> dict[str, JsonSchema]:
     key: JsonSchema = {"type": ["string", "integer"], "description": "Value of the key field."}
     instant: JsonSchema = {
         "anyOf": [
@@ -245,12 +274,16 @@ def _outcome_schema() -> JsonSchema:
             "description": "The reporter's own id of this report.",
         },
     }
+    by_key = {"key": key, "event_time": instant, **what}
     return {
-        "description": "What became of a prediction: named by its id, or by key and time.",
-        "anyOf": [
-            _object({"prediction_id": _PREDICTION_ID, **what}, required=("value", "prediction_id")),
-            _object({"key": key, "event_time": instant, **what}, required=("value", "key", "event_time")),
-        ],
+        "OutcomeById": _object(
+            {"prediction_id": _PREDICTION_ID, **what}, required=("value", "prediction_id")
+        ),
+        "OutcomeByKey": _object(by_key, required=("value", "key", "event_time")),
+        "Outcome": {
+            "description": "What became of a prediction: named by its id, or by key and time.",
+            **_any_of("OutcomeById", "OutcomeByKey"),
+        },
     }
 
 
@@ -283,6 +316,10 @@ def _object(properties: JsonSchema, *, required: tuple[str, ...] | None = None) 
         "required": list(properties if required is None else required),
         "additionalProperties": False,
     }
+
+
+def _any_of(*names: str) -> JsonSchema:
+    return {"anyOf": [_ref(name) for name in names]}
 
 
 def _ref(name: str) -> JsonSchema:

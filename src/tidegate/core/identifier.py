@@ -12,6 +12,8 @@ from tidegate.core.error import InvalidSetting
 NAME_PATTERN = r"[a-z0-9](?:[a-z0-9_.-]{0,61}[a-z0-9])?"
 _NAME = re.compile(NAME_PATTERN + r"\Z", re.IGNORECASE)
 
+_TAKEN = frozenset({"stats"})
+
 
 def check_name(kind: str, name: str) -> str:
     """Return `name` if it can stand in a path, an URL and a metric label.
@@ -23,6 +25,12 @@ def check_name(kind: str, name: str) -> str:
         raise InvalidSetting(
             f"The {kind} name {name!r} cannot be used.",
             hint="Use 1 to 63 letters, digits, '-', '_' and '.', starting and ending with a letter or digit.",
+            name=name,
+        )
+    if kind == "service" and name in _TAKEN:
+        raise InvalidSetting(
+            f"No service can be called {name!r}: /v2/models/{name} is the Open Inference Protocol's own.",
+            hint="Give it another name.",
             name=name,
         )
     return name

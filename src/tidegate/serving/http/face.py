@@ -12,6 +12,7 @@ from tidegate.serving.http.exchange import Handler
 from tidegate.serving.http.native import DocumentHandler, OutcomeHandler, PredictHandler
 from tidegate.serving.http.repository import resources as protocol_resources
 from tidegate.serving.http.repository import service_resources as protocol_service
+from tidegate.serving.http.signature import described
 
 
 def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
@@ -21,10 +22,10 @@ def resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, 
         plane: The data plane.
         metrics: Folder of the workers' metric pages, for the protocol's statistics.
     """
-    found = common_resources(plane, metrics=metrics)
+    found = {}
     for name in plane.endpoints:
         found.update(service_resources(plane, name, metrics=metrics))
-    return found
+    return found | common_resources(plane, metrics=metrics)
 
 
 def common_resources(plane: DataPlane, *, metrics: Path) -> dict[bytes, Mapping[bytes, Handler]]:
@@ -46,5 +47,5 @@ def service_resources(plane: DataPlane, name: str, *, metrics: Path) -> dict[byt
 
 
 def _document(plane: DataPlane) -> dict[str, Any]:
-    contracts = {name: end.stable.contract for name, end in plane.endpoints.items() if end.arms}
-    return openapi_document(contracts, title="Tidegate", version="1")
+    services = {name: described(end.stable) for name, end in plane.endpoints.items() if end.arms}
+    return openapi_document(services, title="Tidegate", version="1")

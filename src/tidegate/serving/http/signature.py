@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from tidegate.contract.batch import Batch
+from tidegate.contract.openapi import Described
 from tidegate.contract.protocol import DATATYPES, TensorMetadata, datatype_of, tensor_shape
 from tidegate.contract.schema import Contract, Field
 from tidegate.contract.violation import ContractViolation, TooManyRows
@@ -210,7 +211,7 @@ class Signature:
         for want in requested:
             array = _rectangular(want.field, outputs.columns[want.field])
             if not self.contract.batched:
-                array = array[0]
+                array = np.atleast_1d(array[0])  # a single value has the shape [1], as the metadata says
             if want.binary:
                 tensor, data = write_binary(want.name, want.datatype, np.asarray(array))
                 blobs.append(data)
@@ -228,6 +229,23 @@ class Signature:
             hint=f"Its {side}s: {', '.join(meta.name for meta in known)}.",
             tensor=name[:60],
         )
+
+
+def described(version: LoadedVersion) -> Described:
+    """Return a version as the OpenAPI document tells of it: tensors by each name that they go by."""
+    contract, tensors = version.contract, version.tensors
+
+    def named(fields: Iterable[Field]) -> list[TensorMetadata]:
+        return [
+            TensorMetadata(name, datatype_of(field), tensor_shape(field, batched=contract.batched))
+            for name, field in _by_wire_name(fields, tensors).items()
+        ]
+
+    inputs = named(contract.input.fields)
+    if tensors.matrix and tensors.matrix_fields:
+        port = MatrixPort(tensors.matrix, tensors.matrix_fields, contract)
+        inputs.append(TensorMetadata(port.name, port.datatype, (-1, port.width)))
+    return Described(contract, tuple(inputs), tuple(named(contract.output.fields)))
 
 
 class RaggedOutput(TensorError):
