@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,13 @@ def test_exclusive_bounds_become_the_next_value():
     assert column_limit(Field("x", DataType.FLOAT32, lt=1.0)).high == float(
         np.nextafter(np.float32(1), np.float32(0))
     )
+
+
+def test_a_bound_of_zero_has_no_sign():
+    field = Field("x", DataType.FLOAT16, ge=0.0, le=-1e-12)
+
+    assert math.copysign(1, column_limit(field).high) == 1
+    assert math.copysign(1, wire_limit(field).high) == 1
 
 
 def test_large_integer_bounds_are_exact():

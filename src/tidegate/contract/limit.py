@@ -60,7 +60,7 @@ def column_limit(field: Field) -> Limit:
         high = min(high, _rounded(field.le, field.type))
     if field.lt is not None:
         high = min(high, _next(field.lt, -math.inf, field.type))
-    return Limit(low, high)
+    return Limit(low + 0.0, high + 0.0)  # a zero without a sign
 
 
 def wire_limit(field: Field) -> Limit:
@@ -75,6 +75,7 @@ def wire_limit(field: Field) -> Limit:
             low = min(low, field.ge)
         if field.le is not None and _rounded(field.le, field.type) == high:
             high = max(high, field.le)
+        return Limit(low + 0.0, high + 0.0)
     return Limit(low, high)
 
 
