@@ -6,7 +6,7 @@ import os
 # two cores, with a test process on each, was seen to turn one second into forty.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.database import (
     database_url,
@@ -17,8 +17,8 @@ from tests.database import (
     unit,
 )
 
-# A deadline would make a slow machine fail what is right.
-settings.register_profile("tidegate", deadline=None)
+# A deadline, or a limit on how long examples take to make, would make a slow machine fail what is right.
+settings.register_profile("tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tidegate")
 
 __all__ = [
