@@ -1,3 +1,4 @@
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -185,3 +186,20 @@ def test_columns_of_a_block_are_checked_like_others(bad, in_block):
     found = [(violation.field, violation.row) for violation in Validator(schema).violations(batch)]
 
     assert found == ([] if bad is None else [("d", 2)])
+
+
+def test_the_element_that_is_wrong_is_named_with_its_value():
+    vector = Field("x", DataType.FLOAT32, shape=(2, 2))
+    secret = msgspec.structs.replace(vector, sensitive=True)
+    words = Field("x", DataType.STRING, shape=(None,), max_length=2)
+    texts = np.empty(1, object)
+    texts[0] = np.array(["ab", "abc"], object)
+
+    def message(field, column):
+        (found,) = Validator(Schema((field,))).violations(Batch({"x": column}, 1))
+        return found.message
+
+    column = np.array([[[1, 2], [np.nan, 3]]], np.float32)
+    assert message(vector, column).endswith("The fault is at [1][0]. Got nan.")
+    assert message(secret, column).endswith("The fault is at [1][0].")
+    assert message(words, texts).endswith('The fault is at [1]. Got "abc".')

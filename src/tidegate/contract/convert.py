@@ -12,6 +12,8 @@ from tidegate.contract.field import DataType, Field
 from tidegate.contract.violation import ContractViolation
 from tidegate.contract.wire import missing_value
 
+_AS_TENSOR = ", in a tensor INT64 microseconds (of a timestamp, since 1970 UTC)"
+
 
 class ColumnConverter:
     """Brings columns into one field's dtype and shape."""
@@ -122,7 +124,8 @@ def _convert_elements(field: Field, array: Column) -> Column:
         return _to_integer(field, array)
     if kind is DataType.BOOL and array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()):
         return array.astype(np.bool_)
-    return _refuse(field, f"must be {kind.value}. Got {array.dtype}")
+    as_tensor = _AS_TENSOR if kind.is_time else ""
+    return _refuse(field, f"must be {kind.value}{as_tensor}. Got {array.dtype}")
 
 
 def _to_float(field: Field, array: Column) -> Column:
@@ -158,7 +161,7 @@ def _to_numpy_times(field: Field, array: Column) -> Column:
     kinds = (dt.datetime, np.datetime64) if is_timestamp else (dt.timedelta, np.timedelta64)
     values = array.ravel().tolist()
     if not all(isinstance(value, kinds) for value in values):
-        _refuse(field, f"must be {field.type.value}s")
+        _refuse(field, f"must be {field.type.value}s{_AS_TENSOR}")
     plain = [
         value.astimezone(dt.UTC).replace(tzinfo=None)
         if isinstance(value, dt.datetime) and value.tzinfo is not None

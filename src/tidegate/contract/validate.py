@@ -184,10 +184,18 @@ class _Check:
             return
         expected = requirement(field)
         for row in np.flatnonzero(self._bad_rows(column))[:MAX_REPORTED].tolist():
-            value = column[row]
-            plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
-            shown = received(field, plain)
+            shown = self._shown(column[row])
             yield Violation(field.name, row, f"Field {field.name!r} of row {row} must be {expected}.{shown}")
+
+    def _shown(self, value: Any) -> str:
+        """Say what a row holds; of a vector, which element is wrong."""
+        if isinstance(value, np.ndarray) and value.dtype == self.field.type.dtype and value.ndim:
+            wrong = np.argwhere(self._bad(value))
+            if len(wrong):
+                place = "".join(f"[{index}]" for index in wrong[0].tolist())
+                return f" The fault is at {place}.{received(self.field, value.item(*wrong[0]))}"
+        plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+        return received(self.field, plain)
 
     def _misfit(self, column: Column, n_rows: int) -> str | None:
         """Say how dtype or shape are wrong, None where they are right."""

@@ -549,6 +549,7 @@ def test_body_that_is_no_request_is_400(server: Server, body: bytes) -> None:
 
     assert status == 400
     assert "not an inference request" in answer["error"]
+    assert ("binary data" in answer["error"]) is (b"NaN" in body)
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "1e3", "999999", "", "9" * 30])

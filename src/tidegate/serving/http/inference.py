@@ -290,9 +290,12 @@ def _read_request(body: bytes) -> InferRequest:
     try:
         request = _decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        has_literal = b"NaN" in body or b"Infinity" in body
         raise MalformedBody(
             f"This is not an inference request: {error}.",
-            hint='Send {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}.',
+            hint="JSON has no NaN and no Infinity: send null for NaN, or binary data."
+            if has_literal
+            else 'Send {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}.',
         ) from error
     if not request.inputs:
         raise MalformedBody("An inference request has at least one input, this one has none.")

@@ -186,7 +186,7 @@ class Site:
         verbs = parts[3:] if parts[1:2] == [b"versions"] else parts[1:]
         return (Unsupported if verbs[:1] and verbs[0] in _NO_VERBS else NotFound)(
             f"Model {_shown(name)!r} has no {_shown(b'/'.join(parts[1:]))!r}.",
-            hint="It has: ready, infer, config, stats and versions.",
+            hint="It has: ready, infer, config, stats, and the same below versions/NUMBER.",
         )
 
 
