@@ -37,7 +37,6 @@ from tidegate.feature.view import Plan, Policy
 from tidegate.operation.journal import JournalView, Wanted
 from tidegate.predictor.lookup import LookupOptions, LookupPredictor
 from tidegate.serving.feature import (
-    READ_S,
     FeatureExecutor,
     FeatureMerge,
     InlineSource,
@@ -302,7 +301,7 @@ async def test_read_that_takes_too_long_is_given_up_within_the_time_of_the_reque
     source = SharedSource(Store(lambda: slow, clock=harness.clock), loop=harness.loop)  # type: ignore[arg-type, return-value]
     serve(harness, source, plan())
     (half_its_time,) = await harness.ask([ONE], timeout_s=0.5)
-    serve(harness, source, plan(), read_s=READ_S)
+    serve(harness, source, plan(), read_s=0.05)
     (its_own_limit,) = await harness.ask([{"x": 2.0, "tag": "a"}])
 
     assert (answers(half_its_time), answers(its_own_limit)) == ([1.5], [2.5])
@@ -333,7 +332,11 @@ async def test_safe_mode_records_features_as_unread(tmp_path: Path) -> None:
     _, source = embedded(tmp_path)
     merge = FeatureMerge(CONTRACT, [plan()])
     executor = FeatureExecutor(
-        InlineExecutor(Sum("score"), call_soon=harness.loop.call_soon), merge, source, clock=harness.clock
+        InlineExecutor(Sum("score"), call_soon=harness.loop.call_soon),
+        merge,
+        source,
+        clock=harness.clock,
+        read_s=10.0,
     )
     chain = [("constant", LookupPredictor(merge.contract, always(7.0)))]
     harness.serve(executor, fallbacks=chain, features=merge, safe_mode=True)

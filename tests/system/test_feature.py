@@ -81,6 +81,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("view")
     with pytest.MonkeyPatch.context() as patch, running(folder, n_workers=1) as found:
         patch.setenv(STORE_VARIABLE, request.getfixturevalue("redis_url"))
+        patch.setenv("TIDEGATE_ONLINE_STORE_MS", "5000")  # on a busy machine a thread may wait for its turn
         add_version(found, "first", write_sum(found.folder / "first.onnx", 0.0))
         found.start()
         serve(found)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tidegate.core.clock import Clock
 from tidegate.core.home import Home
 from tidegate.feature.online import OnlineStore
-from tidegate.serving.feature import READ_S, InlineSource, SharedSource, Source, Store
+from tidegate.serving.feature import InlineSource, SharedSource, Source, Store
 
 STORE_VARIABLE = "TIDEGATE_ONLINE_STORE"
 """Tells a server's processes the address of the shared store: it may hold a password, so it is on no
@@ -39,11 +39,17 @@ def open_store(home: Home, url: str, *, timeout_s: float | None = None) -> Onlin
     return SqliteOnlineStore(path) if timeout_s is None else SqliteOnlineStore(path, busy_s=timeout_s)
 
 
-def open_source(home: Home, loop: asyncio.AbstractEventLoop, *, clock: Clock) -> Source:
+def open_source(home: Home, loop: asyncio.AbstractEventLoop, *, clock: Clock, read_s: float) -> Source:
     """Return where a worker reads features: the embedded store in its loop, a shared one beside it.
 
     It is opened at the first read; a store that is down by then costs features, not the worker.
+
+    Args:
+        home: Has the embedded store.
+        loop: The worker's.
+        clock: Says when a store that failed is asked again.
+        read_s: How long a read may take.
     """
     url = os.environ.get(STORE_VARIABLE, "")
-    store = Store(lambda: open_store(home, url, timeout_s=READ_S), clock=clock)
+    store = Store(lambda: open_store(home, url, timeout_s=read_s), clock=clock)
     return SharedSource(store, loop=loop) if url else InlineSource(store)

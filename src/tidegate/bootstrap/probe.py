@@ -77,7 +77,12 @@ class TrialServer:
         self._home = Home(self._folder)
         port, control_port = free_ports(2)
         self._settings = ServerSettings(
-            home=str(self._folder), host=_HOST, port=port, control_port=control_port, n_workers=1
+            home=str(self._folder),
+            host=_HOST,
+            port=port,
+            control_port=control_port,
+            n_workers=1,
+            online_store_ms=local.settings.online_store_ms,
         )
         # Not the real database, nor whom it alerts: a second controller would act on them.
         store = local.settings.online_store

@@ -51,6 +51,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
         control_host: Address of the control port.
         control_port: Control port.
         n_workers: Data-plane workers.
+        online_store_ms: How long a read of features may take.
         database_url: SQLAlchemy URL; "" for the embedded one.
         tls_certificate: PEM file of the certificate chain; "" without TLS.
         tls_key: PEM file of its private key; "" if it is in the certificate's file.
@@ -74,6 +75,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     control_host: str = "127.0.0.1"
     control_port: int = 8081
     n_workers: int = 2
+    online_store_ms: int = 50
     database_url: str = ""
     tls_certificate: str = ""
     tls_key: str = ""

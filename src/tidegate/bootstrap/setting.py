@@ -30,6 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             SQLite in the home. May hold a password: give it by environment.
         online_store: Online store of features, `redis://HOST`, `rediss://` or `unix://`; empty for the
             embedded SQLite in the home. May hold a password: give it by environment.
+        online_store_ms: Milliseconds that the features of a request may take to be read, and no more than
+            half of the time that it has left; what comes later is unread. A store in the same network
+            answers in one or two.
         cell: Name of the set of servers that follow one route.
         host: Address of the data port. Loopback, since there are no tokens yet.
         port: Data port.
@@ -65,6 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home: str = str(DEFAULT_HOME)
     database_url: str = ""
     online_store: str = ""
+    online_store_ms: int = 50
     cell: str = "local"
     host: str = "127.0.0.1"
     port: int = 8080
@@ -93,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             port=self.port,
             control_host=self.control_host,
             control_port=self.control_port,
+            online_store_ms=self.online_store_ms,
             n_workers=self.workers,
             tls_certificate=_absolute(self.tls_certificate),
             tls_key=_absolute(self.tls_key),

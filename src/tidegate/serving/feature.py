@@ -38,10 +38,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("tidegate.serving")
 
-READ_S = 0.05
-"""How long a read may take at most, and no more than half of what is left of the request's time: a
-store beside the server answers in one or two milliseconds, and the model has to be asked as well."""
-
 OPEN_S = 5.0
 """How long a new version waits for the shared store: the client's package alone takes a part of a second
 to import. A store that is down is not waited for."""
@@ -251,8 +247,18 @@ class FeatureExecutor:
     """Reads a group's features, then lets the model's own executor run."""
 
     def __init__(
-        self, inner: Executor, merge: FeatureMerge, source: Source, *, clock: Clock, read_s: float = READ_S
+        self, inner: Executor, merge: FeatureMerge, source: Source, *, clock: Clock, read_s: float
     ) -> None:
+        """Stand before a model's executor.
+
+        Args:
+            inner: Runs the model.
+            merge: Which features it takes, and what becomes of those that are not there.
+            source: Where they are read.
+            clock: The clock.
+            read_s: How long a read may take; never more than half of what is left of a request's time,
+                because the model has to be asked as well.
+        """
         self._inner = inner
         self._merge = merge
         self._source = source
