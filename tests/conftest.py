@@ -17,8 +17,13 @@ from tests.database import (
     unit,
 )
 
-# A deadline, or a limit on how long examples take to make, would make a slow machine fail what is right.
-settings.register_profile("tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A deadline, or a limit on how long examples take to make, would make a slow machine fail what is right; and
+# tests whose examples share a folder know that they do.
+settings.register_profile(
+    "tidegate",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("tidegate")
 
 __all__ = [

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_turn, new_writer
@@ -315,7 +315,7 @@ def test_predictions_that_failed_are_not_found_by_key(scene: Scene) -> None:
     assert scene.counts() == {"delivered": 1, "pending": 1}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32))
 def test_any_order_of_delivery_ends_the_same(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     rng = random.Random(seed)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.journal.fake import new_ids, new_stream, new_turn, new_writer, read_bodies
@@ -16,9 +16,7 @@ from tidegate.journal.codec import encode_event, frame
 from tidegate.journal.reader import End, SegmentReader, list_segments
 from tidegate.journal.record import Event
 
-same_folder = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+same_folder = settings(max_examples=150)
 
 
 def new_segment(folder: Path) -> tuple[bytes, list[int], list[bytes]]:

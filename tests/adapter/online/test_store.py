@@ -4,7 +4,7 @@ import random
 import threading
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.adapter.online.store import KINDS, new_store
@@ -13,9 +13,7 @@ from tidegate.adapter.sqlite.online import SqliteOnlineStore
 from tidegate.core.error import InvalidSetting
 from tidegate.feature.online import Event, OnlineStoreUnavailable
 
-fresh_store_each_example = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fresh_store_each_example = settings(max_examples=25)
 
 _times = st.integers(-3, 12)
 _ids = st.sampled_from([b"", b"a", b"ab", b"b", b"a\xff", b"*"])
