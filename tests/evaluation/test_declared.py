@@ -208,7 +208,13 @@ def test_a_declaration_that_does_not_fit_is_refused(declared, said):
     ("given", "declared", "rows", "said"),
     [
         (contract(P, SCORE), Evaluation(), {}, "2 outputs that could be judged"),
-        (contract(P), Evaluation(), {"came": np.array(["a", "b"], dtype=object)}, "is no number"),
+        (contract(P), Evaluation(), {"came": np.array(["a", "b"], dtype=object)}, "nor a number"),
+        (
+            contract(P),
+            Evaluation(classes=("good", "bad")),
+            {"came": np.array(["Good", "bad"], dtype=object)},
+            "'came' holds 'Good', which is none of the classes good, bad",
+        ),
         (contract(P), Evaluation(), {"other": np.array([1, 0])}, "no column 'came'"),
     ],
 )

@@ -71,6 +71,41 @@ def test_a_probability_of_a_share_is_measured_as_a_number():
     assert event.fitting(np.array([0.0, 0.4])).task == "regression"
 
 
+@pytest.mark.parametrize(
+    ("classes", "column"),
+    [
+        (("good", "bad"), names("good", "bad")),
+        (("1", "2"), np.array([1, 2])),
+        (("1", "2"), np.array([1.0, 2.0])),
+        (("-1", "1"), np.array([-1, 1])),
+        (("0", "1"), np.array([0.0, 1.0])),
+        (("1", "0"), np.array([1, 0])),
+        (("false", "TRUE"), np.array([False, True])),
+        (("0", "1"), np.array([False, True])),
+        (("no", "yes"), np.array([False, True])),
+        (("no", "yes"), names(0, 1.0)),
+    ],
+)
+def test_the_names_of_an_event_s_outcomes_are_found_whatever_the_column_s_type(classes, column):
+    assert Measure(task="binary", classes=classes).outcomes(column).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("classes", "column", "odd"),
+    [
+        (("good", "bad"), names("Good", "bad"), "'Good'"),
+        (("no", "yes"), names("no", " yes"), "' yes'"),
+        (("no", "yes"), names("no", 1), "'1'"),
+        (("no", "yes"), np.array([1, 2]), "'1'"),
+        (("1", "2"), np.array([1, 3]), "'3'"),
+        (("1", "2"), np.array([0, 1]), "'0'"),
+    ],
+)
+def test_an_outcome_that_is_neither_of_an_event_s_is_named(classes, column, odd):
+    with pytest.raises(InvalidSetting, match=f"holds {odd}, which is none of the classes"):
+        Measure(task="binary", classes=classes).outcomes(column)
+
+
 def test_rounding_past_one_is_forgiven_and_more_is_not():
     event = Measure(task="binary")
 

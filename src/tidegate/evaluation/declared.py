@@ -16,7 +16,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.assessment import Subject, assess_binary, assess_regression
 from tidegate.evaluation.declaration import Evaluation, Task
 from tidegate.evaluation.estimate import Column, Floats
-from tidegate.evaluation.measure import class_name, classes_of, numbered, within_bounds
+from tidegate.evaluation.measure import class_name, classes_of, measure_of, numbered, within_bounds
 from tidegate.evaluation.metric import NotMeasurable
 from tidegate.evaluation.report import Report, Span
 from tidegate.evaluation.robustness import Predict
@@ -95,8 +95,11 @@ def assess_declared(
         notes.append(
             "Robustness, rules, importance: inputs that are sensitive or no single values are not shown."
         )
+    target = judged.columns[judged.target]
     subject = Subject(
-        outcomes=_outcomes(judged.columns[judged.target], task, declared),
+        outcomes=_named(target)
+        if task == "multiclass"
+        else measure_of(contract, declared).outcomes(target, name=judged.target),
         predictions=predicted,
         columns=visible,
         predict=answer if complete else None,
@@ -251,20 +254,6 @@ def _answers(
         return names[given.argmax(axis=1)] if given.ndim == 2 else _named(given)
 
     return answer
-
-
-def _outcomes(target: Column, task: Task, declared: Evaluation) -> Column:
-    if task == "multiclass":
-        return _named(target)
-    if task == "binary" and len(declared.classes) == 2:
-        return np.array([str(value) == declared.classes[1] for value in target.tolist()])
-    try:
-        return target.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InvalidSetting(
-            f"What came true is no number: {error}.",
-            hint="Of an event that is told in words: tg.Evaluation(classes=('no', 'yes')).",
-        ) from error
 
 
 def _named(column: Column) -> Column:

@@ -72,12 +72,16 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def outcomes(self, column: Column, *, name: str = "what came true") -> Floats:
         """Return what came true as numbers: of classes their places, shape (n_rows,).
 
+        Two names of an event are sought whatever the column's type. Where none of them is found, and all
+        values are 0 or 1, these are the places themselves.
+
         Raises:
             InvalidSetting: A value is no number, or none of the classes.
         """
-        is_event = self.is_binary and len(self.classes) == 2 and column.dtype == object
-        if self.task == "multiclass" or is_event:
+        if self.task == "multiclass" or (self.is_binary and len(self.classes) == 2):
             places = self._places(column)
+            if self.is_binary and (places < 0).all() and _are_places(column):
+                return np.asarray(column, dtype=np.float64)
             if (places < 0).any():
                 odd = column[int(np.flatnonzero(places < 0)[0])]
                 raise InvalidSetting(
@@ -182,7 +186,25 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def _places(self, column: Column) -> Floats:
         place = {name: at for at, name in enumerate(self.classes)}
-        return np.array([place.get(class_name(value), -1) for value in column.tolist()], dtype=np.float64)
+        by_truth = {value: _truth_place(value, self.classes) for value in (False, True)}
+        found = [
+            by_truth[bool(value)] if isinstance(value, bool | np.bool_) else place.get(class_name(value), -1)
+            for value in column.tolist()
+        ]
+        return np.array(found, dtype=np.float64)
+
+
+def _truth_place(value: bool, classes: tuple[str, ...]) -> int:
+    """Return which class a truth value is: `true` in any case, or 1; -1 where it is none."""
+    written = (str(value).lower(), str(int(value)))
+    return next((at for at, name in enumerate(classes) if name.lower() in written), -1)
+
+
+def _are_places(column: Column) -> bool:
+    # By value, not by type: truth values and numbers with gaps come as objects.
+    return all(
+        isinstance(value, bool | np.bool_ | int | float) and value in (0, 1) for value in column.tolist()
+    )
 
 
 def measure_of(contract: Contract, declared: Evaluation) -> Measure:
