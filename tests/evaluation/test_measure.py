@@ -71,6 +71,15 @@ def test_a_probability_of_a_share_is_measured_as_a_number():
     assert event.fitting(np.array([0.0, 0.4])).task == "regression"
 
 
+@pytest.mark.parametrize(("coded", "odd"), [([1.0, 2.0], "2"), ([-1.0, 1.0], "-1"), ([0.0, 17.5], "17.5")])
+def test_a_probability_does_not_stand_for_codes_or_numbers(coded, odd):
+    with pytest.raises(InvalidSetting, match=rf"neither 0/1 nor a share.* Got {odd}\.") as caught:
+        Measure(task="binary").fitting(np.array(coded))
+
+    assert "classes=" in caught.value.hint
+    assert Measure(task="regression").fitting(np.array(coded)).task == "regression"
+
+
 @pytest.mark.parametrize(
     ("classes", "column"),
     [

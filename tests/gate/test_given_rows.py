@@ -106,6 +106,20 @@ def test_one_that_answers_the_wrong_way_round_is_stopped(lab):
     assert verdicts(state)["baselines"] == "regressed"
 
 
+def test_rows_whose_outcomes_are_coded_otherwise_switch_no_gate_off(lab, tmp_path):
+    local, october = lab
+    coded = str(tmp_path / "coded.parquet")
+    pl.read_parquet(october).with_columns(felled=1 + pl.col("felled")).write_parquet(coded)
+
+    state = gate_version(local, "trees", 3, data=coded, target="felled")
+
+    found = {finding.gate: finding for finding in state.findings}
+    for gate in ("baselines", "champion", "slices", "calibration"):
+        assert found[gate].applies, gate
+        assert found[gate].verdict == "undecided", gate
+    assert "neither 0/1 nor a share" in found["champion"].reason
+
+
 def test_without_rows_it_is_undecided_and_says_how_to_name_some(lab):
     local, _ = lab
 

@@ -9,6 +9,7 @@ import pytest
 import tidegate as tg
 from tidegate.contract.schema import DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
+from tidegate.evaluation.measure import Measure
 from tidegate.training.baseline import compare_with_baselines
 from tidegate.training.simple import fit_lookup
 
@@ -133,3 +134,17 @@ def test_classes_by_name_are_refused_in_words():
 
     with pytest.raises(InvalidSetting, match="neither 0 and 1 nor a number"):
         compare_with_baselines(tg.Trial(**{**vars(good), "test": named}), SCHEMA)
+
+
+def test_an_event_told_by_codes_is_refused_until_the_codes_have_names():
+    good = trial()
+    coded = {
+        part: vars(good)[part].with_columns(late=1 + pl.col("late")).select(pl.exclude("chance"))
+        for part in ("train", "test")
+    }
+    told = tg.Trial(**{**vars(good), **coded})
+
+    with pytest.raises(InvalidSetting, match="neither 0/1 nor a share"):
+        compare_with_baselines(told, SCHEMA, measure=Measure(task="binary"))
+    found = compare_with_baselines(told, SCHEMA, measure=Measure(task="binary", classes=("1", "2")))
+    assert found == compare_with_baselines(good, SCHEMA, measure=Measure(task="binary"))

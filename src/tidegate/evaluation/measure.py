@@ -64,10 +64,21 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.task in ("regression", "forecast")
 
     def fitting(self, *outcomes: Floats) -> Measure:
-        """Return the measure of these outcomes: of shares, for which a probability stands, as of numbers."""
-        if self.task == "binary" and not all(bool(np.isin(each, (0.0, 1.0)).all()) for each in outcomes):
-            return Measure(task="regression")
-        return self
+        """Return the measure of these outcomes: of shares, for which a probability stands, as of numbers.
+
+        Raises:
+            InvalidSetting: A probability cannot stand for them: they are codes such as 1 and 2, or numbers.
+        """
+        if self.task != "binary" or are_events(*outcomes):
+            return self
+        odd = next((value for each in outcomes for value in each[~((each >= 0) & (each <= 1))][:1]), None)
+        if odd is not None:
+            raise InvalidSetting(
+                f"What came true is neither 0/1 nor a share that a probability could stand for. Got {odd:g}.",
+                hint="Name the classes, no before yes: tg.Evaluation(classes=('1', '2')). Of a number say "
+                "tg.Evaluation(task='regression').",
+            )
+        return Measure(task="regression")
 
     def outcomes(self, column: Column, *, name: str = "what came true") -> Floats:
         """Return what came true as numbers: of classes their places, shape (n_rows,).
@@ -205,6 +216,11 @@ def _are_places(column: Column) -> bool:
     return all(
         isinstance(value, bool | np.bool_ | int | float) and value in (0, 1) for value in column.tolist()
     )
+
+
+def are_events(*outcomes: Floats) -> bool:
+    """Tell whether all outcomes are 0 or 1."""
+    return all(bool(np.isin(each, (0.0, 1.0)).all()) for each in outcomes)
 
 
 def measure_of(contract: Contract, declared: Evaluation) -> Measure:

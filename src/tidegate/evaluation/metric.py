@@ -174,7 +174,11 @@ def _checked(outcomes: npt.ArrayLike, predictions: npt.ArrayLike) -> tuple[npt.N
         )
     happened = given.astype(np.bool_)
     if not np.array_equal(happened, given):
-        raise NotMeasurable("Outcomes must be 0 or 1.", hint="Leave out rows whose outcome is not known.")
+        raise NotMeasurable(
+            "Outcomes must be 0 or 1.",
+            hint="Leave out rows whose outcome is not known. Of other classes, name no and yes: "
+            "tg.Evaluation(classes=('1', '2')).",
+        )
     if not bool(((predicted >= 0) & (predicted <= 1)).all()):
         raise NotMeasurable("Predictions must be probabilities in [0, 1]; at least one is outside or NaN.")
     return happened, predicted

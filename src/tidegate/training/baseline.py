@@ -13,7 +13,7 @@ from tidegate.contract.infer import columns_of
 from tidegate.contract.schema import Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.estimate import Estimate, resampled
-from tidegate.evaluation.measure import Measure, numbered
+from tidegate.evaluation.measure import Measure, are_events, numbered
 from tidegate.training.simple import (
     Answer,
     fit_constant,
@@ -140,11 +140,14 @@ def read_trial(trial: Trial, measure: Measure | None = None) -> TrialColumns:
                 f"The trial's target {name!r} has gaps.",
                 hint="Leave out rows whose outcome is not known.",
             )
-    measure = measure or Measure(task="binary")
-    targets = [measure.outcomes(columns[trial.target], name=trial.target) for columns in (train, test)]
+    known = measure or Measure(task="binary")
+    targets = [known.outcomes(columns[trial.target], name=trial.target) for columns in (train, test)]
     if not all(np.isfinite(target).all() for target in targets):
         raise InvalidSetting(f"The trial's target {trial.target!r} holds what is no finite number.")
-    measure = measure.fitting(*targets)
+    if measure is None:
+        measure = known if are_events(*targets) else Measure(task="regression")
+    else:
+        measure = measure.fitting(*targets)
     if not all(map(len, targets)):
         raise InvalidSetting("The trial has no training rows, or no test rows.")
     lists = None
