@@ -79,6 +79,19 @@ def test_leaks_are_named_and_end_with_status_three(tidegate):
     assert "alone knows 'late'" in clean.out
 
 
+def test_too_few_rows_to_tell_of_leaks_are_said_to_be(tidegate):
+    rows(n=40).write_parquet("rows.parquet")
+
+    said = tidegate("data", "leaks", "rows.parquet", "--label", "late")
+    as_json = tidegate("data", "leaks", "rows.parquet", "--label", "late", "--json")
+
+    assert said.code == as_json.code == 0
+    assert "too few to tell" in said.out
+    assert "alone knows" not in said.out
+    assert json.loads(as_json.out) == []
+    assert "too few to tell" in as_json.err
+
+
 @pytest.mark.skipif(not HOTEL.exists(), reason="the shared data folder is not here")
 def test_the_status_of_a_hotel_booking_is_caught_from_the_shell(tidegate):
     said = tidegate("data", "leaks", HOTEL, "--label", "is_canceled", "--json")

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from tidegate.core.error import InvalidSetting
-from tidegate.data.leak import LeakKind, area_under_curve, find_leaks
+from tidegate.data.leak import LeakKind, area_under_curve, find_leaks, why_untold
 from tidegate.data.split import group_split, temporal_split
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -45,6 +45,50 @@ def test_answers_in_any_form_are_found_and_nothing_else(table):
     assert {leak.kind for leak in found} == {LeakKind.ANSWER}
     assert found[0].figure == 1.0
     assert [leak.figure for leak in found] == sorted((leak.figure for leak in found), reverse=True)
+
+
+def small_table(n_rows, seed):
+    draw = np.random.default_rng(seed)
+    y = np.arange(n_rows) % 3 == 0
+    echo = y * 100 + draw.normal(0, 1, n_rows)
+    return pl.DataFrame(
+        {
+            "y": y,
+            "echo": echo,
+            "turned": -echo,
+            "seen_at": np.datetime64("2024-01-01T00", "us") + (echo * 1e9).astype(int),
+            "with_gaps": np.where(draw.random(n_rows) < 0.1, np.nan, echo),
+            "honest": y + draw.normal(0, 1.5, n_rows),
+            "id": draw.permutation(n_rows),
+            "name": [f"row {number}" for number in range(n_rows)],
+            "site": draw.integers(0, 30, n_rows),
+            **{f"noise_{number}": draw.normal(0, 1, n_rows) for number in range(10)},
+        }
+    )
+
+
+@pytest.mark.parametrize("n_rows", [100, 200, 256, 300, 450])
+def test_an_answer_of_many_values_is_found_in_a_small_table_and_nothing_by_chance(n_rows):
+    for seed in range(10):
+        found = find_leaks(small_table(n_rows, seed), "y")
+
+        assert {leak.column for leak in found} == {"echo", "turned", "seen_at", "with_gaps"}
+
+
+def test_an_answer_at_both_ends_of_a_number_is_found_in_a_small_table():
+    draw = np.random.default_rng(3)
+    y = draw.random(250) < 0.4
+    both_ends = np.where(y, draw.choice([-9.0, 9.0], 250), 0) + draw.normal(0, 1, 250)
+
+    assert [leak.column for leak in find_leaks(pl.DataFrame({"y": y, "x": both_ends}), "y")] == ["x"]
+
+
+def test_so_few_rows_that_chance_orders_them_accuse_nothing_and_it_says_so():
+    few, more = small_table(30, 0), small_table(60, 0)
+
+    assert find_leaks(few, "y") == []
+    assert "10 rows of the rarer answer of 'y' are too few" in why_untold(few, "y")
+    assert why_untold(more, "y") == ""
 
 
 def test_only_what_a_model_would_be_given_is_looked_at(table):

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tidegate.adapter.files.artifact import LocalArtifactStore
-from tidegate.core.error import Corrupt
+from tidegate.core.error import Corrupt, InvalidSetting
 from tidegate.training.held_out import (
     leaks_of,
     read_answers,
@@ -78,6 +78,14 @@ def test_a_feature_that_is_the_outcome_is_found(store):
     held_out = read_held_out(store, store_trial(store, trial, inputs=["x", "name"]))
 
     assert [leak["column"] for leak in leaks_of(store, held_out, ["x", "name"])] == ["name"]
+
+
+def test_rows_too_few_to_tell_of_leaks_are_not_taken_for_clean(store):
+    trial = Trial(train=ROWS[:12], test=ROWS[12:24], target="late", predicted=np.zeros(12))
+    held_out = read_held_out(store, store_trial(store, trial, inputs=["x", "name"]))
+
+    with pytest.raises(InvalidSetting, match="too few to tell"):
+        leaks_of(store, held_out, ["x", "name"])
 
 
 def test_something_else_is_no_trial(store):

@@ -195,7 +195,7 @@ def leaks(
     not stand on both sides of the split that --time, --group or --stratify make. Exit status 3 if there is
     a suspicion.
     """
-    from tidegate.data.leak import find_leaks
+    from tidegate.data.leak import find_leaks, why_untold
     from tidegate.operation.rows import load_rows
 
     local = open_local(home)
@@ -216,15 +216,18 @@ def leaks(
         keys=keys,
         auc_limit=limit,
     )
+    untold = why_untold(rows.table, label, auc_limit=limit)
+    if untold:
+        click.echo(untold, err=as_json)
     if as_json:
         print_json(found)
-    elif not found:
-        click.echo(f"No column of {rows.name} alone knows {label!r}.")
-    else:
+    elif found:
         print_table(
             ("suspicion", "column", "#figure", "what"),
             ((each.kind.value, each.column, f"{each.figure:.4f}", each.message) for each in found),
         )
+    elif not untold:
+        click.echo(f"No column of {rows.name} alone knows {label!r}.")
     if found:
         raise click.exceptions.Exit(SAID_NO)
 

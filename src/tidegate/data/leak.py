@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
@@ -23,9 +24,19 @@ Measured: what is known of a flight before it leaves reaches 0.72 for a late arr
 MAX_BINS = 256
 """Quantile bins of a number with more values: fine enough for an AUC to 0.01, coarse enough to hold rows."""
 
+BIN_ROWS = 20
+"""Rows of a bin in a smaller table: half of them teach a rate, half are judged by it."""
+
+VALUE_ROWS = 4
+"""Rows of a value on average, below which the values of a number are no classes: only half of them teach."""
+
+HONEST_AUC = 0.75
+"""Of a feature that is honestly known; see `AUC_LIMIT` for what was measured."""
+
 MAX_CLASSES = 20
 
 _PRIOR_ROWS = 1.0
+_NORMAL_99 = 2.326
 
 Flags = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int64]
@@ -79,7 +90,8 @@ def find_leaks(
         auc_limit: Above it a feature is suspect.
 
     Returns:
-        The worst of each kind first.
+        The worst of each kind first. With few rows of an answer the limit is higher, so that chance does
+        not accuse an honest feature once in a hundred times; see also `why_untold`.
 
     Raises:
         InvalidSetting: A column is missing, or the label has a single value.
@@ -99,15 +111,35 @@ def find_leaks(
     return sorted(found, key=lambda leak: (order.index(leak.kind), -leak.figure))
 
 
+def why_untold(table: pl.DataFrame, label: str, *, auc_limit: float = AUC_LIMIT) -> str:
+    """Say that rows are too few to suspect a feature of knowing the label; empty where they are not.
+
+    Args:
+        table: As for `find_leaks`.
+        label: As for `find_leaks`.
+        auc_limit: As for `find_leaks`.
+    """
+    targets = list(_targets(table.filter(pl.col(label).is_not_null())[label]))
+    if auc_limit >= 1 or any(_limit(target, auc_limit) < 1 for target in targets):
+        return ""
+    n_rows = max((min(int(target.sum()), int((~target).sum())) for target in targets), default=0)
+    return f"{n_rows} rows of the rarer answer of {label!r} are too few to tell whether a feature knows it."
+
+
 def _answers(table: pl.DataFrame, label: str, features: Sequence[str], limit: float) -> Iterator[Leak]:
-    targets = list(_targets(table[label]))
+    targets = [(target, _limit(target, limit)) for target in _targets(table[label])]
     if not targets:
         raise InvalidSetting(f"The label {label!r} has a single value: nothing can be told from it.")
+    targets = [(target, least) for target, least in targets if least < 1]
     for name in features:
-        codes = _codes(table[name])
-        if codes is None or name == label:
+        if name == label or table[name].dtype.is_nested() or table[name].dtype == pl.Object:
             continue
-        best = max(_crossed_auc(codes, target) for target in targets)
+        numbers, codes = _numbers(table[name]), _codes(table[name])
+        found = [
+            (max(_crossed_auc(codes, target), _ranked_auc(numbers, target)), least)
+            for target, least in targets
+        ]
+        best = max((figure for figure, least in found if figure > least), default=0.0)
         if best > limit:
             message = f"{name!r} alone orders {label!r} with AUC {best:.3f}, above {limit:g}."
             yield Leak(LeakKind.ANSWER, name, best, message)
@@ -127,20 +159,50 @@ def _targets(label: pl.Series) -> Iterator[Flags]:
         yield (label == value).to_numpy()
 
 
-def _codes(feature: pl.Series) -> Codes | None:
-    """Return each row's value as a small number, missing being one; None where values are lists."""
-    if feature.dtype.is_nested() or feature.dtype == pl.Object:
-        return None
+def _limit(target: Flags, limit: float) -> float:
+    """Return the AUC that an honest feature exceeds at most once in a hundred times, at least `limit`.
+
+    Source: the variance of an AUC is at most AUC (1 - AUC) / min(n_yes, n_no); van Dantzig, Proceedings
+    KNAW A 54, 1951.
+    """
+    n_rarer = max(min(int(target.sum()), int((~target).sum())), 1)
+    honest = min(HONEST_AUC, limit)
+    return max(limit, honest + _NORMAL_99 * math.sqrt(honest * (1 - honest) / n_rarer))
+
+
+def _numbers(feature: pl.Series) -> Floats | None:
+    """Return numbers and times as numbers, missing as NaN; None of anything else."""
     if feature.dtype.is_temporal():
         feature = feature.to_physical()
+    return feature.cast(pl.Float64).to_numpy() if feature.dtype.is_numeric() else None
+
+
+def _codes(feature: pl.Series) -> Codes:
+    """Return each row's value as a small number, missing being one."""
+    values = _numbers(feature)
+    if values is not None:
+        present = ~np.isnan(values)
+        n_present = int(present.sum())
+        if len(np.unique(values[present])) > min(MAX_BINS, n_present // VALUE_ROWS):
+            n_bins = min(MAX_BINS, max(2, n_present // BIN_ROWS))
+            cuts = np.linspace(0, 1, n_bins + 1)[1:-1]
+            edges = np.unique(np.quantile(values[present], cuts, method="lower"))  # infinities have no middle
+            return np.where(present, np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
     if feature.dtype.is_float():
         feature = feature.fill_nan(None)
-    if feature.dtype.is_numeric() and feature.n_unique() > MAX_BINS:
-        values = feature.cast(pl.Float64).to_numpy()
-        present = ~np.isnan(values)
-        edges = np.unique(np.quantile(values[present], np.linspace(0, 1, MAX_BINS)[1:-1]))
-        return np.where(present, np.searchsorted(edges, values), len(edges) + 1).astype(np.int64)
     return feature.rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+
+
+def _ranked_auc(values: Floats | None, target: Flags) -> float:
+    """Return how well numbers order the answer as they stand, in a table too small for many bins.
+
+    Nothing is learnt but which way round, so that each row counts. Missing values say nothing.
+    """
+    if values is None or len(values) >= MAX_BINS * BIN_ROWS or np.isnan(values).all():
+        return 0.5
+    middle = np.nanquantile(values, 0.5, method="lower")
+    area = area_under_curve(np.where(np.isnan(values), middle, values), target, ~target)
+    return max(area, 1 - area)
 
 
 def _crossed_auc(codes: Codes, target: Flags) -> float:

@@ -13,8 +13,8 @@ import polars as pl
 from tidegate.contract.batch import Column
 from tidegate.contract.infer import columns_of
 from tidegate.core.digest import Digest, canonical_json
-from tidegate.core.error import Corrupt
-from tidegate.data.leak import AUC_LIMIT, find_leaks
+from tidegate.core.error import Corrupt, InvalidSetting
+from tidegate.data.leak import AUC_LIMIT, find_leaks, why_untold
 from tidegate.data.snapshot import read_snapshot, scan_snapshot, write_snapshot
 from tidegate.data.source import Source, frame_source
 from tidegate.data.store import FileStore
@@ -196,7 +196,7 @@ def leaks_in(
     """Return features that know the answer in a table, as plain data; see `data.leak`.
 
     Raises:
-        InvalidSetting: The target has a single value.
+        InvalidSetting: The target has a single value, or nothing is found in rows that are too few to tell.
     """
     if len(frame) > _LEAK_ROWS:
         frame = frame.sample(_LEAK_ROWS, seed=0)
@@ -207,6 +207,9 @@ def leaks_in(
         asked_at=asked_at,
         auc_limit=auc_limit,
     )
+    untold = "" if found else why_untold(frame, target, auc_limit=auc_limit)
+    if untold:
+        raise InvalidSetting(untold)
     plain: list[dict[str, Any]] = msgspec.to_builtins(found)
     return plain
 
