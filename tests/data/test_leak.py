@@ -91,6 +91,26 @@ def test_so_few_rows_that_chance_orders_them_accuse_nothing_and_it_says_so():
     assert why_untold(more, "y") == ""
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_rows_whose_label_is_no_number_have_none(classes):
+    draw = np.random.default_rng(6)
+    label = draw.normal(0, 1, 900)
+    label = np.where(label > 0, 1.0, 0.0) if classes else label
+    label[:300] = np.nan
+    batch = np.isnan(label) + draw.normal(0, 0.01, 900)
+
+    with_nan = find_leaks(pl.DataFrame({"y": label, "batch": batch, "echo": label * 2}), "y")
+    with_null = find_leaks(
+        pl.DataFrame({"y": label, "batch": batch, "echo": label * 2}).with_columns(
+            pl.col("y").fill_nan(None)
+        ),
+        "y",
+    )
+
+    assert [leak.column for leak in with_nan] == ["echo"]
+    assert with_nan == with_null
+
+
 def test_only_what_a_model_would_be_given_is_looked_at(table):
     assert find_leaks(table, "y", features=["honest", "noise"]) == []
 

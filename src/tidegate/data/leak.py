@@ -102,7 +102,7 @@ def find_leaks(
             raise InvalidSetting(
                 f"There is no column {name!r}.", hint=f"Columns: {', '.join(table.columns)}."
             )
-    found = list(_answers(table.filter(pl.col(label).is_not_null()), label, named, auc_limit))
+    found = list(_answers(_labelled(table, label), label, named, auc_limit))
     if asked_at is not None:
         found += _after(table, asked_at, named)
     if split is not None and keys:
@@ -119,11 +119,17 @@ def why_untold(table: pl.DataFrame, label: str, *, auc_limit: float = AUC_LIMIT)
         label: As for `find_leaks`.
         auc_limit: As for `find_leaks`.
     """
-    targets = list(_targets(table.filter(pl.col(label).is_not_null())[label]))
+    targets = list(_targets(_labelled(table, label)[label]))
     if auc_limit >= 1 or any(_limit(target, auc_limit) < 1 for target in targets):
         return ""
     n_rows = max((min(int(target.sum()), int((~target).sum())) for target in targets), default=0)
     return f"{n_rows} rows of the rarer answer of {label!r} are too few to tell whether a feature knows it."
+
+
+def _labelled(table: pl.DataFrame, label: str) -> pl.DataFrame:
+    """Return the rows that have a label; NaN is none."""
+    known = pl.col(label).is_not_null()
+    return table.filter(known & pl.col(label).is_not_nan() if table[label].dtype.is_float() else known)
 
 
 def _answers(table: pl.DataFrame, label: str, features: Sequence[str], limit: float) -> Iterator[Leak]:
