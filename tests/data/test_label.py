@@ -7,6 +7,9 @@ import pytest
 
 from tidegate.core.error import InvalidSetting
 from tidegate.data.label import LabelFault, check_label
+from tidegate.data.leak import find_leaks
+from tidegate.data.mislabel import check_mislabelled
+from tidegate.training.learner import fit_linear_classifier
 
 
 @pytest.mark.parametrize(
@@ -41,3 +44,13 @@ def test_classes_are_counted():
 def test_identifiers_are_no_label():
     with pytest.raises(InvalidSetting, match="300 values"):
         check_label(pl.Series("y", [f"id {number}" for number in range(300)]))
+
+
+def test_lists_and_objects_are_no_label():
+    for odd in (pl.Series("y", [[1], [2]]), pl.Series("y", [object()], dtype=pl.Object)):
+        with pytest.raises(InvalidSetting, match="not a single value"):
+            check_label(odd)
+        with pytest.raises(InvalidSetting, match="not a single value"):
+            find_leaks(pl.DataFrame([odd]), "y")
+        with pytest.raises(InvalidSetting, match="not a single value"):
+            check_mislabelled(pl.DataFrame([odd]), "y", fit_linear_classifier)

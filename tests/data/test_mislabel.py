@@ -37,6 +37,28 @@ def test_changed_labels_are_found_and_others_left_alone(learner):
     assert all(each.given != each.suggested for each in report.rows)
 
 
+@pytest.mark.parametrize("learner", [fit_linear_classifier, fit_boosted_classifier])
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Boolean, pl.Date, pl.String])
+def test_columns_without_a_value_in_any_fold_or_in_one_are_left_out(learner, kind):
+    table, _ = shapes(300)
+    lone = pl.when(pl.int_range(pl.len()) == 7).then(1).cast(pl.Int32).cast(kind)
+
+    alone = check_mislabelled(table, "shape", learner)
+    found = check_mislabelled(table.with_columns(empty=pl.lit(None, dtype=kind), lone=lone), "shape", learner)
+
+    assert found.n_rows == alone.n_rows
+    assert abs(found.share - alone.share) < 0.03
+    with pytest.raises(InvalidSetting, match="nothing tells labels apart"):
+        check_mislabelled(table.select("shape", empty=pl.lit(None, dtype=kind)), "shape", learner)
+
+
+def test_boosted_trees_need_a_value_to_learn_from():
+    rows = pl.DataFrame({"empty": [None, None], "list": [[1], [2]]}, schema_overrides={"empty": pl.Float64})
+
+    with pytest.raises(InvalidSetting, match="None of the columns empty, list holds a value"):
+        fit_boosted_classifier(rows, np.array([0, 1]), 2)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_suspects_are_those_of_cleanlab(seed):
     rank = pytest.importorskip("cleanlab.filter")

@@ -62,6 +62,20 @@ class LabelReport(msgspec.Struct, frozen=True):
     findings: tuple[LabelFinding, ...]
 
 
+def require_single_values(label: pl.Series) -> None:
+    """Refuse a column that has more than a value a row.
+
+    Raises:
+        InvalidSetting: It holds lists, structs or objects.
+    """
+    if label.dtype.is_nested() or label.dtype == pl.Object:
+        raise InvalidSetting(
+            f"The label {label.name!r} is {label.dtype}, not a single value a row.",
+            hint="Make it text, numbers or truth values.",
+            column=label.name,
+        )
+
+
 def check_label(
     label: pl.Series,
     *,
@@ -78,8 +92,9 @@ def check_label(
         min_class_rows: Least rows that a class should have.
 
     Raises:
-        InvalidSetting: It is text of so many values that it is no label.
+        InvalidSetting: It is text of so many values that it is no label, or holds no single values.
     """
+    require_single_values(label)
     present = label.drop_nulls()
     if present.dtype.is_float():
         present = present.drop_nans()

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidegate.core.error import InvalidSetting
+from tidegate.data.label import require_single_values
 from tidegate.data.split import Split, shared_keys
 
 AUC_LIMIT = 0.85
@@ -94,7 +95,7 @@ def find_leaks(
         not accuse an honest feature once in a hundred times; see also `why_untold`.
 
     Raises:
-        InvalidSetting: A column is missing, or the label has a single value.
+        InvalidSetting: A column is missing, or the label has a single value, or none that is single.
     """
     named = [name for name in table.columns if name != label] if features is None else list(features)
     for name in (label, *named, *keys, *([asked_at] if asked_at is not None else [])):
@@ -102,6 +103,7 @@ def find_leaks(
             raise InvalidSetting(
                 f"There is no column {name!r}.", hint=f"Columns: {', '.join(table.columns)}."
             )
+    require_single_values(table[label])
     found = list(_answers(_labelled(table, label), label, named, auc_limit))
     if asked_at is not None:
         found += _after(table, asked_at, named)

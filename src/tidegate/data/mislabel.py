@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidegate.core.error import InvalidSetting
+from tidegate.data.label import require_single_values
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -161,7 +162,7 @@ def cross_validated(
         seed: Of the folds.
 
     Raises:
-        InvalidSetting: There are fewer folds than 2, or a class has fewer rows than folds.
+        InvalidSetting: Folds are fewer than 2, a class has fewer rows than folds, or all rows are equal.
     """
     counts = np.bincount(given, minlength=n_classes)
     if n_folds < 2 or int(counts.min()) < n_folds:
@@ -173,6 +174,10 @@ def cross_validated(
     found = np.zeros((len(table), n_classes))
     for each in range(n_folds):
         held = fold == each
+        if held.all():
+            raise InvalidSetting(
+                f"All rows are equal in {', '.join(table.columns)}: nothing tells labels apart."
+            )
         if held.any():
             model = learner(table.filter(~held), given[~held], n_classes)
             found[held] = model(table.filter(held))
@@ -209,7 +214,8 @@ def check_mislabelled(
         seed: Of the folds.
 
     Raises:
-        InvalidSetting: A column is missing, or the label has one value, too many or too rare ones.
+        InvalidSetting: A column is missing, the label has one value, too many or too rare ones, or is no
+            single value a row, or nothing in the features tells rows apart.
     """
     named = [name for name in table.columns if name != label] if features is None else list(features)
     for name in (label, *named):
@@ -217,6 +223,7 @@ def check_mislabelled(
             raise InvalidSetting(
                 f"There is no column {name!r}.", hint=f"Columns: {', '.join(table.columns)}."
             )
+    require_single_values(table[label])
     if not named:
         raise InvalidSetting("A model needs at least one column beside the label.")
     numbered = table.with_row_index("\x00row").filter(pl.col(label).is_not_null())

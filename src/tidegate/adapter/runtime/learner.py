@@ -9,6 +9,7 @@ import numpy.typing as npt
 import polars as pl
 
 from tidegate.adapter.runtime.native import require
+from tidegate.core.error import InvalidSetting
 
 Floats = npt.NDArray[np.float64]
 
@@ -22,12 +23,14 @@ def fit_boosted_classifier(
     """Fit gradient-boosted trees on histograms, small enough not to learn wrong labels by heart.
 
     Args:
-        rows: Columns of numbers, texts, truth values and times; others are left out.
+        rows: Columns of numbers, texts, truth values and times; others are left out, and so are those that
+            have no value here: trees cannot bin them.
         given: Class of each row, from 0; each class has rows.
         n_classes: How many there are.
 
     Raises:
         MissingExtra: scikit-learn is not installed.
+        InvalidSetting: No column is left.
     """
     require("A boosted check of labels", "sklearn", extra="sklearn")
     from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]  # ships no types
@@ -41,19 +44,25 @@ def fit_boosted_classifier(
         for column in rows
         if column.dtype in (pl.String, pl.Categorical, pl.Enum)
     }
-    names = [column.name for column in rows if column.name in levels or _is_number(column.dtype)]
+
+    def numbers(column: pl.Series) -> Floats:
+        if column.name in levels:
+            known = levels[column.name]
+            codes = pl.Series(range(len(known)), dtype=pl.Float64)
+            column = column.cast(pl.String).replace_strict(known, codes, default=None)
+        elif column.dtype.is_temporal():
+            column = column.to_physical()
+        return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+    usable = {
+        column.name: numbers(column) for column in rows if column.name in levels or _is_number(column.dtype)
+    }
+    usable = {name: column for name, column in usable.items() if bool(np.isfinite(column).any())}
+    if not usable:
+        raise InvalidSetting(f"None of the columns {', '.join(rows.columns)} holds a value to learn from.")
 
     def matrix(asked: pl.DataFrame) -> Floats:
-        columns = []
-        for name in names:
-            column = asked[name]
-            if name in levels:
-                codes = pl.Series(range(len(levels[name])), dtype=pl.Float64)
-                column = column.cast(pl.String).replace_strict(levels[name], codes, default=None)
-            elif column.dtype.is_temporal():
-                column = column.to_physical()
-            columns.append(column.cast(pl.Float64).fill_null(float("nan")).to_numpy())
-        return np.column_stack(columns)
+        return np.column_stack([numbers(asked[name]) for name in usable])
 
     model = HistGradientBoostingClassifier(
         max_iter=60,
@@ -61,13 +70,13 @@ def fit_boosted_classifier(
         max_leaf_nodes=15,
         min_samples_leaf=30,
         l2_regularization=1.0,
-        categorical_features=[name in levels for name in names],
+        categorical_features=[name in levels for name in usable],
         early_stopping=False,
         random_state=0,
     )
     # OpenMP's threads wait for each other by spinning, which on a busy machine costs more than it saves.
     with threadpool_limits(1, user_api="openmp"):
-        model.fit(matrix(rows), given)
+        model.fit(np.column_stack(list(usable.values())), given)
 
     def predict(asked: pl.DataFrame) -> Floats:
         found = np.zeros((len(asked), n_classes))
