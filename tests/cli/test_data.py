@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 
+import polars as pl
+
 
 def test_snapshots_are_numbered_listed_shown_and_compared(tidegate, tmp_path):
     (tmp_path / "a.csv").write_text("id,kind\n1,x\n2,y\n")
@@ -27,6 +29,18 @@ def test_snapshots_are_numbered_listed_shown_and_compared(tidegate, tmp_path):
     assert "2 -> 3 rows" in diff.out
     assert "Column added: more" in diff.out
     assert tidegate("audit", "verify").code == 0
+
+
+def test_infinite_values_are_shown(tidegate):
+    pl.DataFrame({"ratio": [1.0, float("inf"), float("-inf"), 2.0], "x": [0.0] * 4}).write_parquet(
+        "a.parquet"
+    )
+    tidegate("data", "snapshot", "orders", "a.parquet")
+
+    shown = tidegate("data", "show", "orders").out
+
+    assert "ratio: 2 infinite values" in shown
+    assert "x: " not in shown
 
 
 def test_a_query_becomes_a_snapshot(tidegate, tmp_path):

@@ -87,6 +87,22 @@ def test_a_summary_says_what_a_column_holds(store):
     assert columns["kind"].n_null == 1
 
 
+def test_infinite_values_are_counted_and_equal_rows_with_them_have_not_moved(store):
+    infinite = [float("inf")] * 30 + [float("-inf")] * 20
+    table = pl.DataFrame({"x": [float(number) for number in range(50)] + infinite, "place": range(100)})
+    old = write_snapshot(frame_source(table), store)
+    again = write_snapshot(frame_source(table.with_columns(pl.col("x").replace(0.0, 0.5))), store)
+
+    summary = old.by_name["x"]
+    (change,) = [one for one in compare_snapshots(store, old, again).changed if one.name == "x"]
+
+    assert (summary.n_infinite, summary.low, summary.high) == (50, 0.0, 49.0)
+    assert sum(summary.counts) == 100
+    assert (summary.counts[0], summary.counts[-1]) == (25, 35)
+    assert change.psi == 0
+    assert write_snapshot(frame_source(table), store, hidden={"x"}).by_name["x"].n_infinite == 50
+
+
 def test_a_hidden_column_keeps_its_values_out_of_the_summary(store):
     column = write_snapshot(frame_source(TABLE), store, hidden={"kind"}).by_name["kind"]
 

@@ -265,6 +265,17 @@ def test_a_moved_distribution_is_found_and_an_unmoved_one_is_not():
     assert found(check(moved, *rules, references=reference)) == [("stable", "x", 2000), ("stable", "c", 2000)]
 
 
+def test_infinite_values_of_the_reference_are_no_move():
+    draw = np.random.default_rng(1)
+    values = draw.normal(0, 1, 2000)
+    values[:600], values[600:700] = np.inf, -np.inf
+    rule = Stable(column="x", reference="old")
+    known = Known(old=pl.DataFrame({"x": values}))
+
+    assert found(check(pl.DataFrame({"x": values}), rule, references=known)) == []
+    assert found(check(pl.DataFrame({"x": -values}), rule, references=known)) == [("stable", "x", 2000)]
+
+
 def test_each_rule_has_its_own_consequence():
     rules = (
         Range(column="x", high=4, policy=Policy.QUARANTINE),

@@ -297,6 +297,9 @@ def show(target: str, home: Path | None, as_json: bool) -> None:
         ("column", "type", "#missing", "#distinct", "#least", "#mean", "#greatest", "most frequent"),
         (_row(column) for column in found.columns),
     )
+    for column in found.columns:
+        if column.n_infinite:
+            click.echo(f"{column.name}: {column.n_infinite:,} infinite values, not in the figures above.")
 
 
 def _row(column: ColumnSummary) -> tuple[object, ...]:

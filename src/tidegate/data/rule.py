@@ -278,10 +278,8 @@ def _bins(summary: ColumnSummary, value: pl.Expr, found: pl.DataType) -> tuple[p
     """Return the rows by bin of the reference, and the reference's; the last bin is missing or unknown."""
     if summary.edges and found.is_numeric():
         number = value.cast(pl.Float64).fill_nan(None)
-        lows = [float("-inf"), *summary.edges]
-        highs = [*summary.edges, float("inf")]
-        pairs = zip(lows, highs, strict=True)
-        parts = [((number > low) & (number <= high)).sum() for low, high in pairs]
+        lows, highs = [None, *summary.edges], [*summary.edges, None]
+        parts = [_between(number, *ends).sum() for ends in zip(lows, highs, strict=True)]
         return pl.concat_list(parts), [*summary.counts, summary.n_null]
     if summary.values:
         text = value.cast(pl.String)
@@ -290,6 +288,12 @@ def _bins(summary: ColumnSummary, value: pl.Expr, found: pl.DataType) -> tuple[p
             summary.n_null,
         ]
     return None
+
+
+def _between(number: pl.Expr, low: float | None, high: float | None) -> pl.Expr:
+    """Tell whether a number lies in a bin; the end bins are open, and hold infinities."""
+    above = number.is_not_null() if low is None else number > low
+    return above if high is None else above & (number <= high)
 
 
 def _number(column: str, context: Context, rule: str) -> pl.Expr | None:

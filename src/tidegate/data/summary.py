@@ -25,8 +25,10 @@ class ColumnSummary(msgspec.Struct, frozen=True, omit_defaults=True):
         n_distinct: Distinct values present; None for nested types.
         low, high: Least and greatest number, or time as ISO text. None for text, whose values may be
             personal.
-        mean, std: Of numbers, in the column's unit; `std` with n - 1.
-        edges: Inner bin edges, ascending: bin i holds edges[i-1] < x <= edges[i].
+        mean, std: Of numbers, in the column's unit; `std` with n - 1. As low and high of the finite ones.
+        n_infinite: Values that are infinite.
+        edges: Inner bin edges, ascending: bin i holds edges[i-1] < x <= edges[i]; the first and the last
+            hold the infinite values too.
         counts: Rows of each bin, one more than edges.
         values: Count of each value, of a column of few distinct texts or booleans, most frequent first.
     """
@@ -39,6 +41,7 @@ class ColumnSummary(msgspec.Struct, frozen=True, omit_defaults=True):
     high: float | str | None = None
     mean: float | None = None
     std: float | None = None
+    n_infinite: int = 0
     edges: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
     values: dict[str, int] = {}
@@ -54,6 +57,8 @@ def summarise(column: pl.Series, *, hidden: bool = False) -> ColumnSummary:
     if dtype.is_nested() or dtype in (pl.Object, pl.Null):
         return basis
     basis = msgspec.structs.replace(basis, n_distinct=present.n_unique())
+    if dtype.is_float():
+        basis = msgspec.structs.replace(basis, n_infinite=int(present.is_infinite().sum()))
     if hidden:
         return basis
     if dtype.is_numeric():
@@ -78,7 +83,7 @@ def _numbers(basis: ColumnSummary, values: pl.Series) -> ColumnSummary:
         mean=_number(finite.mean()),
         std=_number(finite.std()),
         edges=edges,
-        counts=tuple(bin_counts(finite, edges)),
+        counts=tuple(bin_counts(values, edges)),
     )
 
 
