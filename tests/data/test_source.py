@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import polars as pl
 import pytest
 
 from tidegate.core.error import InvalidSetting, NotFound
-from tidegate.data.source import UnreadableData, file_source, read_table
+from tidegate.data.source import UnreadableData, file_source, frame_source, read_table
 
 TABLE = pl.DataFrame({"code": ["1", "2b"], "x": [0.5, None]})
 
@@ -75,3 +76,19 @@ def test_dates_of_a_file_are_dates(tmp_path):
     rows = file_source(tmp_path / "t.csv").frame.collect()
 
     assert [str(value) for value in rows.row(1)] == ["2024-02-01", "2024-02-01 11:30:00"]
+
+
+@pytest.mark.parametrize("values", [[1, "a"], [True, 2, None], [[1], 2], [10**40, 1]])
+def test_a_column_of_pandas_that_holds_several_types_is_named(values):
+    frame = pd.DataFrame({"id": range(len(values)), "mixed": pd.Series(values, dtype=object)})
+
+    with pytest.raises(UnreadableData, match=r"'mixed' of the data frame .*int") as caught:
+        frame_source(frame)
+
+    assert "one type" in caught.value.hint
+
+
+@pytest.mark.parametrize("names", [["a", "a"], [1, "1"]])
+def test_columns_of_pandas_that_share_a_name_are_named(names):
+    with pytest.raises(UnreadableData, match=f"several columns called '{names[0]}'"):
+        frame_source(pd.DataFrame([[1, 2]], columns=names))

@@ -245,7 +245,7 @@ def frame_source(data: Any, *, name: str = "") -> Source:
 
     Raises:
         InvalidSetting: It is neither.
-        UnreadableData: A column holds values of several types.
+        UnreadableData: A column holds values of several types, or two have one name.
     """
     origin = Origin("frame", location=name)
     if isinstance(data, pl.LazyFrame):
@@ -256,6 +256,12 @@ def frame_source(data: Any, *, name: str = "") -> Source:
         raise InvalidSetting(
             f"Rows are taken from polars and pandas data frames, not from {type(data).__name__}.",
             hint="Wrap it: polars.DataFrame(...).",
+        )
+    names = [str(column) for column in data.columns]
+    twice = sorted({each for each in names if names.count(each) > 1})
+    if twice:
+        raise UnreadableData(
+            f"The data frame has several columns called {', '.join(map(repr, twice))}.", hint="Rename them."
         )
     with readable("The data frame"):
         series = [_pandas_series(str(column), data[column]) for column in data.columns]
@@ -268,4 +274,13 @@ def _pandas_series(name: str, column: Any) -> pl.Series:
         return pl.Series(name, column.to_numpy())
     missing = column.isna().tolist()
     values = [None if gone else value for value, gone in zip(column.tolist(), missing, strict=True)]
-    return pl.Series(name, values, strict=True)
+    try:
+        return pl.Series(name, values, strict=True)
+    except (TypeError, OverflowError) as error:
+        kinds = sorted({type(value).__name__ for value in values if value is not None})
+        raise UnreadableData(
+            f"The column {name!r} of the data frame holds values of several types, or too large ones: "
+            f"{', '.join(kinds)}.",
+            hint="Make them one type, for example with .astype(str).",
+            column=name,
+        ) from error
