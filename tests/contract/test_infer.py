@@ -90,6 +90,21 @@ def test_column_that_no_field_can_hold_is_refused_by_name(values):
     assert "'x'" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        pl.DataFrame({"sum": pl.Series([1, 2], dtype=pl.Int128)}),
+        pl.DataFrame({"sum": pl.Series([[1], [2]], dtype=pl.List(pl.Int128))}),
+        {"sum": pl.Series([1, None], dtype=pl.Int128)},
+    ],
+)
+def test_integers_that_numpy_does_not_have_are_refused_by_name(data):
+    with pytest.raises(InvalidSetting, match=r"Column 'sum' is .*Int128") as caught:
+        columns_of(data)
+
+    assert "Int64" in caught.value.hint
+
+
 def test_names_become_identifiers_and_stay_distinct():
     sources = ["petal length (cm)", "petal-length cm", "ok", "1st", "class", "rows", "", "-", 7, "größe"]
 

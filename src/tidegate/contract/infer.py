@@ -97,13 +97,13 @@ def columns_of(
         prefix: An array's columns without names are prefix_0, prefix_1, ...
 
     Raises:
-        InvalidSetting: It has another form, no rows, or `names` do not fit.
+        InvalidSetting: It has another form, no rows, integers of 128 bits, or `names` do not fit.
     """
     if isinstance(data, Mapping):
-        columns = {str(name): _column(values) for name, values in data.items()}
+        columns = {str(name): _column(_held(name, values)) for name, values in data.items()}
     elif hasattr(data, "columns"):
         # pandas and polars both give columns by name; neither is imported to find out which it is.
-        columns = {str(name): _column(_series(data, name)) for name in data.columns}
+        columns = {str(name): _column(_held(name, _series(data, name))) for name in data.columns}
     else:
         columns = _array_columns(data, names, prefix)
     lengths = {name: len(column) for name, column in columns.items()}
@@ -113,6 +113,18 @@ def columns_of(
             hint="Give a few rows that are typical.",
         )
     return columns
+
+
+def _held(name: Any, values: Any) -> Any:
+    """Return values of a type that numpy has."""
+    kind = str(getattr(values, "dtype", ""))
+    if "Int128" in kind:  # polars' own, also within lists; it has them of sums and of huge numbers
+        raise InvalidSetting(
+            f"Column {str(name)!r} is {kind}, which no field can hold.",
+            hint="Cast it: to Int64 where the numbers fit, else to Float64 or String.",
+            field=str(name),
+        )
+    return values
 
 
 def _series(frame: Any, name: Any) -> Any:
