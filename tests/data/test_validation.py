@@ -360,7 +360,16 @@ def test_a_rule_that_does_not_fit_is_refused(rule, error):
         check(TIMES, rule, references=Known(people=pl.DataFrame({"number": [1]})))
 
 
-@pytest.mark.parametrize("text", [b"{}", b'[{"rule": "no such"}]', b'[{"rule": "unique"}]', b"["])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}",
+        b'[{"rule": "no such"}]',
+        b'[{"rule": "unique"}]',
+        b'[{"rule": "unique", "columns": []}]',
+        b"[",
+    ],
+)
 def test_what_is_no_list_of_rules_is_refused(text):
     with pytest.raises(InvalidSetting):
         read_rules(text)

@@ -88,6 +88,13 @@ class Unique(_Rule, frozen=True, kw_only=True):
     columns: tuple[str, ...]
     keep_first: bool = False
 
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        if not self.columns:
+            raise InvalidSetting(
+                "The rule 'unique' names no column.", hint="Name those in which no two rows may agree."
+            )
+
     def compile(self, context: Context) -> Check:
         names = ", ".join(self.columns)
         for column in self.columns:
