@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,25 @@ def test_without_a_champion_the_gap_itself_is_judged():
 
     assert grouped(answers(champion=False)).verdict is Verdict.SAFE
     assert grouped(answers(champion=False, worse=unfair)).verdict is Verdict.REGRESSED
+
+
+def test_a_group_whose_rows_are_all_accepted_and_no_others_is_not_excused_by_its_evenness():
+    def all_or_nothing(columns, own):
+        return np.where(columns["origin"] == "LGA", 0.9, 0.1)
+
+    found = grouped(answers(champion=False, worse=all_or_nothing))
+
+    assert found.verdict is Verdict.REGRESSED
+    assert "100.0% from the others' (+100.0%, at least +100.0%)" in found.reason
+
+
+def test_two_models_that_agree_are_safe_and_every_bound_is_a_number():
+    given = answers()
+    found = grouped(replace(given, champion=given.candidate))
+
+    assert found.verdict is Verdict.SAFE
+    assert "inf" not in found.reason
+    assert "at least +0.0%" in found.reason
 
 
 def test_protected_attributes_that_the_rows_lack_leave_it_undecided():

@@ -30,6 +30,7 @@ _MIN_SHARE = 0.01
 _N_PAIRS = 5
 _SHOWN = 8
 _MAX_CLASSES = 5
+_EVEN = 1e-12
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -42,7 +43,8 @@ class Part(msgspec.Struct, frozen=True):
         candidate: The candidate's mean loss.
         champion: The champion's.
         rise: The difference as a share of the champion's.
-        low: Lower bound of the rise; those of all parts hold together.
+        low: Lower bound of the rise; those of all parts hold together. Minus infinity where draws
+            cannot tell.
     """
 
     name: str
@@ -156,7 +158,7 @@ class Gap(msgspec.Struct, frozen=True):
         figure: `true positive`, `false positive` or `selection` rate.
         gap: Absolute difference of the group's rate and the others', in [0, 1].
         change: The gap less the champion's; without a champion the gap.
-        low: Lower bound of `change`; those of all gaps hold together.
+        low: Lower bound of `change`; those of all gaps hold together. Minus infinity as in `Part`.
     """
 
     group: str
@@ -168,7 +170,7 @@ class Gap(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return (
             f"{self.group}: {self.figure} rate {self.gap:.1%} from the others' "
-            f"({self.change:+.1%}, at least {self.low:+.1%})"
+            f"({self.change:+.1%}, {_at_least(self.low)})"
         )
 
 
@@ -216,8 +218,12 @@ def _verdict(gate: str, judged: list[Part], margin: float, answers: Answers) -> 
 def _said(part: Part) -> str:
     return (
         f"{part.name}: loss {part.candidate:.4f} against {part.champion:.4f}, {part.rise:+.1%} "
-        f"(at least {part.low:+.1%}), {part.n_rows:,} rows"
+        f"({_at_least(part.low)}), {part.n_rows:,} rows"
     )
+
+
+def _at_least(low: float) -> str:
+    return f"at least {low:+.1%}" if np.isfinite(low) else "with no lower bound"
 
 
 def _units(answers: Answers, rng: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -318,12 +324,14 @@ def _lower_bounds(figures: Floats, replicates: Floats, *, level: float) -> Float
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         spread = np.nanstd(np.where(np.isfinite(replicates), replicates, np.nan), axis=0)
-        spread = np.where(spread > 0, spread, np.inf)
-        errors = (replicates - figures) / spread
+        varies = spread > _EVEN
+        errors = (replicates - figures) / np.where(varies, spread, np.inf)
     largest = np.nanmax(np.where(np.isfinite(errors), errors, -np.inf), axis=1)
     cut = float(np.quantile(largest, level))
-    lows = figures[0] - cut * np.where(np.isfinite(spread), spread, 0.0)
-    return np.asarray(np.where(np.isfinite(spread), lows, -np.inf))
+    lows = figures[0] - cut * np.where(varies, spread, 0.0)
+    # What is the same in every draw is its own bound: all of a group is accepted, or both models agree.
+    same = np.isfinite(replicates).all(axis=0)
+    return np.asarray(np.where(varies | same, lows, -np.inf))
 
 
 def _ratios(sums: Floats) -> Floats:
