@@ -34,6 +34,7 @@ DECIDED, SURE = "answer.class", "answer.probability"
 """Columns that are made of one value a class: the likeliest class, and how likely it is said to be."""
 
 _EPOCH = date(1970, 1, 1)
+_TRUTHS = {"false": 0.0, "true": 1.0}
 _WHOLE = 2.0**53
 
 
@@ -119,14 +120,24 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         if self.task == "multiclass":
             named = [name for name in (self.judged, LABEL) if name in table.columns and name != DECIDED]
             return table.with_columns(_class_name(name, table.schema[name]) for name in named)
-        label = pl.col(LABEL)
-        if table.schema[LABEL] == pl.String and len(self.classes) == 2:
-            no, yes = self.classes
-            number = label.replace_strict({no: 0.0, yes: 1.0}, default=None, return_dtype=pl.Float64)
-        else:
-            number = label.cast(pl.Float64, strict=False)
+        number = pl.col(LABEL).cast(pl.Float64, strict=False)
+        if table.schema[LABEL] == pl.String and self.task == "binary":
+            number = self._event()
         known = number.is_in([0.0, 1.0]) if self.task == "binary" else number.is_finite()
         return table.with_columns(pl.when(known).then(number).otherwise(None).alias(LABEL))
+
+    def _event(self) -> pl.Expr:
+        """Return labels of an event that are told in words as 0 and 1: as declared, else as true or false."""
+        label = pl.col(LABEL)
+        lower = label.str.to_lowercase()
+        plain = lower.replace_strict(_TRUTHS, default=label.cast(pl.Float64, strict=False))
+        if len(self.classes) != 2:
+            return plain
+        no, yes = self.classes
+        told = label.replace_strict({no: 0.0, yes: 1.0}, default=None, return_dtype=pl.Float64)
+        # classes that are called 1 and 2 leave nothing for a 0 to say
+        is_told = any(name in ("0", "1") or name.lower() in _TRUTHS for name in self.classes)
+        return told if is_told else pl.coalesce(told, plain)
 
     def unreadable(self, table: pl.DataFrame) -> int:
         """Return how many labels of a table, as it came, are none that the answer could be held against."""

@@ -13,6 +13,7 @@ import polars as pl
 from tidegate.adapter.parquet.record import read_parts
 from tidegate.core.error import NotFound
 from tidegate.core.identifier import format_prediction_id
+from tidegate.evaluation.measure import class_name
 from tidegate.monitoring.subject import AT, FAILED, KPI, KPI_AT, LABEL, LABELLED_AT
 
 _US_PER_MINUTE = 60_000_000
@@ -118,24 +119,32 @@ class StoredHistory:
             rows = ledger.execute(_JOINED, (self._service, *names, first, last)).fetchall()
         finally:
             ledger.close()
-        values = [msgspec.json.decode(value) for _, _, value, _ in rows]
-        texts = any(isinstance(value, str) for value in values)
         return pl.DataFrame(
             {
                 "prediction_id": [format_prediction_id(request, row) for request, row, _, _ in rows],
-                column: pl.Series(
-                    [_label(value, as_text=texts) for value in values],
-                    dtype=pl.String if texts else pl.Float64,
-                ),
+                column: _column([value for _, _, value, _ in rows]),
                 at: pl.Series([when for _, _, _, when in rows], dtype=pl.Int64).cast(_TIME),
             }
         )
 
 
-def _label(value: object, *, as_text: bool) -> object:
-    if as_text:
-        return None if value is None else str(value)
-    return float(value) if isinstance(value, bool | int | float) else None
+def _column(told: Sequence[str]) -> pl.Series:
+    """Return outcomes, told in JSON, as numbers; where one is none, as texts: true is "1", 2.0 is "2"."""
+    values = [_plain_outcome(each) for each in told]
+    if not any(isinstance(value, str) for value in values):
+        return pl.Series(values, dtype=pl.Float64)
+    texts = [class_name(value) if isinstance(value, float) else value for value in values]
+    return pl.Series(texts, dtype=pl.String)
+
+
+def _plain_outcome(told: str) -> float | str | None:
+    value = msgspec.json.decode(told)
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return float(value)  # true counts as 1
+    except (TypeError, OverflowError):
+        return told  # nothing to compare with, and counted as such
 
 
 def _minute(day: date) -> int:
