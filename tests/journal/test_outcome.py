@@ -23,7 +23,7 @@ from tidegate.journal import index as index_module
 from tidegate.journal.codec import encode_outcomes
 from tidegate.journal.ledger import JoinedOutcome, Ledger, OutcomeCounts
 from tidegate.journal.outcome import describe_pending, history
-from tidegate.journal.record import Flag, Outcome, RecordKind, Stream
+from tidegate.journal.record import UNNAMED, Flag, Outcome, RecordKind, Stream
 from tidegate.journal.segment import JournalWriter
 from tidegate.journal.tailer import Progress, Tailer
 from tidegate.journal.tally import merge
@@ -391,3 +391,20 @@ def test_outcome_that_cannot_be_read_is_counted_and_does_not_stop_the_others(tmp
     scene.poll()
 
     assert scene.counts() == {"delivered": 2, "unreadable": 1, "joined": 1}
+
+
+@pytest.mark.parametrize(("late_s", "unnamed_s", "values"), [(1, 2, [False]), (2, 1, [True]), (1, 1, [True])])
+def test_an_outcome_without_a_name_stands_for_a_named_one_unless_that_came_later(
+    scene: Scene, late_s: int, unnamed_s: int, values: list[bool]
+) -> None:
+    (request,) = scene.predict()
+    scene.send(
+        new_outcome(request, True, received_us=START_US + late_s * 1_000_000),
+        new_outcome(request, False, name=UNNAMED, received_us=START_US + unnamed_s * 1_000_000),
+        new_outcome(request, 7, name="other", received_us=START_US + 9_000_000),
+    )
+    scene.poll()
+
+    assert [one.value for one in scene.joined(name="late", unnamed=True)] == values
+    assert [one.value for one in scene.joined(name="late")] == [True]
+    assert len(scene.joined()) == 3

@@ -19,7 +19,7 @@ from tidegate.core.identifier import format_prediction_id
 from tidegate.journal.pair import SCHEMA as PAIR_SCHEMA
 from tidegate.journal.pair import PairKey, PairTally, read_pairs
 from tidegate.journal.reader import Damage, End
-from tidegate.journal.record import RecordKind
+from tidegate.journal.record import UNNAMED, RecordKind
 from tidegate.journal.slice import SCHEMA as SLICE_SCHEMA
 from tidegate.journal.tally import Tally, TallyKey
 from tidegate.journal.watch import SCHEMA as WATCH_SCHEMA
@@ -119,15 +119,27 @@ SELECT what, sum(count) FROM outcome_count WHERE :service IS NULL OR service = :
 _COUNT_PENDING = """
 SELECT count(*) FROM outcome WHERE state = 'pending' AND (:service IS NULL OR service = :service)
 """
-_SELECT_JOINED = """
+LATEST = """
+(truth.name = :name OR truth.name = :other) AND NOT EXISTS (
+  SELECT 1 FROM truth AS rival
+  WHERE rival.service = truth.service AND rival.request = truth.request AND rival.row = truth.row
+    AND (rival.name = :name OR rival.name = :other) AND rival.name != truth.name
+    AND (rival.received_us > truth.received_us
+      OR (rival.received_us = truth.received_us AND rival.name = :name))
+)
+"""
+"""Condition in SQL on `truth`: an outcome is of either name, and the latest of both of its prediction; where
+both came at once it is the one called `:name`."""
+
+_SELECT_JOINED = f"""
 SELECT version, arm, kind, minute, request, row, name, value, revision, outputs, instead, received_us,
   changed
 FROM truth JOIN joined USING (service, request, row)
 WHERE truth.service = :service AND truth.changed > :after
-  AND (:version IS NULL OR joined.version = :version) AND (:name IS NULL OR truth.name = :name)
+  AND (:version IS NULL OR joined.version = :version) AND (:name IS NULL OR {LATEST})
   AND (:fallbacks OR NOT joined.instead)
 ORDER BY changed
-"""
+"""  # noqa: S608  # a constant
 
 _tally_decoder = msgspec.msgpack.Decoder(Tally)
 _tally_encoder = msgspec.msgpack.Encoder()
@@ -429,6 +441,7 @@ class Ledger:
         *,
         version: int | None = None,
         name: str | None = None,
+        unnamed: bool = False,
         after: int = 0,
         fallbacks: bool = False,
     ) -> Iterator[JoinedOutcome]:
@@ -440,13 +453,13 @@ class Ledger:
             service: Name of the service.
             version: Only predictions of this version.
             name: Only outcomes of this name.
+            unnamed: And those without a name; of a prediction that has both, the later one.
             after: Only outcomes that changed after this commit.
             fallbacks: Also what somebody else answered in the version's place.
         """
-        rows = self.connection.execute(
-            _SELECT_JOINED,
-            {"service": service, "version": version, "name": name, "after": after, "fallbacks": fallbacks},
-        )
+        wanted = {"service": service, "version": version, "after": after, "fallbacks": fallbacks}
+        wanted |= {"name": name, "other": UNNAMED if unnamed else name}
+        rows = self.connection.execute(_SELECT_JOINED, wanted)
         for row in rows:
             number, arm, kind, minute, request, position, what, value, revision, outputs, instead, *times = (
                 row

@@ -22,7 +22,7 @@ import msgspec
 from tidegate.core.identifier import format_prediction_id
 from tidegate.journal.index import Match, PredictionIndex, Target
 from tidegate.journal.ledger import Ledger
-from tidegate.journal.record import Outcome
+from tidegate.journal.record import UNNAMED, Outcome
 from tidegate.journal.slice import UNKNOWN, SliceBook
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey
 
@@ -216,7 +216,7 @@ class OutcomeBook:
 
     def _count_apart(self, outcome: Waiting, match: Match, fate: _Fate) -> None:
         slicing = match.stream.slicing
-        if not match.parts or outcome.name not in (slicing.outcome, "outcome"):
+        if not match.parts or outcome.name not in (slicing.outcome, UNNAMED):
             return
         score = match.outputs.get(slicing.judged)
         before = UNKNOWN if fate.before is None else _plain_json(fate.before)

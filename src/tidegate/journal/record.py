@@ -31,6 +31,10 @@ class JournalUnavailable(TidegateError):
         self.written = written
 
 
+UNNAMED = "outcome"
+"""Name of an outcome that is reported without one."""
+
+
 class RecordKind(StrEnum):
     """What a record tells of."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.journal.record import UNNAMED
 from tidegate.monitoring.run import Result, run
 from tidegate.monitoring.subject import History, Subject, subject_of
 from tidegate.operation.mutation import UnitOfWork
@@ -46,7 +47,7 @@ def watched_subject(unit: UnitOfWork, artifacts: ArtifactStore, service: str) ->
         objectives=manifest.objectives,
         monitoring=manifest.monitoring,
     )
-    return subject, (manifest.evaluation.target if manifest.evaluation else "") or "outcome"
+    return subject, (manifest.evaluation.target if manifest.evaluation else "") or UNNAMED
 
 
 def examine(

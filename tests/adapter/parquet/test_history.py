@@ -21,7 +21,7 @@ from tidegate.journal.codec import encode_outcomes
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.record import Outcome
 from tidegate.journal.tailer import Tailer
-from tidegate.monitoring.subject import LABEL, subject_of
+from tidegate.monitoring.subject import LABEL, LABELLED_AT, subject_of
 
 DAY = date(2023, 11, 14)
 Sent = Sequence[tuple[int, str, Any, int]]
@@ -71,3 +71,21 @@ def test_an_event_is_read_however_it_is_told(known: Known, classes: tuple[str, .
     watched = subject_of("loans", CONTRACT, evaluation=Evaluation(classes=classes))
 
     assert watched.prepared(table)[LABEL].to_list() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("sent", "value", "after_s"),
+    [
+        ([(0, "late", 1, 1), (0, "outcome", 0, 2)], 0, 2),
+        ([(0, "outcome", 0, 1), (0, "late", 1, 2)], 1, 2),
+        ([(0, "outcome", 0, 1), (0, "late", 1, 1)], 1, 1),
+        ([(0, "late", 1, 1), (0, "outcome", 0, 2), (0, "late", 2, 3), (0, "other", 9, 4)], 2, 3),
+    ],
+)
+def test_of_two_outcomes_of_a_prediction_the_latest_counts(
+    known: Known, sent: Sent, value: float, after_s: int
+) -> None:
+    table = known(sent)
+
+    assert table[LABEL].to_list() == [value, None, None, None]
+    assert table[LABELLED_AT].dt.epoch("us").to_list()[0] == START_US + after_s * 1_000_000

@@ -14,18 +14,20 @@ from tidegate.adapter.parquet.record import read_parts
 from tidegate.core.error import NotFound
 from tidegate.core.identifier import format_prediction_id
 from tidegate.evaluation.measure import class_name
+from tidegate.journal.ledger import LATEST
+from tidegate.journal.record import UNNAMED
 from tidegate.monitoring.subject import AT, FAILED, KPI, KPI_AT, LABEL, LABELLED_AT
 
 _US_PER_MINUTE = 60_000_000
 _TIME = pl.Datetime("us", "UTC")
 _KEPT = ("prediction_id", "version", "arm", AT, FAILED)
-_JOINED = """
+_JOINED = f"""
 SELECT request, row, value, received_us FROM truth
-WHERE service = ? AND name IN (?, ?) AND EXISTS (
+WHERE service = :service AND {LATEST} AND EXISTS (
     SELECT 1 FROM joined WHERE joined.service = truth.service AND joined.request = truth.request
-    AND joined.row = truth.row AND joined.minute >= ? AND joined.minute < ?
+    AND joined.row = truth.row AND joined.minute >= :since AND joined.minute < :until
 )
-"""
+"""  # noqa: S608  # a constant
 
 
 class StoredHistory:
@@ -37,7 +39,7 @@ class StoredHistory:
         ledger: Path,
         service: str,
         *,
-        outcome: str = "outcome",
+        outcome: str = UNNAMED,
         kpis: Sequence[str] = (),
     ) -> None:
         """Name the places.
@@ -99,7 +101,7 @@ class StoredHistory:
         # an older contract's files may lack a column, or have another type of number
         table = pl.concat([_plain(each) for each in tables], how="diagonal_relaxed")
         for names, column, at in (
-            ((self._outcome, "outcome"), LABEL, LABELLED_AT),
+            ((self._outcome, UNNAMED), LABEL, LABELLED_AT),
             *(((name, name), KPI + name, KPI_AT + name) for name in self._kpis),
         ):
             known = self._outcomes(names, since, until, column=column, at=at)
@@ -109,14 +111,16 @@ class StoredHistory:
     def _outcomes(
         self, names: tuple[str, str], since: date, until: date, *, column: str, at: str
     ) -> pl.DataFrame:
-        """Return the latest outcomes of either name, of predictions of a period, and when they were known."""
+        """Return the latest outcome of either name of each prediction of a period, and when it was known."""
         schema = {"prediction_id": pl.String(), column: pl.Float64(), at: _TIME}
         if not self._ledger.exists():
             return pl.DataFrame(schema=schema)
         first, last = (_minute(day) for day in (since, until + timedelta(days=1)))
         ledger = sqlite3.connect(f"{self._ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
         try:
-            rows = ledger.execute(_JOINED, (self._service, *names, first, last)).fetchall()
+            wanted = {"service": self._service, "since": first, "until": last}
+            wanted |= {"name": names[0], "other": names[1]}
+            rows = ledger.execute(_JOINED, wanted).fetchall()
         finally:
             ledger.close()
         return pl.DataFrame(

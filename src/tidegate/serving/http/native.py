@@ -14,7 +14,7 @@ from tidegate.contract.violation import MalformedBody
 from tidegate.contract.wire import timestamp_us
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_prediction_id, format_uuid, parse_prediction_id
-from tidegate.journal.record import NO_SPAN, JournalUnavailable, Outcome
+from tidegate.journal.record import NO_SPAN, UNNAMED, JournalUnavailable, Outcome
 from tidegate.serving.call import Call
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint
@@ -203,7 +203,7 @@ class SentOutcome(msgspec.Struct, forbid_unknown_fields=True):
     prediction_id: str = ""
     key: str | int | float | None = None
     event_time: str | int | float | None = None
-    name: _Name = "outcome"
+    name: _Name = UNNAMED
     id: _OwnId = ""
 
 
