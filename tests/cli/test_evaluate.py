@@ -165,7 +165,23 @@ def test_recent_outcomes_judge_a_version_however_old_its_trial_is(painted, tmp_p
     assert [each["n_rows"] for each in all_of_it["report"]["windows"]] == [90, 200]
 
 
-def answer(tidegate, home, *, at_us, n, seed):
+def test_outcomes_without_a_name_judge_a_version_too_and_others_are_named(painted, tmp_path):
+    home = tmp_path / "home"
+    now_us = SystemClock().wall_us()
+    answer(painted, home, at_us=now_us - 9 * DAY_US, n=60, seed=1, name="other")
+
+    none = painted("evaluate", "paint", "--recent", "30d")
+    answer(painted, home, at_us=now_us - 3 * DAY_US, n=80, seed=2, name="outcome")
+    found = json.loads(painted("evaluate", "paint", "--recent", "30d", "--json").out)
+    late = painted("evaluate", "paint", "--recent", "1d")
+
+    assert none.code == 1
+    assert "called 'other': name one with --target" in none.err
+    assert found["report"]["n_rows"] == 80
+    assert "of earlier answers" in late.err
+
+
+def answer(tidegate, home, *, at_us, n, seed, name="late"):
     """Write predictions of paint@1 with their outcomes into the journal, and count them."""
     (version,) = json.loads(tidegate("versions", "paint", "--json").out)
     digest = version["manifest"].removeprefix("sha256:")
@@ -187,7 +203,7 @@ def answer(tidegate, home, *, at_us, n, seed):
     outcomes = [
         Outcome(
             service="paint",
-            name="late",
+            name=name,
             value=msgspec.Raw(b"1" if p > 0.5 else b"0"),
             request=each,
             received_us=at_us + 1_000_000,

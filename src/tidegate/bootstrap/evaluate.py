@@ -22,7 +22,7 @@ from tidegate.evaluation.declaration import Evaluation
 from tidegate.evaluation.declared import Judged
 from tidegate.evaluation.recent import AT, Known, recent_rows
 from tidegate.journal.ledger import Ledger
-from tidegate.journal.record import RecordKind
+from tidegate.journal.record import UNNAMED, RecordKind
 from tidegate.operation.evaluate import Evaluated, evaluate, record_evaluation
 from tidegate.operation.mutation import new_key
 from tidegate.operation.rows import load_rows
@@ -246,17 +246,38 @@ def _by_outcomes(
 
 
 def _known(local: Local, version: Version, target: str, *, since_us: int) -> list[Known]:
-    """Return a version's answers since then whose outcome is known, each once; a shadow's are its own."""
+    """Return a version's answers since then whose outcome is known, each once; a shadow's are its own.
+
+    An outcome without a name stands for the named one, as it does for the monitors.
+    """
     if not local.home.ledger.exists():
         raise NotFound(
             f"There is no ledger at {local.home.ledger}.",
             hint="The controller makes it; has `tidegate up` run in this home?",
         )
     found: dict[str, Known] = {}
+    names: set[str] = set()
     with closing(Ledger(local.home.ledger, read_only=True)) as ledger:
-        for each in ledger.joined(version.service, version=version.number, name=target):
+        for each in ledger.joined(version.service, version=version.number, name=target, unnamed=True):
             at_us = each.minute * _US_PER_MINUTE
             is_answer = each.kind in (RecordKind.PREDICTION, RecordKind.SHADOW)
             if is_answer and at_us >= since_us - _US_PER_MINUTE:
                 found[each.prediction_id] = Known(each.prediction_id, at_us, each.outputs, each.value)
+        if not found:
+            names = {each.name for each in ledger.joined(version.service, version=version.number)}
+    if not found:
+        raise _unknown(version, target, names)
     return list(found.values())
+
+
+def _unknown(version: Version, target: str, names: set[str]) -> NotFound:
+    """Say that no outcome is known, and which ones are."""
+    if names & {target, UNNAMED}:
+        return NotFound(
+            f"No outcome {target!r} is known of any answer of {version.label} in that time.",
+            hint="Those that are known are of earlier answers: look further back with --recent.",
+        )
+    hint = "Outcomes are reported to POST /services/{name}/outcomes."
+    if names:
+        hint = f"Its outcomes are called {', '.join(map(repr, sorted(names)))}: name one with --target."
+    return NotFound(f"No outcome {target!r} is known of any answer of {version.label}.", hint=hint)
