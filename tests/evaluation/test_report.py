@@ -90,8 +90,9 @@ def test_what_was_not_given_is_named_as_not_measured():
         rng=np.random.default_rng(0),
     )
 
-    assert len(report.notes) == 4
-    assert "Not measured\n  Age of the rows" in render(report)
+    assert len(report.notes) == 5
+    assert "4 rows are no basis" in report.notes[0]
+    assert "Not measured\n  Intervals by resampling" in render(report)
 
 
 def test_report_of_numbers_has_their_figures():

@@ -12,7 +12,7 @@ from tidegate.evaluation.calibration import calibration
 from tidegate.evaluation.classification import binary
 from tidegate.evaluation.cost import value
 from tidegate.evaluation.declaration import CostMatrix, Invariant, Monotone, Task
-from tidegate.evaluation.estimate import Column, Estimate, Floats, numbers
+from tidegate.evaluation.estimate import Column, Estimate, Floats, few_units, numbers
 from tidegate.evaluation.fairness import fairness
 from tidegate.evaluation.importance import Importance, Loss, importance, squared_error
 from tidegate.evaluation.recalibration import recalibration_gain
@@ -20,6 +20,7 @@ from tidegate.evaluation.regression import regression
 from tidegate.evaluation.report import Report, Span
 from tidegate.evaluation.robustness import Predict, check_rule, robustness
 from tidegate.evaluation.slice import find_slices
+from tidegate.statistics.bootstrap import count_units
 
 MAX_IMPORTANCE_ROWS = 10_000
 """Rows on which columns are shuffled: each column costs the model three passes over them."""
@@ -126,8 +127,9 @@ def assess_regression(
     """
     observed = numbers(subject.outcomes, name="Outcomes")
     predicted = numbers(subject.predictions, name="Predictions", n_rows=len(observed))
-    cluster = subject.cluster if cluster is None else cluster
-    figures = regression(observed, predicted, rng=rng, level=level, cluster=cluster)
+    if cluster is not None:
+        subject = msgspec.structs.replace(subject, cluster=cluster)
+    figures = regression(observed, predicted, rng=rng, level=level, cluster=subject.cluster)
     report = common_report(
         subject,
         ("regression", figures),
@@ -165,7 +167,12 @@ def common_report(
     """
     task, figures = found
     report = Report(task=task, n_rows=len(losses), figures=figures, span=subject.span)
-    notes = [] if subject.span else ["Age of the rows: they carry no time."]
+    # figures of classes are drawn from their confusion table, whatever belongs together
+    cluster = None if task == "multiclass" else subject.cluster
+    n_units = count_units(len(losses), cluster)
+    notes = [*few_units(n_units, "rows" if cluster is None else "groups of rows")]
+    if subject.span is None:
+        notes.append("Age of the rows: they carry no time.")
     if not subject.columns:
         notes.append("Slices, robustness, rules, importance: no features were given.")
         return msgspec.structs.replace(report, notes=tuple(notes))

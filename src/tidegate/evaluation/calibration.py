@@ -14,7 +14,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.evaluation import metric
 from tidegate.evaluation.estimate import Estimate, Floats, estimate_of
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.statistics.bootstrap import percentile_interval, replicate_sums
+from tidegate.statistics.bootstrap import MIN_UNITS, percentile_interval, replicate_sums
 from tidegate.statistics.interval import Interval, wilson
 
 Method = Literal["isotonic", "platt"]
@@ -100,7 +100,7 @@ def calibration(
     spread = percentile_interval(resampled, level=level)
     assert spread is not None
     low = max(0.0, min(debiased, 2 * plain - spread.high)) if p_value <= 1 - level else 0.0
-    interval = Interval(low, max(debiased, 2 * plain - spread.low))
+    interval = Interval(low, max(debiased, 2 * plain - spread.low)) if len(predicted) >= MIN_UNITS else None
     return Calibration(
         bins=tuple(_reliability(each, level) for each in found),
         plain=plain,

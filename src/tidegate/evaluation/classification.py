@@ -11,7 +11,7 @@ from tidegate.core.error import InvalidSetting
 from tidegate.evaluation import metric
 from tidegate.evaluation.estimate import Column, Estimate, Figure, Floats, estimate_of, resampled
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.statistics.bootstrap import percentile_interval
+from tidegate.statistics.bootstrap import MIN_UNITS, percentile_interval
 from tidegate.statistics.interval import Interval, wilson
 from tidegate.statistics.special import normal_quantile
 
@@ -107,15 +107,18 @@ def _clustered_auc(
     level: float,
     n_replicates: int = 500,
 ) -> Interval | None:
-    """Return the interval of the AUC from draws of whole clusters."""
+    """Return the interval of the AUC from draws of whole clusters; None where they are too few."""
+    present, place = np.unique(cluster, return_inverse=True)
+    if len(present) < MIN_UNITS:
+        return None
     _, group = np.unique(predicted, return_inverse=True)
-    n_groups, n_clusters = int(group.max()) + 1, int(cluster.max()) + 1
+    n_groups, n_clusters = int(group.max()) + 1, len(present)
     events, others = np.flatnonzero(happened), np.flatnonzero(~happened)
     areas = np.empty(n_replicates)
     for each in range(n_replicates):
         drawn = np.bincount(rng.integers(0, n_clusters, n_clusters), minlength=n_clusters).astype(np.float64)
-        up = np.bincount(group[events], weights=drawn[cluster[events]], minlength=n_groups)
-        down = np.bincount(group[others], weights=drawn[cluster[others]], minlength=n_groups)
+        up = np.bincount(group[events], weights=drawn[place[events]], minlength=n_groups)
+        down = np.bincount(group[others], weights=drawn[place[others]], minlength=n_groups)
         pairs = up.sum() * down.sum()
         areas[each] = (up * (np.cumsum(down) - down / 2)).sum() / pairs if pairs else np.nan
     return percentile_interval(areas, level=level)
@@ -210,7 +213,7 @@ def multiclass(
                 estimate_of(
                     name,
                     float(values[0]),
-                    percentile_interval(values[1:], level=level),
+                    percentile_interval(values[1:], level=level) if n_rows >= MIN_UNITS else None,
                     method="bootstrap",
                     n_rows=n_rows,
                     level=level,

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.statistics.bootstrap import N_REPLICATES, percentile_interval, replicate_sums
+from tidegate.statistics.bootstrap import (
+    MIN_UNITS,
+    N_REPLICATES,
+    count_units,
+    percentile_interval,
+    replicate_sums,
+)
 from tidegate.statistics.interval import Interval
 
 Floats = npt.NDArray[np.float64]
@@ -75,6 +81,8 @@ def resampled(
 ) -> tuple[Estimate, ...]:
     """Return figures that are functions of sums over rows, with bootstrap intervals from one resampling.
 
+    Of fewer than `MIN_UNITS` rows or clusters the figures have no interval: see `few_units`.
+
     Args:
         terms: What each row adds to each sum, shape (n_rows, n_sums).
         figures: By name: the function from sums (k, n_sums) to figures (k,), and whether larger is better.
@@ -84,7 +92,9 @@ def resampled(
         cluster: Which rows belong together, as in `replicate_sums`.
     """
     whole = terms.sum(axis=0, keepdims=True)
-    sums = replicate_sums(terms, rng=rng, n_replicates=n_replicates, cluster=cluster)
+    sums = None
+    if count_units(len(terms), cluster) >= MIN_UNITS:
+        sums = replicate_sums(terms, rng=rng, n_replicates=n_replicates, cluster=cluster)
     found = []
     with np.errstate(divide="ignore", invalid="ignore"):
         for name, (figure, larger_is_better) in figures.items():
@@ -92,7 +102,7 @@ def resampled(
                 estimate_of(
                     name,
                     float(figure(whole)[0]),
-                    percentile_interval(figure(sums), level=level),
+                    None if sums is None else percentile_interval(figure(sums), level=level),
                     method="bootstrap",
                     n_rows=len(terms),
                     level=level,
@@ -100,6 +110,13 @@ def resampled(
                 )
             )
     return tuple(found)
+
+
+def few_units(n_units: int, unit: str) -> tuple[str, ...]:
+    """Return the note that so many pieces of independent evidence give no interval; none if they do."""
+    if n_units >= MIN_UNITS:
+        return ()
+    return (f"Intervals by resampling: {n_units} {unit} are no basis for one; {MIN_UNITS} are needed.",)
 
 
 def numbers(values: npt.ArrayLike, *, name: str, n_rows: int | None = None) -> Floats:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tidegate.evaluation.assessment import Subject, common_report
 from tidegate.evaluation.calibration import calibration
 from tidegate.evaluation.classification import multiclass
-from tidegate.evaluation.estimate import Column, Floats, numbers
+from tidegate.evaluation.estimate import Column, Floats, few_units, numbers
 from tidegate.evaluation.fairness import fairness
 from tidegate.evaluation.importance import wrong
 from tidegate.evaluation.metric import NotMeasurable
@@ -114,6 +114,7 @@ def assess_ranking(
     """
     figures = ranking(queries, subject.outcomes, subject.predictions, rng=rng, cut=cut, level=level)
     notes = ["Slices, robustness, importance, groups, value: not measured of rankings."]
+    notes += few_units(len(np.unique(np.asarray(queries))), "lists")
     if subject.span is None:
         notes.append("Age of the rows: they carry no time.")
     return Report(
@@ -152,13 +153,16 @@ def assess_forecast(
     """
     observed = numbers(subject.outcomes, name="Outcomes")
     predicted = numbers(subject.predictions, name="Predictions", n_rows=len(observed))
+    # the figures are drawn by blocks, so that is what has to be enough for an interval
+    block = season if block is None else block
+    subject = msgspec.structs.replace(subject, cluster=np.arange(len(observed)) // max(1, block))
     figures = forecast(
         observed,
         predicted,
         history=history,
         rng=rng,
         season=season,
-        block=season if block is None else block,
+        block=block,
         quantiles=quantiles,
         level=level,
     )

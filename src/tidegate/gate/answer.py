@@ -11,12 +11,10 @@ import numpy.typing as npt
 from tidegate.contract.batch import Column
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation.measure import Measure
+from tidegate.statistics.bootstrap import count_units
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-
-MIN_UNITS = 10
-"""From fewer rows or groups no interval is drawn: a bootstrap of a handful is too sure of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +46,7 @@ class Answers:
     @property
     def n_units(self) -> int:
         """Pieces of independent evidence."""
-        return self.n_rows if self.cluster is None else len(np.unique(self.cluster))
+        return count_units(self.n_rows, self.cluster)
 
     @property
     def rows(self) -> str:

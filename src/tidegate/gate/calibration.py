@@ -6,10 +6,10 @@ import numpy as np
 
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.evaluation.calibration import calibration as calibration_of
-from tidegate.gate.answer import MIN_UNITS, Answers, Floats
+from tidegate.gate.answer import Answers, Floats
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import against_margin, found, not_asked
-from tidegate.statistics.bootstrap import percentile_interval, replicate_sums
+from tidegate.statistics.bootstrap import MIN_UNITS, percentile_interval, replicate_sums
 
 _N_BINS = 10
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from tidegate.contract.batch import Column
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.evaluation.slice import Condition, encode, search
-from tidegate.gate.answer import MIN_UNITS, Answers, Floats
+from tidegate.gate.answer import Answers, Floats
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import found, not_asked
-from tidegate.statistics.bootstrap import MAX_UNITS, replicate_sums
+from tidegate.statistics.bootstrap import MAX_UNITS, MIN_UNITS, replicate_sums
 
 Flags = npt.NDArray[np.bool_]
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from tidegate.core.decision import Evidence, Verdict
 from tidegate.evaluation.measure import Measure
-from tidegate.gate.answer import MIN_UNITS, Answers, Floats, Ints
+from tidegate.gate.answer import Answers, Floats, Ints
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import against_margin, found, not_asked, times_as_many
-from tidegate.statistics.bootstrap import percentile_interval, replicate_sums
+from tidegate.statistics.bootstrap import MIN_UNITS, percentile_interval, replicate_sums
 from tidegate.training.baseline import Comparison
 
 REHEARSAL_TOLERANCE = 1e-4

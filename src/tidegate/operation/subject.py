@@ -14,7 +14,7 @@ from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.evaluation.declaration import Evaluation
 from tidegate.evaluation.measure import Measure, measure_of, numbered
-from tidegate.gate.answer import MIN_UNITS, Floats, Ints
+from tidegate.gate.answer import Floats, Ints
 from tidegate.gate.declaration import Gates
 from tidegate.operation.mutation import UnitOfWork
 from tidegate.operation.run import find_run
@@ -22,6 +22,7 @@ from tidegate.registry.artifact import ArtifactStore
 from tidegate.registry.card import Card
 from tidegate.registry.version import Version
 from tidegate.service.manifest import Manifest
+from tidegate.statistics.bootstrap import MIN_UNITS, count_units
 from tidegate.training.held_out import HeldOut, read_held_out, read_rows, seen_before
 from tidegate.training.run import Run
 from tidegate.training.simple import steps
@@ -220,8 +221,7 @@ def _cut(columns: dict[str, Column], kept: Flags, measure: Measure, target: str,
 
 def _too_few(rows: Rows) -> bool:
     n_rows = len(rows.outcomes)
-    n_units = n_rows if rows.cluster is None else len(np.unique(rows.cluster))
-    return n_rows < _MIN_ROWS or n_units < MIN_UNITS
+    return n_rows < _MIN_ROWS or count_units(n_rows, rows.cluster) < MIN_UNITS
 
 
 def as_champion(candidate: Subject, champion: Subject | None) -> Subject:

@@ -20,7 +20,14 @@ N_REPLICATES = 2000
 # The variance of the sum is read off this many units with a standard error of 1.1%, which no reader
 # of an interval sees; beyond it the cost would grow with the rows and the answer would not.
 MAX_UNITS = 4096
+MIN_UNITS = 10
+"""From fewer rows or groups no interval is drawn: a bootstrap of a handful is too sure of itself."""
 _CHUNK = 32  # counts of a chunk stay in the processor's cache: twice as fast as 256
+
+
+def count_units(n_rows: int, cluster: npt.NDArray[np.int64] | None = None) -> int:
+    """Return how many pieces of independent evidence rows are: themselves, or their clusters."""
+    return n_rows if cluster is None else len(np.unique(cluster))
 
 
 def replicate_sums(
@@ -97,9 +104,15 @@ def bootstrap(
 ) -> Interval | None:
     """Return the percentile interval of `figure`, which maps sums (k, n_sums) to figures (k,).
 
+    Returns:
+        The interval; None of fewer than `MIN_UNITS` rows or clusters, and where too few replicates are
+        defined.
+
     Raises:
         InvalidSetting: See `replicate_sums` and `percentile_interval`.
     """
+    if count_units(len(np.asarray(terms)), cluster) < MIN_UNITS:
+        return None
     sums = replicate_sums(terms, rng=rng, n_replicates=n_replicates, cluster=cluster)
     with np.errstate(divide="ignore", invalid="ignore"):
         return percentile_interval(figure(sums), level=level)

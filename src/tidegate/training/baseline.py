@@ -32,8 +32,6 @@ SAME_ANSWERS = 0.02
 outcomes' spread (root of the mean square)."""
 
 _N_PARTS = 5
-_MIN_UNITS = 10
-"""From fewer rows or groups no interval is drawn: a bootstrap of a handful is too sure of itself."""
 
 
 class Baseline(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -319,9 +317,7 @@ def gain_estimates(
     terms = np.column_stack([np.ones_like(own), *(loss - own for loss in others)])
     figures = {str(place): (_mean_of(place), True) for place in range(1, terms.shape[1])}
     found = resampled(terms, figures, rng=np.random.default_rng(seed), cluster=cluster)
-    n_units = len(own) if cluster is None else len(np.unique(cluster))
-    ends = {"low": None, "high": None, "method": ""} if n_units < _MIN_UNITS else {}
-    return tuple(msgspec.structs.replace(estimate, name="gain", **ends) for estimate in found)
+    return tuple(msgspec.structs.replace(estimate, name="gain") for estimate in found)
 
 
 def _lists(measure: Measure, columns: Mapping[str, Column], grades: Floats) -> Ints:
