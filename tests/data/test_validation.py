@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from tidegate.contract.declare import Input, Output, category, contract_of, field
+from tidegate.contract.decode import ContractViolation, RowDecoder
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.data.report import Policy
 from tidegate.data.rule import (
@@ -326,6 +328,45 @@ def test_values_are_typed_by_the_contract_or_counted(annotation, values, n_wrong
     report = check(data, schema=contract_of(One, Answer).input).report
 
     assert sum(one.count for one in report.findings) == n_wrong
+
+
+WRITTEN_TIMES = (
+    "2024-01-05T10:00:00Z",
+    "2024-01-05t10:00:00.5z",
+    "2024-01-05 10:00:00+02:00",
+    "2013-10-01T05:15:00-04:00",
+    "2024-01-05T10:00:00.1234565+0200",
+    "2024-01-05T10:00:00",
+    "2024-01-05",
+    "05/01/2024 10:00:00",
+    "2024-01-05T10:00Z",
+    "2024-01-05T10:00:60Z",
+    "2024-02-30T10:00:00Z",
+    " 2024-01-05T10:00:00Z",
+    "1704448800",
+)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_times_are_read_as_a_request_is_in_any_order(order):
+    class One(Input):
+        v: datetime
+
+    schema, texts = contract_of(One, Answer).input, [*WRITTEN_TIMES[::order]]
+    decoder = RowDecoder(schema)
+
+    def served(text):
+        try:
+            return decoder.decode(json.dumps({"v": text}).encode())[0][0].v
+        except ContractViolation:
+            return None
+
+    validated = check(pl.DataFrame({"v": texts}), schema=schema, policy=Policy.QUARANTINE)
+
+    accepted = validated.accepted.frame.collect()["v"].dt.epoch("us").to_list()
+    assert accepted == [served(text) for text in texts if served(text) is not None]
+    assert len(accepted) == 5
+    assert validated.report.n_quarantined == len(texts) - 5
 
 
 def test_a_code_of_digits_stays_text(tmp_path):

@@ -8,11 +8,13 @@ An integer may stand for a float, never a float for an integer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import GenericAlias
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 from msgspec import Meta
 
@@ -22,6 +24,7 @@ from tidegate.contract.pattern import python_pattern
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _annotated: Any = Annotated  # of types that are made at run time, which a type checker cannot follow
+_Moment = Annotated[datetime, Meta(tz=True)]
 _INT64 = type_limit(DataType.INT64)
 
 Finish = Callable[[Any], Any]
@@ -78,6 +81,24 @@ def timestamp_us(moment: datetime) -> int:
     return (span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds
 
 
+def read_timestamps(texts: Sequence[str | None]) -> list[datetime | None]:
+    """Return times as a request's decoder reads them, None of a text that it would refuse.
+
+    Args:
+        texts: RFC 3339 with date, time and offset; None stays None.
+    """
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(texts, list[_Moment | None])
+    return [None if text is None else _read_timestamp(text) for text in texts]
+
+
+def _read_timestamp(text: str) -> datetime | None:
+    try:
+        return msgspec.convert(text, _Moment)
+    except msgspec.ValidationError:
+        return None
+
+
 def timestamp_of(value_us: int) -> datetime:
     """Return microseconds since 1970 UTC as an aware datetime."""
     return _EPOCH + timedelta(microseconds=value_us)
@@ -114,7 +135,7 @@ def _element_type(field: Field) -> Any:
     # msgspec takes no bound outside int64; `_check_range` sees to the rest.
     integer = _constrained(int, ge=min(low, _INT64.high), le=high if high <= _INT64.high else None)
     if kind is DataType.TIMESTAMP:
-        return _annotated[datetime, Meta(tz=True)] | integer
+        return _Moment | integer
     return timedelta | integer if kind is DataType.DURATION else integer
 
 

@@ -11,6 +11,7 @@ from tidegate.contract.field import DataType, Field
 from tidegate.contract.pattern import python_pattern
 from tidegate.contract.requirement import requirement
 from tidegate.contract.schema import Schema
+from tidegate.contract.wire import read_timestamps
 from tidegate.data.report import Policy
 
 Columns = Mapping[str, pl.DataType]
@@ -121,10 +122,15 @@ def _moment(column: pl.Expr, found: pl.DataType) -> pl.Expr | None:
         micro = column.dt.cast_time_unit("us")
         return micro.dt.convert_time_zone("UTC") if found.time_zone else micro.dt.replace_time_zone("UTC")
     if found == pl.String:
-        return column.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+        # as a request is read: polars would take the first text's form for that of all
+        return column.map_batches(_read_times, return_dtype=_TYPES[DataType.TIMESTAMP], is_elementwise=True)
     if found == pl.Date or found.is_integer():
         return column.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     return None
+
+
+def _read_times(texts: pl.Series) -> pl.Series:
+    return pl.Series(texts.name, read_timestamps(texts.to_list()), dtype=_TYPES[DataType.TIMESTAMP])
 
 
 def contract_checks(schema: Schema, columns: Columns, policy: Policy) -> list[Check]:
