@@ -133,6 +133,26 @@ def test_other_rows_are_answered_by_the_model_and_rows_it_knows_are_told(painted
     assert painted("data", "show", other["rows"]).code == 0
 
 
+def test_rows_that_the_contract_forbids_are_left_out_and_told(painted):
+    given = rows(1, n=400)
+    given.with_columns(x=pl.when(pl.int_range(pl.len()) < 40).then(None).otherwise("x")).write_parquet(
+        "holes.parquet"
+    )
+    given.with_columns(x=pl.lit(None, dtype=pl.Float64)).write_parquet("hollow.parquet")
+    given.clear().write_parquet("empty.parquet")
+
+    found = json.loads(painted("evaluate", "paint", "--data", "holes.parquet", "--json").out)
+    text = painted("evaluate", "paint", "--data", "holes.parquet").out
+    refused = [painted("evaluate", "paint", "--data", name) for name in ("hollow.parquet", "empty.parquet")]
+
+    assert found["report"]["n_rows"] == 360
+    assert found["report"]["notes"] == ["40 of 400 rows are left out: field 'x' must be a number."]
+    assert found["report"]["notes"][0] in text
+    assert [said.code for said in refused] == [1, 1]
+    assert "No row of hollow.parquet is what the contract allows" in refused[0].err
+    assert "empty.parquet has no rows" in refused[1].err
+
+
 def test_rows_that_cannot_be_had_are_told_in_words(painted):
     for arguments, said in (
         (("--data", "nowhere.parquet"), "neither a data file nor a snapshot"),

@@ -14,6 +14,7 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.contract.declare import contract_of
+from tidegate.contract.violation import ContractViolation
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.operation.version import list_decisions
 
@@ -84,6 +85,25 @@ def test_a_registered_version_is_compared_on_given_rows_and_the_evidence_is_kept
     assert compared.observed["given"] == "october.parquet"
     assert compared.observed["held_out"].startswith("sha256:")
     assert "what version 2 was fitted on is not recorded" in compared.reason
+
+
+def test_rows_that_the_contract_forbids_are_left_out_and_told(lab, tmp_path):
+    local, october = lab
+    first = pl.int_range(pl.len()) < 300
+    whole = pl.read_parquet(october)
+    whole.with_columns(girth=pl.when(first).then(None).otherwise("girth")).write_parquet(
+        tmp_path / "holes.parquet"
+    )
+    whole.clear().write_parquet(tmp_path / "empty.parquet")
+
+    state = gate_version(local, "trees", 2, data=str(tmp_path / "holes.parquet"), target="felled")
+
+    kept = list_decisions(local.unit, "trees", kind="gate", version=2)[-1].decision.evidence
+    champion = next(each for each in kept if each.rule == "champion")
+    assert "300 of 1,500 rows are left out: field 'girth' must be a number" in state.note
+    assert champion.observed["n_rows"] == 1_200
+    with pytest.raises(ContractViolation, match="has no rows"):
+        gate_version(local, "trees", 2, data=str(tmp_path / "empty.parquet"), target="felled")
 
 
 def test_baselines_are_fitted_on_the_given_rows_in_parts(lab):

@@ -16,6 +16,7 @@ from tidegate.bootstrap.local import Local
 from tidegate.contract.batch import Batch
 from tidegate.contract.infer import columns_of
 from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.data.admission import admit_rows
 from tidegate.data.snapshot import write_snapshot
 from tidegate.data.source import frame_source
 from tidegate.evaluation.declaration import Evaluation
@@ -67,6 +68,7 @@ def evaluate_version(
 
     Raises:
         NotFound: There is no such version, or there are no rows.
+        ContractViolation: None of the rows is what the contract allows.
         TidegateError: The rows cannot be used, or the model cannot be built.
     """
     version, manifest = find_version(local, label)
@@ -167,7 +169,8 @@ def _by_rows(
     seed: int,
 ) -> Evaluated:
     rows = load_rows(local.unit, local.artifacts, data)
-    snapshot, notes = rows.snapshot, []
+    admitted = admit_rows(rows.table, manifest.contract.input, name=rows.name)
+    snapshot, notes = rows.snapshot, [*admitted.notes]
     is_sensitive = any(field.sensitive for field in manifest.contract.input.fields)
     if snapshot is None and not is_sensitive:  # what was measured can be measured again
         snapshot = write_snapshot(frame_source(rows.table, name=rows.name), local.artifacts).digest
@@ -181,7 +184,7 @@ def _by_rows(
     if held_out is not None:
         known = [held_out.train, *([held_out.test] if held_out.refitted else ())]
         if snapshot is not None:
-            seen = float(seen_before(local.artifacts, snapshot, known).mean())
+            seen = float(seen_before(local.artifacts, snapshot, known)[admitted.kept].mean())
             if seen > 0.01:
                 notes.append(
                     f"{seen:.1%} of these rows stand among those that the model was fitted on: the figures "
@@ -190,7 +193,7 @@ def _by_rows(
         if (manifest.evaluation or Evaluation()).task == "forecast":
             history = read_rows(local.artifacts, held_out.train)[held_out.target]
     judged = Judged(
-        columns=columns_of(rows.table),
+        columns=columns_of(admitted.table),
         target=goal,
         model=model,
         history=history,

@@ -17,6 +17,7 @@ from tidegate.contract.encode import RowEncoder
 from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 from tidegate.core.error import InvalidSetting, TidegateError
+from tidegate.data.admission import admit_rows
 from tidegate.data.snapshot import write_snapshot
 from tidegate.data.source import frame_source
 from tidegate.gate.probe import Probe, Side
@@ -64,6 +65,7 @@ def gate_version(
     Raises:
         NotFound: There is no such version, or no such rows.
         InvalidSetting: Nothing says which column holds what came true.
+        ContractViolation: None of the rows that are named is what the contract allows.
         TidegateError: The registry or the artifacts cannot be read.
     """
     candidate = subject_of(local, service, number)
@@ -124,11 +126,12 @@ def _given_rows(
             hint="Name it with --target, or declare tg.Evaluation(target=...).",
         )
     rows = load_rows(local.unit, local.artifacts, data)
+    admitted = admit_rows(rows.table, candidate.manifest.contract.input, name=rows.name)
     snapshot = rows.snapshot
     if snapshot is None and not any(field.sensitive for field in candidate.manifest.contract.input.fields):
         # what was compared can be compared again
         snapshot = write_snapshot(frame_source(rows.table, name=rows.name), local.artifacts).digest
-    return GivenRows(rows.table, columns_of(rows.table), goal, rows.name, snapshot)
+    return GivenRows(admitted, columns_of(admitted.table), goal, rows.name, snapshot)
 
 
 def answers_of(local: Local, subject: Subject, columns: Mapping[str, Column]) -> Column:

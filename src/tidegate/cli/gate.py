@@ -103,6 +103,8 @@ def show_state(state: GateState) -> None:
     """Print what each gate said, and what follows."""
     if state.findings:
         print_table(("gate", "verdict", "why"), [_row(finding) for finding in state.findings])
+    if state.note:
+        click.echo(f"Rows compared: {state.note}.")
     for each in state.overrides:
         click.echo(
             f"Override of {each.gate} ({each.verdict}) by {each.by} at {moment(each.at_us)}: {each.reason}"

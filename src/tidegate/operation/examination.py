@@ -114,6 +114,7 @@ class _Examination:
             "held_out": None if rows is None else rows.snapshot,
             "given": None if self._given is None else self._given.source,
             "n_rows": 0 if rows is None else len(rows.outcomes),
+            "note": "" if rows is None else rows.note,
             "seed": SEED,
         }
         beside = "no champion" if champion is None else champion.version.label
@@ -256,7 +257,7 @@ class _Examination:
             if candidate.held_out is not None:
                 return leaks_of(self._artifacts, candidate.held_out, features, auc_limit=limit), ""
             if given is not None and given.target in given.columns:
-                return leaks_in(given.frame, given.target, features, auc_limit=limit), ""
+                return leaks_in(given.admitted.table, given.target, features, auc_limit=limit), ""
         except InvalidSetting as error:
             return None, error.message
         return None, no_trial(candidate)

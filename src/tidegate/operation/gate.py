@@ -82,6 +82,7 @@ class GateState(msgspec.Struct, frozen=True):
         decision: Number of the decision that holds the evidence; None where there is none.
         champion: The version it was compared with; None without one.
         at_us: When, microseconds UTC; 0 where it was not.
+        note: What is to be known of the rows it was compared on: which ones, and what was left out.
         findings: What each gate said.
         overrides: Every override of this version, in force or not, oldest first.
     """
@@ -92,6 +93,7 @@ class GateState(msgspec.Struct, frozen=True):
     decision: int | None = None
     champion: int | None = None
     at_us: int = 0
+    note: str = ""
     findings: tuple[Finding, ...] = ()
     overrides: tuple[Override, ...] = ()
 
@@ -160,6 +162,7 @@ def state_of(stored: StoredDecision, overrides: Sequence[Override] = ()) -> Gate
         decision=stored.id,
         champion=None if compared is None else compared.observed.get("champion"),
         at_us=decision.at_us,
+        note="" if compared is None else compared.observed.get("note", ""),
         findings=findings,
         overrides=tuple(overrides),
     )

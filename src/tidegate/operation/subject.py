@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tidegate.contract.batch import Column
 from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.data.admission import Admission
 from tidegate.evaluation.declaration import Evaluation
 from tidegate.evaluation.measure import Measure, measure_of, numbered
 from tidegate.gate.answer import Floats, Ints
@@ -79,14 +80,14 @@ class GivenRows(NamedTuple):
     """Rows that a person names to judge a version by, instead of those of its trial.
 
     Attributes:
-        frame: The table.
-        columns: Its columns.
+        admitted: The rows, without those that the contract forbids.
+        columns: Their columns.
         target: Column of what came true.
         source: Where they came from, in words.
         snapshot: Where they are kept; None where they hold sensitive fields and are not.
     """
 
-    frame: Any
+    admitted: Admission
     columns: dict[str, Column]
     target: str
     source: str
@@ -176,18 +177,18 @@ def _given(
     subjects = [candidate, *([] if champion is None else [champion])]
     groups = [each.held_out.group for each in subjects if each.held_out is not None]
     group = candidate.evaluation.group or next((name for name in groups if name), None)
-    notes = [f"on {given.source}"]
+    notes = [f"on {given.source}", *(note.rstrip(".") for note in given.admitted.notes)]
     for subject in subjects:
         if given.snapshot is None:
             continue
         unlearnt, note = _not_learnt(artifacts, given.snapshot, subject, group)
-        kept &= unlearnt
+        kept &= unlearnt[given.admitted.kept]
         notes.append(note)
     if given.snapshot is None:
         notes.append("they hold sensitive fields: whether a version learnt from them was not looked at")
     told = "; ".join(filter(None, notes))
     cut = _cut(given.columns, kept, measure, given.target, group if group in given.columns else None)
-    if not kept.all() and _too_few(cut):
+    if not (kept.all() and given.admitted.kept.all()) and _too_few(cut):
         return None, f"too few rows are left, {int(kept.sum()):,}: {told}"
     return cut._replace(snapshot=given.snapshot, note=told), ""
 
