@@ -54,6 +54,20 @@ def test_a_figure_that_falls_is_a_signal_and_one_that_rises_is_good_news():
     assert risen.title.startswith("The mean of revenue is above")
 
 
+def test_values_that_are_no_numbers_are_left_out_and_told():
+    table = sold().records(BASIS[0], LATER[1])
+    odd = pl.int_range(pl.len()) % 500 == 0
+    texts = pl.col("kpi.revenue").cast(pl.String)
+    history = TableHistory(
+        table.with_columns(pl.when(odd).then(pl.lit("12 EUR")).otherwise(texts).alias("kpi.revenue"))
+    )
+
+    result = watched(history)
+
+    assert "24 values of 'revenue' are no numbers and do not count: '12 EUR'." in result.notes
+    assert found(result) == []
+
+
 @pytest.mark.slow
 def test_a_loss_within_its_tolerance_is_none():
     assert found(watched(sold(factor=0.7), tolerance=0.5)) == []

@@ -115,7 +115,7 @@ def test_labels_that_are_nothing_to_compare_with_are_said_and_never_a_crash():
     result = examined(*served(data, answer, several(3), label=strange))
     alone = examined(*served(data, answer, several(3), label=np.zeros(len(strange))))
 
-    assert any("could be held against" in note for note in result.notes)
+    assert any("could be held against: 'virginica'." in note for note in result.notes)
     assert any("one class" in note for note in alone.notes)
     assert alone.stretches[0].estimated == ()
 

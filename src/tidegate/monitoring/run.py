@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import date, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,11 +25,13 @@ from tidegate.monitoring.quality import FEWEST_LABELS, Quality
 from tidegate.monitoring.shift import FieldShift
 from tidegate.monitoring.signal import Signal, SignalBook
 from tidegate.monitoring.subject import LABEL, SURE, History, Subject, day_numbers
-from tidegate.monitoring.value import told
+from tidegate.monitoring.value import told, untold
 from tidegate.monitoring.watch import DayView, Spending, Watch, matured_by
 
 Floats = npt.NDArray[np.float64]
 _MOST_ROWS = 50_000
+_SHOWN_VALUES = 3
+_SHOWN_CHARACTERS = 40
 
 
 class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -193,7 +197,7 @@ def look(
             f"Service {subject.service!r} has no records from {over[0]} to {over[1]}.",
             hint="`tidegate journal count` shows what there is.",
         )
-    n_strange = sum(subject.unreadable(each) for each in came)
+    strange = [value for each in came for value in subject.unreadable(each)]
     subject = subject.within(basis.columns, table.columns)
     watch = Watch(subject, matured_by(basis, over[0]), rng=rng)
     book = SignalBook(subject.service, owner=subject.monitoring.owner)
@@ -208,10 +212,26 @@ def look(
         view, findings = watch.step(on, rows, matured_by(cohort, on))
         book.update(on, findings, untested=watch.untested)
         days.append(view)
-    if n_strange:
+    if strange:
         name = subject.judged.split(".", 1)[-1]
-        watch.notes.append(f"{n_strange:,} outcomes are none that {name!r} could be held against.")
+        watch.notes.append(
+            f"{len(strange):,} outcomes are none that {name!r} could be held against: {_shown(strange)}."
+        )
+    for kpi in subject.monitoring.kpis:
+        untellable = [value for each in came for value in untold(each, kpi.name)]
+        if untellable:
+            watch.notes.append(
+                f"{len(untellable):,} values of {kpi.name!r} are no numbers and do not count: "
+                f"{_shown(untellable)}."
+            )
     return Seen(subject, watch, basis, matured_by(table, over[1]), days, book.signals, rng)
+
+
+def _shown(values: Sequence[Any]) -> str:
+    """Return the most frequent of some values, cut short."""
+    texts = [repr(value if not isinstance(value, str) else value[:_SHOWN_CHARACTERS]) for value in values]
+    common = [text for text, _ in Counter(texts).most_common(_SHOWN_VALUES)]
+    return ", ".join(common) + (" and others" if len(set(texts)) > len(common) else "")
 
 
 def _first_days(history: History, subject: Subject, *, before: date) -> tuple[date, date]:

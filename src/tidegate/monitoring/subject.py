@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import date
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -139,15 +139,15 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         is_told = any(name in ("0", "1") or name.lower() in _TRUTHS for name in self.classes)
         return told if is_told else pl.coalesce(told, plain)
 
-    def unreadable(self, table: pl.DataFrame) -> int:
-        """Return how many labels of a table, as it came, are none that the answer could be held against."""
+    def unreadable(self, table: pl.DataFrame) -> list[Any]:
+        """Return the labels of a table, as it came, that the answer could not be held against."""
         if self.task == "none" or LABEL not in table.columns:
-            return 0
+            return []
         read = self.prepared(table)[LABEL]
-        strange = int(read.null_count() - table[LABEL].null_count())
+        strange = read.is_null()
         if self.task == "multiclass" and self.classes:
-            strange += int((~read.drop_nulls().is_in(self.classes)).sum())
-        return strange
+            strange |= ~read.is_in(self.classes)
+        return table[LABEL].filter(strange).drop_nulls().to_list()
 
     def losses(self, table: pl.DataFrame, *, scale: float = 1.0) -> Floats:
         """Return the loss of each prepared row in [0, 1], NaN where there is no label.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -40,8 +42,21 @@ def told(table: pl.DataFrame, name: str) -> Floats:
     column = KPI + name
     if column not in table.columns:
         return np.empty(0)
-    values = table[column].cast(pl.Float64).drop_nulls().to_numpy()
+    values = _numbers(table[column]).drop_nulls().to_numpy()
     return np.asarray(values[np.isfinite(values)])
+
+
+def untold(table: pl.DataFrame, name: str) -> list[Any]:
+    """Return the values of a KPI, as they came, that are no numbers."""
+    column = KPI + name
+    if column not in table.columns:
+        return []
+    came = table[column]
+    return came.filter(_numbers(came).is_null()).drop_nulls().to_list()
+
+
+def _numbers(values: pl.Series) -> pl.Series:
+    return values.cast(pl.Float64, strict=False)  # of texts those that are none are missing
 
 
 class MeanMonitor:
