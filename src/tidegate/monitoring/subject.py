@@ -105,7 +105,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         """Return records with labels, and answers of several classes, in the form that is compared.
 
         Labels of an event are 0 and 1, of a number numbers, of classes their names; what is none of
-        these is as good as missing (see `unreadable`). Done twice it changes nothing.
+        these is as good as missing (see `unreadable`). Records are prepared once: where the classes are
+        called 1 and 2, a 1 would be read again.
         """
         if self.scores in table.columns:
             scores = pl.col(self.scores).cast(pl.List(pl.Float64))
@@ -121,8 +122,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
             named = [name for name in (self.judged, LABEL) if name in table.columns and name != DECIDED]
             return table.with_columns(_class_name(name, table.schema[name]) for name in named)
         number = pl.col(LABEL).cast(pl.Float64, strict=False)
-        if table.schema[LABEL] == pl.String and self.task == "binary":
-            number = self._event()
+        if self.task == "binary" and table.schema[LABEL] != pl.Boolean:
+            number = self._event() if table.schema[LABEL] == pl.String else self._numbered(number)
         known = number.is_in([0.0, 1.0]) if self.task == "binary" else number.is_finite()
         return table.with_columns(pl.when(known).then(number).otherwise(None).alias(LABEL))
 
@@ -138,6 +139,14 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         # classes that are called 1 and 2 leave nothing for a 0 to say
         is_told = any(name in ("0", "1") or name.lower() in _TRUTHS for name in self.classes)
         return told if is_told else pl.coalesce(told, plain)
+
+    def _numbered(self, number: pl.Expr) -> pl.Expr:
+        """Return labels of an event that are numbers as 0 and 1: by the classes, where those are numbers."""
+        try:
+            no, yes = (float(name) for name in self.classes)
+        except ValueError:  # not two, or words
+            return number
+        return number.replace_strict({no: 0.0, yes: 1.0}, default=None, return_dtype=pl.Float64)
 
     def unreadable(self, table: pl.DataFrame) -> list[Any]:
         """Return the labels of a table, as it came, that the answer could not be held against."""

@@ -74,6 +74,25 @@ def test_an_event_is_read_however_it_is_told(known: Known, classes: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    ("classes", "values", "labels"),
+    [
+        (("1", "2"), (1, 2, 2.0, 0), [0, 1, 1, None]),
+        (("-1", "1"), (1, -1, 1, 0), [1, 0, 1, None]),
+        (("1", "2"), ("1", "2", "x", "2"), [0, 1, None, 1]),
+        (("no", "yes"), (1, 0, 1, 2), [1, 0, 1, None]),
+    ],
+)
+def test_an_event_whose_classes_are_numbers_is_read_by_them(
+    known: Known, classes: tuple[str, ...], values: tuple[Any, ...], labels: list[float | None]
+) -> None:
+    table = known([(row, "late", value, 1) for row, value in enumerate(values)])
+    watched = subject_of("loans", CONTRACT, evaluation=Evaluation(classes=classes))
+
+    assert watched.prepared(table)[LABEL].to_list() == labels
+    assert len(watched.unreadable(table)) == labels.count(None)
+
+
+@pytest.mark.parametrize(
     ("sent", "value", "after_s"),
     [
         ([(0, "late", 1, 1), (0, "outcome", 0, 2)], 0, 2),
