@@ -9,7 +9,7 @@ from tests.feature import oracle
 from tidegate.core.error import InvalidSetting
 from tidegate.feature.aggregate import rate
 from tidegate.feature.offline import join
-from tidegate.feature.transform import InvalidFeatureData, RowsMixed
+from tidegate.feature.transform import InvalidFeatureData, RowsMixed, prepare
 from tidegate.feature.view import FeatureView
 
 
@@ -204,6 +204,49 @@ def test_rate_of_what_is_no_truth_value_is_refused():
 
     with pytest.raises(InvalidFeatureData, match=r"'windy' .* must be a truth value"):
         join(pl.DataFrame({"origin": ["JFK"], "at": [at(11)]}), "at", views=[(view, OBSERVED)])
+
+
+class Flight(tg.Input):
+    number: int
+
+
+class Delay(tg.Input):
+    minutes: float
+
+
+@pytest.mark.parametrize("gap", [None, float("nan")])
+def test_a_gap_is_a_gap_before_the_transform_too(gap):
+    view = FeatureView(
+        name="punctual",
+        entity=Flight,
+        source=Delay,
+        event_time="at",
+        event_id="id",
+        transform={"late": pl.col("minutes") >= 15},
+        aggregates={"late_rate": rate("late", timedelta(hours=1))},
+    )
+    table = pl.DataFrame({"number": [1, 1], "minutes": [gap, 0.0], "at": [10, 11], "id": [1, 2]})
+
+    assert (
+        join(pl.DataFrame({"number": [1], "at": [1000]}), "at", views=[(view, table)])["late_rate"].item()
+        == 0
+    )
+
+
+def test_fractions_are_no_whole_numbers():
+    view = FeatureView(
+        name="delay",
+        entity=Flight,
+        source=Delay,
+        event_time="at",
+        ttl=timedelta(hours=1),
+        features=type("Known", (tg.Output,), {"__annotations__": {"minutes": float}}),
+    )
+    table = pl.DataFrame({"number": [2.0, 1.7], "minutes": [5.0, 6.0], "at": [10, 11]})
+
+    with pytest.raises(InvalidFeatureData, match=r"'number' of view 'delay' must be int64.*fractions: 1.7"):
+        prepare(view, table)
+    assert prepare(view, table.head(1))["number"].to_list() == [2]
 
 
 def test_exact_repetitions_of_a_row_are_one():

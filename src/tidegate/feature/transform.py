@@ -75,6 +75,8 @@ def prepare(view: FeatureView, table: pl.DataFrame | pl.LazyFrame) -> pl.DataFra
         (pl.col(view.event_id).cast(pl.String) if view.event_id else pl.lit("")).alias(EVENT_ID),
     ).with_columns(pl.col(CREATED).fill_null(pl.col(EVENT)))
     source = _cast(view, frame, (*view.entity_fields, *view.source_fields))
+    # NaN and null are one kind of gap before a transform too: NaN is above every number that it compares with
+    source = source.with_columns(pl.selectors.float().fill_nan(None))
     entity = source.select(field.name for field in view.entity_fields)
     return _check_identity(view, entity.hstack(moments).hstack(_values(view, source)))
 
@@ -132,6 +134,7 @@ def _cast(view: FeatureView, frame: pl.DataFrame, fields: tuple[Field, ...]) -> 
         elif field.type is DataType.DURATION and frame.schema[field.name].is_temporal():
             columns.append(pl.col(field.name).dt.total_microseconds())
         else:
+            _check_whole(view, field, frame[field.name])
             columns.append(pl.col(field.name).cast(dtype_of(field)))
     try:
         return frame.select(columns)
@@ -140,6 +143,20 @@ def _cast(view: FeatureView, frame: pl.DataFrame, fields: tuple[Field, ...]) -> 
         raise InvalidFeatureData(
             f"The table of view {view.name!r} does not fit its schema: {reason}", view=view.name
         ) from error
+
+
+def _check_whole(view: FeatureView, field: Field, column: pl.Series) -> None:
+    """Refuse fractions where whole numbers are declared: a key that is cut off is another entity's."""
+    if not column.dtype.is_float() or field.type.is_float or not dtype_of(field).is_integer():
+        return
+    fractions = column.filter(column != column.round())
+    if fractions.len():
+        raise InvalidFeatureData(
+            f"Column {field.name!r} of view {view.name!r} must be {field.type.value}, and holds fractions: "
+            f"{fractions[0]}.",
+            view=view.name,
+            field=field.name,
+        )
 
 
 def _values(view: FeatureView, source: pl.DataFrame) -> pl.DataFrame:
