@@ -158,7 +158,40 @@ def test_old_files_are_removed_and_drafts_with_them(tmp_path):
 
     names = sorted(path.name for path in store.folder.iterdir())
     assert names[0] == "draft.000000000400.1.aa"
-    assert names[1:] == [f"route.{number:012d}.json" for number in range(37, 101)]
+    assert names[1:] == ["reserve", *(f"route.{number:012d}.json" for number in range(37, 101))]
+
+
+class SmallDisk(LocalFiles):
+    """Has room for so many bytes."""
+
+    def __init__(self, folder: Path, n_bytes: int) -> None:
+        self.folder = folder
+        self.n_bytes = n_bytes
+
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
+        if sum(each.stat().st_size for each in self.folder.iterdir()) + len(data) > self.n_bytes:
+            path.touch()  # as a full disk leaves it
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().write(path, data, durable=durable)
+
+
+def test_traffic_can_be_moved_on_a_full_disk(tmp_path):
+    files = SmallDisk(tmp_path / "route", 1 << 20)
+    store = store_on(tmp_path, files=files)
+    store.change("flights", append(1))
+    (store.folder / "junk").write_bytes(bytes(files.n_bytes - 66_000))  # somebody else's, to the last byte
+
+    for number in range(2, 12):
+        store.change("flights", append(number))
+    (store.folder / "junk").write_bytes(bytes(files.n_bytes))
+    with pytest.raises(RouteStorageError, match="No space left") as caught:
+        store.change("flights", append(12))
+
+    assert store.read().services["flights"].history == tuple(range(1, 12))
+    assert "make room" in (caught.value.hint or "")
+    (store.folder / "junk").unlink()
+    store.change("flights", append(12))
+    assert (store.folder / "reserve").exists(), "it is held again"
 
 
 # Damage

@@ -36,7 +36,7 @@ from tidegate.bootstrap.process import (
 )
 from tidegate.bootstrap.stage import forget_failures
 from tidegate.core.clock import Clock, SystemClock
-from tidegate.core.error import TidegateError
+from tidegate.core.error import SystemRefused, TidegateError
 from tidegate.core.home import Home
 from tidegate.route.follower import RouteFollower
 from tidegate.route.status import StatusBoard
@@ -292,6 +292,15 @@ def read_record(home: Home) -> ServerRecord | None:
     return record
 
 
+def _run(settings: ServerSettings, tell: Callable[[str], None]) -> None:
+    try:
+        Supervisor(settings, tell=tell).run()
+    except OSError as error:  # a home that may not be written, a disk that is full
+        if error.errno is None:
+            raise
+        raise SystemRefused.of(error) from error
+
+
 def main() -> None:
     """Run the server that the command line describes."""
     logging.basicConfig(
@@ -303,7 +312,7 @@ def main() -> None:
         sys.stdout.flush()
 
     try:
-        Supervisor(told(ServerSettings), tell=tell).run()
+        _run(told(ServerSettings), tell)
     except TidegateError as error:
         sys.exit(f"Error ({error.code}): {error.message}\n{error.hint}".rstrip())
     tell("Stopped.")

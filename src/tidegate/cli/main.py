@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 import click
@@ -74,18 +73,6 @@ def cli() -> None:
     """Take a trained model to production and keep it trustworthy there."""
 
 
-_HINTS = {
-    errno.ENOSPC: "The disk is full: make room, or name a folder on another one with --home.",
-    errno.EDQUOT: "The disk quota is used up: make room, or name another folder with --home.",
-    errno.EACCES: "Name a folder that you may write with --home, or change who may write this one.",
-    errno.EPERM: "Name a folder that you may write with --home, or change who may write this one.",
-    errno.EROFS: "The disk may only be read: name a folder on another one with --home.",
-    errno.ENOENT: "Check the path; a home can only be made where folders can be.",
-    errno.ENOTDIR: "A part of the path is a file: name another folder.",
-    errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n`.",
-}
-
-
 def tell_error(code: str, message: str, hint: str) -> None:
     """Tell an error as every command does: what it is, and what to do."""
     click.secho(f"Error ({code}): ", fg="red", bold=True, nl=False, err=True)
@@ -117,7 +104,7 @@ def main() -> None:
     except OSError as error:  # a folder that may not be written, a disk that is full
         if error.errno is None:
             raise  # not the system's own, so it is ours
-        where = f": {error.filename}" if error.filename else ""
-        tell_error(SystemRefused.code, f"{error.strerror}{where}.", _HINTS.get(error.errno, ""))
+        refused = SystemRefused.of(error)
+        tell_error(refused.code, refused.message, refused.hint)
         sys.exit(FAILED)
     sys.exit(code if isinstance(code, int) else 0)

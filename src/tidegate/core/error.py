@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -58,6 +59,29 @@ class SystemRefused(TidegateError):
     """The operating system did not do what was asked: a full disk, a folder that may not be written."""
 
     code = "system_refused"
+
+    @classmethod
+    def of(cls, error: OSError) -> SystemRefused:
+        """Return what the system has said, with what to do about it where that is known."""
+        where = f": {error.filename}" if error.filename else ""
+        return cls(f"{error.strerror}{where}.", hint=system_hint(error))
+
+
+_SYSTEM_HINTS = {
+    errno.ENOSPC: "The disk is full: make room, or name a folder on another one with --home.",
+    errno.EDQUOT: "The disk quota is used up: make room, or name another folder with --home.",
+    errno.EACCES: "Name a folder that you may write with --home, or change who may write this one.",
+    errno.EPERM: "Name a folder that you may write with --home, or change who may write this one.",
+    errno.EROFS: "The disk may only be read: name a folder on another one with --home.",
+    errno.ENOENT: "Check the path; a home can only be made where folders can be.",
+    errno.ENOTDIR: "A part of the path is a file: name another folder.",
+    errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n`.",
+}
+
+
+def system_hint(error: OSError) -> str:
+    """Return what to do about an error of the operating system; empty where nothing is known."""
+    return _SYSTEM_HINTS.get(error.errno or 0, "")
 
 
 class MissingExtra(TidegateError):

@@ -16,6 +16,7 @@ What holds, at every step of any number of writers that may stop or die there:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -26,13 +27,16 @@ import msgspec
 
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.digest import canonical_json, digest_bytes
-from tidegate.core.error import Conflict, Corrupt, InvalidSetting, TidegateError
+from tidegate.core.error import Conflict, Corrupt, InvalidSetting, TidegateError, system_hint
 from tidegate.route.file import Files, LocalFiles
 from tidegate.route.route import Route, ServiceRoute, check_route
 
 KEEP = 64
 """Files kept, and how far below the highest number a reader looks. Every process of every release
 that shares a folder must agree on it: a number may only be removed where nobody looks."""
+
+_LEAST_RESERVE_BYTES = 64 << 10
+_RESERVE_BYTES_A_SERVICE = 2048
 
 _ATTEMPTS = 1_000
 _FORMAT = 1
@@ -320,7 +324,7 @@ class RouteStore:
         target = self.path(route.sequence)
         draft = self.folder / f"draft.{route.sequence:012d}.{os.getpid()}.{secrets.token_hex(4)}"
         try:
-            self.files.write(draft, seal(route), durable=True)
+            self._write(draft, seal(route))
             try:
                 self.files.link(draft, target)
             except (FileExistsError, FileNotFoundError):
@@ -335,7 +339,35 @@ class RouteStore:
                 self.files.remove(draft)
         highest = self.highest()
         self._prune(highest)
+        self._hold_reserve(route)
         return True if highest < route.sequence + self.keep else None
+
+    def _write(self, draft: Path, data: bytes) -> None:
+        """Write a draft; on a full disk into the room that is held for just that."""
+        try:
+            self.files.write(draft, data, durable=True)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.files.remove(draft)
+            self.files.remove(self._reserve)
+            self.files.write(draft, data, durable=True)
+
+    @property
+    def _reserve(self) -> Path:
+        return self.folder / "reserve"
+
+    def _hold_reserve(self, route: Route) -> None:
+        """Hold room on the disk, so that traffic can be moved once more when nothing else fits on it."""
+        size = max(_LEAST_RESERVE_BYTES, _RESERVE_BYTES_A_SERVICE * len(route.services))
+        try:
+            if self._reserve.name not in self.files.names(self.folder):
+                self.files.write(self._reserve, bytes(size), durable=False)
+        except FileExistsError:
+            return  # another writer's
+        except OSError:  # as much as there was is no reserve
+            with contextlib.suppress(OSError):
+                self.files.remove(self._reserve)
 
     def _settle(self, route: Route, service: str) -> bool:
         """Find out whether a change is in force, where publishing could not tell."""
@@ -405,6 +437,7 @@ class RouteStore:
     def _storage_error(self, what: str, error: OSError) -> RouteStorageError:
         return RouteStorageError(
             f"The route folder {self.folder} cannot be {what}: {error.strerror or error}.",
+            hint=system_hint(error),
             path=str(self.folder),
         )
 
