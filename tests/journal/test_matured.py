@@ -225,3 +225,31 @@ def test_what_has_ended_keeps_its_counts_and_drops_its_keys(place):
     (n_keys,) = place.ledger.connection.execute("SELECT count(*) FROM watch_key").fetchone()
     assert n_keys == 0
     assert place.found(WRONG) == before
+
+
+@pytest.mark.parametrize("value", ["9" * 400, "1e200"], ids=["no float", "square"])
+def test_an_outcome_too_great_to_count_with_stops_neither_releases_nor_experiments(place, value):
+    place.ask(60, knows=1.0)
+    ledger = place.ledger.connection
+    (told,) = ledger.execute("SELECT count(*) FROM truth WHERE name = 'late'").fetchone()
+    ledger.execute("UPDATE truth SET value = ? WHERE name = 'late'", (value,))
+    ledger.execute(
+        "UPDATE truth SET value = 'true' WHERE request = (SELECT min(request) FROM truth) AND name = 'late'"
+    )
+    place.clock.forward(60.0 + SLACK_S)
+    place.look()
+    arms = {"stable": 1, "candidate": 2}
+    watch = ExperimentWatch(
+        "e1", "delay", arms, since_us=START_US, horizon_s=60.0, event=OutcomeEvent("is", "late"), number=True
+    )
+    counts = ExperimentCounts(place.ledger, place.folder, clock=place.clock)
+    for _ in range(5):
+        counts.advance(watch)
+
+    tallies = outcome_tallies(place.ledger, WATCH, "wrong")
+    assert told == 60
+    assert sum(each.fresh_candidate + each.fresh_stable for each in tallies.events) > 0
+    assert [
+        sum(getattr(each, name) for each in arm_counts(place.ledger, "e1", arms).values())
+        for name in ("known", "total", "squares")
+    ] == [1, 1.0, 1.0]

@@ -171,6 +171,21 @@ def test_outcomes_give_the_loss_of_each_slice_and_corrections_replace_it(place: 
     assert found["UA"].mean_outcome == 1.0
 
 
+@pytest.mark.parametrize("value", [1e200, -1e308, 10**400], ids=["square", "least", "no float"])
+def test_an_outcome_too_great_for_a_loss_is_joined_and_those_after_it_are_counted(
+    place: Place, value: float
+) -> None:
+    first, second = place.write([row(p=0.5), row(p=0.5)])
+    place.tell(first, value)
+    place.tell(second, True)
+    found = place.count()["carrier"]["AA"]
+    place.tell(first, True)  # corrected
+
+    assert (found.joined, found.mean_loss, found.mean_outcome) == (1, 0.25, 1.0)
+    assert place.count()["carrier"]["AA"].joined == 2
+    assert [one.value for one in place.ledger.joined("delay")] == [True, True]
+
+
 def test_a_field_with_too_many_values_has_one_count_for_the_rest_also_after_a_restart(place: Place) -> None:
     place.write([row(origin=f"A{n}") for n in range(MAX_VALUES)])
     place.count()

@@ -28,6 +28,7 @@ from tidegate.journal.matured import (
     keep_cut,
     truth_between,
 )
+from tidegate.journal.plain import finite
 from tidegate.journal.record import RecordKind
 from tidegate.journal.watched import add_counts, counted, keep_keys, keys_of
 
@@ -174,9 +175,9 @@ def _comes_before(one: tuple[bytes, float | None], other: tuple[bytes, float | N
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool | int | float) and math.isfinite(value):
-        return float(value)
-    return None
+    """Return a value that can be added up with its square."""
+    number = finite(value)
+    return None if number is None or not math.isfinite(number * number) else number
 
 
 def _add(counts: dict[str, float], name: str, count: float) -> None:

@@ -26,7 +26,7 @@ from tidegate.journal.decode import Turns
 from tidegate.journal.firsts import ENTRY, KeySet
 from tidegate.journal.index import PredictionIndex
 from tidegate.journal.ledger import Ledger
-from tidegate.journal.plain import plain
+from tidegate.journal.plain import finite, plain
 from tidegate.journal.record import Flag, RecordKind
 from tidegate.journal.watch import Column, Counter, EventTally, KeyTally, Rows
 from tidegate.journal.watched import add_counted, counted, keep_keys, keys_of, pieces_of, shares_of
@@ -398,7 +398,8 @@ def _happened(value: object) -> bool:
 
 def _differs(said: object, value: object, beyond: float) -> bool:
     if isinstance(said, bool | int | float) and isinstance(value, bool | int | float):
-        return abs(float(said) - float(value)) > beyond
+        number = finite(value)  # what no float can hold is far from all that was said
+        return number is None or abs(float(said) - number) > beyond
     return said != value
 
 

@@ -29,6 +29,17 @@ def plain(value: Any) -> Any:
     return value
 
 
+def finite(value: Any) -> float | None:
+    """Return a number, true as 1; None where it is none, or none that can be counted with."""
+    if not isinstance(value, bool | int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers of any length
+        return None
+    return number if math.isfinite(number) else None
+
+
 def plain_row(batch: Batch | None, row: int) -> dict[str, Any]:
     """Return one row by column name; empty without a batch."""
     if batch is None:

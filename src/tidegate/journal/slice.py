@@ -7,6 +7,7 @@ hours to days.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from tidegate.contract.batch import Column
 from tidegate.contract.slicing import MAX_VALUES, Slice, Slicing
 from tidegate.journal.decode import Turns
+from tidegate.journal.plain import finite
 from tidegate.journal.record import Flag, RecordKind
 from tidegate.journal.tally import US_PER_MINUTE, TallyKey
 
@@ -255,18 +257,16 @@ class _Unknown:
 UNKNOWN = _Unknown()
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float) else None
-
-
 _OF_OUTCOMES = ("joined", "outcome_sum", "expected_sum", "loss_sum")
 
 
 def _joined(score: Any, value: Any) -> SliceTally:
     """Return what one outcome counts; nothing where it cannot be held against the output."""
-    expected, outcome = _number(score), _number(value)
+    expected, outcome = finite(score), finite(value)
     if expected is not None and outcome is not None:
-        loss = (outcome - expected) ** 2
+        loss = (outcome - expected) * (outcome - expected)  # ** 2 raises where this is infinite
+        if not math.isfinite(loss):
+            return SliceTally()
         return SliceTally(joined=1, outcome_sum=outcome, expected_sum=expected, loss_sum=loss)
     if isinstance(score, str) and isinstance(value, str):
         return SliceTally(joined=1, loss_sum=float(score != value))
