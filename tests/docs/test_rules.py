@@ -26,7 +26,7 @@ def exported(folder: Path) -> dict[str, set[str]]:
 
     asyncio.run(ask())
     found: dict[str, set[str]] = {}
-    signals = WatchCollector(1, {("svc", "risk", "critical"): 1})
+    signals = WatchCollector(1, 0, {("svc", "risk", "critical"): 1})
     for family in (*PageCollector(folder).collect(), *signals.collect()):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)

@@ -22,7 +22,7 @@ from tidegate.core.identifier import format_prediction_id
 from tidegate.journal import index as index_module
 from tidegate.journal.codec import encode_outcomes
 from tidegate.journal.ledger import JoinedOutcome, Ledger, OutcomeCounts
-from tidegate.journal.outcome import describe_pending, history
+from tidegate.journal.outcome import OutcomeBook, describe_pending, history
 from tidegate.journal.record import UNNAMED, Flag, Outcome, RecordKind, Stream
 from tidegate.journal.segment import JournalWriter
 from tidegate.journal.tailer import Progress, Tailer
@@ -408,3 +408,26 @@ def test_an_outcome_without_a_name_stands_for_a_named_one_unless_that_came_later
     assert [one.value for one in scene.joined(name="late", unnamed=True)] == values
     assert [one.value for one in scene.joined(name="late")] == [True]
     assert len(scene.joined()) == 3
+
+
+def test_an_outcome_that_cannot_be_counted_is_set_aside_and_the_others_are_joined(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join = OutcomeBook._join
+
+    def fails(book: OutcomeBook, outcome: Any, *args: Any, **options: Any) -> Any:
+        found = join(book, outcome, *args, **options)
+        return found if outcome.value != '"odd"' else 1 / 0
+
+    monkeypatch.setattr(OutcomeBook, "_join", fails)
+    ids = scene.predict(4)
+    scene.send(*(new_outcome(one, value) for one, value in zip(ids, [1, "odd", "odd", 4], strict=True)))
+
+    progress = scene.poll()
+    scene.send(new_outcome(ids[0], 5, received_us=START_US + 2_000_000))
+    scene.poll()
+
+    assert progress.settled == 4
+    assert sorted(one.value for one in scene.joined()) == [4, 5]
+    assert scene.counts() == {"delivered": 5, "joined": 2, "corrected": 1, "unreadable": 2}
+    assert merge(tally for _, tally in scene.ledger.tallies()).joined == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
 
@@ -12,10 +13,11 @@ from tidegate.bootstrap.release import Releases
 from tidegate.bootstrap.retention import Retention
 from tidegate.bootstrap.trace import TracedSink, open_exporter
 from tidegate.core.clock import SystemClock
+from tidegate.core.error import Conflict
 from tidegate.core.home import Home
-from tidegate.journal.ledger import Ledger
+from tidegate.journal.ledger import Ledger, LedgerUnavailable
 from tidegate.journal.retention import RetentionPolicy
-from tidegate.journal.tailer import Tailer
+from tidegate.journal.tailer import Progress, Tailer
 
 if TYPE_CHECKING:
     from tidegate.adapter.parquet.record import RecordStore
@@ -66,6 +68,9 @@ class Controller(threading.Thread):
         self._stopping = threading.Event()
         self.behind_bytes = 0
         """Bytes of the journal that were not counted at the last look."""
+        self.failures = 0
+        """Looks at the journal that failed."""
+        self._next_s = 0.0
 
     def claim(self) -> bool:
         """Tell whether this process counts the journal.
@@ -93,6 +98,7 @@ class Controller(threading.Thread):
                 self._follow()
             except Exception:  # noqa: BLE001 - whatever it is, it must be seen and must not end the counting
                 _log.exception("controller.failed")
+                self.failures += 1
                 self._stopping.wait(_RETRY_S)
         if self._lock is not None:
             self._lock.close()
@@ -125,7 +131,7 @@ class Controller(threading.Thread):
         try:
             while True:
                 is_last = self._stopping.is_set()
-                progress = tailer.poll()
+                progress = self._look(tailer)
                 self.behind_bytes = progress.behind_bytes
                 if releases is not None and not is_last:
                     releases.tick()
@@ -156,6 +162,24 @@ class Controller(threading.Thread):
             ledger.close()
             if store is not None:
                 store.close()
+
+    def _look(self, tailer: Tailer) -> Progress:
+        """Count and join; after a fault nothing for a while, in which what runs beside it goes on.
+
+        Raises:
+            Conflict: Another process writes the ledger.
+            LedgerUnavailable: The ledger cannot be written; it is to be opened again.
+        """
+        if time.monotonic() >= self._next_s:
+            try:
+                return tailer.poll()
+            except (Conflict, LedgerUnavailable):
+                raise
+            except Exception:  # noqa: BLE001 - releases and retention must not depend on it
+                _log.exception("controller.failed")
+                self.failures += 1
+                self._next_s = time.monotonic() + _RETRY_S
+        return Progress(behind_bytes=self.behind_bytes)
 
     def _open_store(self) -> RecordStore | None:
         """Open the files of records; without them the journal is counted all the same."""

@@ -86,6 +86,8 @@ class Retention:
             self._look()
         except (TidegateError, OSError, sqlite3.Error) as error:
             _log.warning("retention.delayed: %s", error)
+        except Exception:  # noqa: BLE001 - a fault here must be seen, and must not end the counting
+            _log.exception("retention.failed")
 
     def _look(self) -> None:
         today = datetime.now(UTC).date()

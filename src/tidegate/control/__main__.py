@@ -143,7 +143,8 @@ class LocalPlane:
         )
 
     def metrics(self) -> bytes:
-        watched = WatchCollector(self.controller.behind_bytes, self.watcher.open_signals)
+        controller = self.controller
+        watched = WatchCollector(controller.behind_bytes, controller.failures, self.watcher.open_signals)
         home = self._local.home
         waiting = None if self._copier is None else self._copier.waiting
         journal = JournalCollector(home.journal, home.ledger, clock=self._local.clock, waiting=waiting)

@@ -58,10 +58,11 @@ class PageCollector(Collector):
 
 
 class WatchCollector(Collector):
-    """What the controller knows: how far it is behind, and what the monitors found."""
+    """What the controller knows: how far it is behind, how often it failed, what the monitors found."""
 
-    def __init__(self, behind_bytes: int, signals: Mapping[tuple[str, str, str], int]) -> None:
+    def __init__(self, behind_bytes: int, failures: int, signals: Mapping[tuple[str, str, str], int]) -> None:
         self._behind_bytes = behind_bytes
+        self._failures = failures
         self._signals = signals
 
     def collect(self) -> Iterator[Metric]:
@@ -69,6 +70,9 @@ class WatchCollector(Collector):
         behind = GaugeMetricFamily("tidegate_journal_behind_bytes", "Bytes of the journal not counted yet")
         behind.add_metric([], self._behind_bytes)
         yield behind
+        failed = CounterMetricFamily("tidegate_controller_failures", "Looks at the journal that failed")
+        failed.add_metric([], self._failures)
+        yield failed
         signals = GaugeMetricFamily(
             "tidegate_signals_open", "Signals that are not over", labels=["service", "monitor", "severity"]
         )

@@ -175,7 +175,7 @@ class OutcomeCounts(msgspec.Struct):
         repeated: Said again what was known, and were ignored.
         conflicting: Used an idempotency key again for something else, and were ignored.
         unknown: Named a prediction that was not found within the time allowed.
-        unreadable: Held a value or a time that cannot be, and were ignored.
+        unreadable: Held a value or a time that cannot be or cannot be counted, and were ignored.
         pending: Not joined yet.
     """
 

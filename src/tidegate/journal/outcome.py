@@ -9,11 +9,13 @@ Two deliveries are the same if they carry the same idempotency key, or without o
 - the known value again, by another delivery: repeated
 - another value: corrected; the value that was received last stands, the others stay as history
 - a prediction that is not there yet: pending, tried again until `give_up_s`, then unknown
+- what cannot be counted: unreadable, set aside
 """
 
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +51,14 @@ class Waiting(NamedTuple):
     attempts: int
 
 
+class Uncountable(Exception):
+    """An outcome that cannot be counted; with it nothing of its transaction is."""
+
+    def __init__(self, outcome: Waiting) -> None:
+        super().__init__(f"an outcome {outcome.name!r} of {outcome.service} cannot be counted")
+        self.outcome = outcome
+
+
 class _Fate(NamedTuple):
     """What became of an outcome: the value that stands now, and the one before it (None: there was none)."""
 
@@ -63,7 +73,7 @@ class OutcomeRevision(msgspec.Struct, frozen=True):
     Attributes:
         name: What was observed.
         value: Any JSON value.
-        state: `current`, `superseded`, `repeated`, `conflicting`, `pending` or `unknown`.
+        state: `current`, `superseded`, `repeated`, `conflicting`, `pending`, `unknown` or `unreadable`.
         outcome_id: The sender's idempotency key.
         principal: Who sent it.
         received_us: When it was accepted, microseconds UTC.
@@ -189,23 +199,25 @@ class OutcomeBook:
         now_us: int,
         commit: int,
     ) -> int:
-        """Join what was located, put off the rest; return how many are no longer pending."""
+        """Join what was located, put off the rest; return how many are no longer pending.
+
+        Raises:
+            Uncountable: One cannot be counted: roll back, set it aside, and settle the others again.
+        """
         counts: dict[tuple[str, int, str], int] = {}
         tallies: dict[TallyKey, Tally] = {}
         n_settled = 0
         for outcome in sorted(waiting, key=lambda one: (one.received_us, one.number)):
             found = located.get(outcome.number)
-            if found is None:
-                what = self._put_off(outcome, now_us)
-            else:
-                fate = self._join(outcome, *found, commit=commit)
-                what = fate.what
-                for match in found[1] if what != "repeated" else ():
-                    if match.instead:  # it tells nothing of the version that was to answer
-                        continue
-                    tally = tallies.setdefault(match.key, Tally())
-                    setattr(tally, what, getattr(tally, what) + 1)
-                    self._count_apart(outcome, match, fate)
+            try:
+                if found is None:
+                    what = self._put_off(outcome, now_us)
+                else:
+                    what = self._count_joined(outcome, *found, commit=commit, tallies=tallies)
+            except sqlite3.Error:
+                raise  # it is the ledger that fails
+            except Exception as error:
+                raise Uncountable(outcome) from error
             if what:
                 n_settled += 1
                 _count(counts, outcome.service, outcome.received_us, what)
@@ -213,6 +225,34 @@ class OutcomeBook:
         self._ledger.add_tallies(tallies)
         self._slices.keep()
         return n_settled
+
+    def set_aside(self, outcome: Waiting) -> None:
+        """Try an outcome no more that cannot be counted; forget what was counted with it."""
+        self._slices.reset()
+        self._ledger.connection.execute(
+            "UPDATE outcome SET state = 'unreadable' WHERE id = ?", (outcome.number,)
+        )
+        counts: dict[tuple[str, int, str], int] = {}
+        _count(counts, outcome.service, outcome.received_us, "unreadable")
+        self._ledger.add_outcome_counts(counts)
+
+    def _count_joined(
+        self,
+        outcome: Waiting,
+        target: Target,
+        matches: Sequence[Match],
+        *,
+        commit: int,
+        tallies: dict[TallyKey, Tally],
+    ) -> str:
+        fate = self._join(outcome, target, matches, commit=commit)
+        for match in matches if fate.what != "repeated" else ():
+            if match.instead:  # it tells nothing of the version that was to answer
+                continue
+            tally = tallies.setdefault(match.key, Tally())
+            setattr(tally, fate.what, getattr(tally, fate.what) + 1)
+            self._count_apart(outcome, match, fate)
+        return fate.what
 
     def _count_apart(self, outcome: Waiting, match: Match, fate: _Fate) -> None:
         slicing = match.stream.slicing

@@ -6,6 +6,7 @@ so a crash at any point means that the same bytes are read again, and counted on
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from tidegate.journal.codec import FORMAT, OUTCOMES, REFUSALS, STREAM, TURN
 from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_outcomes, decode_refusals, mask_of
 from tidegate.journal.index import Block, PredictionIndex, blocks_of, declaration_of
 from tidegate.journal.ledger import Ledger, LedgerUnavailable
-from tidegate.journal.outcome import OutcomeBook
+from tidegate.journal.outcome import OutcomeBook, Uncountable
 from tidegate.journal.pair import Pairing, forget_old_keys
 from tidegate.journal.reader import Damage, End, Frame, SegmentEntry, SegmentReader, list_segments
 from tidegate.journal.record import Outcome, RecordKind
@@ -31,6 +32,8 @@ from tidegate.journal.retention import KEY_WINDOW_S, LATE_S
 from tidegate.journal.slice import SliceBook
 from tidegate.journal.tally import US_PER_MINUTE, Tally, TallyKey, count_turns
 from tidegate.journal.watched import Counters
+
+_log = logging.getLogger("tidegate.journal")
 
 _JOIN_LIMIT = 2000
 _MAX_OPEN = 256
@@ -461,8 +464,14 @@ class Tailer:
             if not waiting:
                 return
             located = self._book.locate(waiting)
-            with self._ledger.transaction() as commit:
-                progress.settled += self._book.settle(waiting, located, now_us=now_us, commit=commit)
+            try:
+                with self._ledger.transaction() as commit:
+                    progress.settled += self._book.settle(waiting, located, now_us=now_us, commit=commit)
+            except Uncountable as error:
+                _log.exception("outcome.unreadable: %s", error)
+                with self._ledger.transaction():
+                    self._book.set_aside(error.outcome)
+                progress.settled += 1
 
 
 class _Places:
