@@ -306,6 +306,55 @@ def test_keys_are_found_across_blocks_and_forgotten_after_the_window(
     scene.close()
 
 
+@pytest.mark.parametrize("is_kept", [False, True], ids=["new ledger", "ledger of an older program"])
+def test_an_event_in_the_far_future_does_not_make_the_others_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    monkeypatch.setattr(index_module, "_KEY_BLOCK_ROWS", 2)
+    scene = Scene(tmp_path, key_window_s=1000)
+    layout = Layout((Column("at", DataType.TIMESTAMP),), (Column("p", DataType.FLOAT64),), event_time="at")
+    stream = Stream("delay", 1, Digest(""), layout)
+    ana, bob = b"a" * 16, b"b" * 16
+    far_us = START_US + 10**15
+    ids = new_ids(8)
+
+    def ask(request: bytes, event_us: int, key: bytes) -> None:
+        scene.predict(
+            ids=[request], stream=stream, inputs=Batch({"at": np.array([event_us])}, 1), key_hashes=[key]
+        )
+        scene.poll()
+        scene.clock.forward(1)
+
+    def tell(name: str, key: bytes, event_us: int) -> None:
+        scene.send(new_outcome(key_hash=key, event_us=event_us, name=name))
+
+    ask(ids[0], far_us, bob)
+    if is_kept:
+        scene.ledger.connection.execute("UPDATE key_block SET max_us = ?", (far_us,))
+    ask(ids[1], START_US + 500_000_000, ana)  # ahead, too, and not by far
+    for request in ids[2:7]:
+        ask(request, scene.clock.now_us, ana)
+    tell("far", bob, far_us)
+    tell("near", ana, scene.clock.now_us)
+    tell("ahead", ana, START_US + 600_000_000)
+    tell("before", bob, far_us - 1)
+    scene.poll()
+
+    assert {one.name: one.prediction_id for one in scene.joined()} == {
+        "far": format_prediction_id(ids[0], 0),
+        "near": format_prediction_id(ids[6], 0),
+        "ahead": format_prediction_id(ids[1], 0),
+    }
+
+    scene.clock.forward(2000)
+    for _ in range(3):
+        ask(ids[7], scene.clock.now_us, ana)
+    tell("later", bob, far_us)
+    scene.poll()
+    assert is_kept or "later" not in {one.name for one in scene.joined()}
+    scene.close()
+
+
 def test_predictions_that_failed_are_not_found_by_key(scene: Scene) -> None:
     scene.predict(1, key_hashes=[b"a" * 16], outputs=None, flags=int(Flag.FAILED))
 

@@ -4,7 +4,9 @@ A request's id begins with the millisecond of its arrival, and a segment's frame
 order. So the ledger keeps, for each block of some 64 KiB of a segment, the least and the greatest
 time in it, and a prediction is found by reading the few blocks that its time falls into.
 
-For keys it keeps sorted blocks of key hash, event time and id, as long as `window_s` lets them be.
+For keys it keeps sorted blocks of key hash, event time and id, as long as `key_window_s` lets them be.
+How old a block is goes by event time, too, but no event counts as later than its arrival there: else one
+prediction for a far day would make all others old.
 """
 
 from __future__ import annotations
@@ -152,29 +154,35 @@ class PredictionIndex:
         entries["event_us"] = turns.event_us
         entries["request"] = np.frombuffer(turns.request_ids, "V16")[turns.request_of_row]
         entries["row"] = turns.row_in_request
-        entries = entries[halves.any(axis=1)]  # all zero stands for no key
+        has_key = halves.any(axis=1)  # all zero stands for no key
+        entries = entries[has_key]
         if len(entries):
-            self._add_key_block(turns.stream.service, entries)
+            arrived_us = turns.arrived_us[turns.request_of_row][has_key]
+            latest_us = int(np.minimum(entries["event_us"], arrived_us).max())
+            self._add_key_block(turns.stream.service, entries, latest_us, int(arrived_us.max()))
 
-    def _add_key_block(self, service: str, entries: npt.NDArray[Any]) -> None:
+    def _add_key_block(
+        self, service: str, entries: npt.NDArray[Any], latest_us: int, arrived_us: int
+    ) -> None:
         execute = self._ledger.connection.execute
         last = execute(
-            "SELECT id, rows FROM key_block WHERE service = ? ORDER BY id DESC LIMIT 1", (service,)
+            "SELECT id, max_us, rows FROM key_block WHERE service = ? ORDER BY id DESC LIMIT 1", (service,)
         ).fetchone()
         number = None
-        if last is not None and len(last[1]) < _KEY_BLOCK_ROWS * _KEY.itemsize:
+        if last is not None and len(last[2]) < _KEY_BLOCK_ROWS * _KEY.itemsize:
             number = last[0]
-            entries = np.concatenate((np.frombuffer(last[1], _KEY), entries))
+            latest_us = max(latest_us, last[1])
+            entries = np.concatenate((np.frombuffer(last[2], _KEY), entries))
         entries = entries[np.lexsort((entries["event_us"], entries["hash"]))]
-        times = entries["event_us"]
         execute(
             "INSERT OR REPLACE INTO key_block (id, service, min_us, max_us, rows) VALUES (?, ?, ?, ?, ?)",
-            (number, service, int(times.min()), int(times.max()), entries.tobytes()),
+            (number, service, int(entries["event_us"].min()), latest_us, entries.tobytes()),
         )
         execute(
+            # an older program kept times beyond the arrival here
             "DELETE FROM key_block WHERE service = :service AND max_us <"
-            " (SELECT max(max_us) FROM key_block WHERE service = :service) - :window",
-            {"service": service, "window": self._key_window_us},
+            " (SELECT max(min(max_us, :arrived_us)) FROM key_block WHERE service = :service) - :window",
+            {"service": service, "arrived_us": arrived_us, "window": self._key_window_us},
         )
 
     def find_by_key(
@@ -184,13 +192,13 @@ class PredictionIndex:
         found: dict[tuple[bytes, int], tuple[int, Target]] = {}
         wanted = list(wanted)
         rows = self._ledger.connection.execute(
-            "SELECT min_us, max_us, rows FROM key_block WHERE service = ? AND min_us <= ?"
-            " ORDER BY max_us DESC",
+            "SELECT min_us, rows FROM key_block WHERE service = ? AND min_us <= ? ORDER BY max_us DESC",
             (service, max((event_us for _, event_us in wanted), default=0)),
         )
-        for min_us, max_us, stored in rows:
+        for min_us, stored in rows:
             entries = np.frombuffer(stored, _KEY)
-            hashes = entries["hash"]
+            hashes, times = entries["hash"], entries["event_us"]
+            max_us = int(times.max())
             for key in wanted:
                 key_hash, event_us = key
                 best = found.get(key)
@@ -201,11 +209,11 @@ class PredictionIndex:
                     np.searchsorted(hashes, number, "left"),
                     np.searchsorted(hashes, number, "right"),
                 )
-                place = first + np.searchsorted(entries["event_us"][first:last], event_us, "right") - 1
+                place = first + np.searchsorted(times[first:last], event_us, "right") - 1
                 if place < first:
                     continue
                 entry = entries[place]
-                at_us = int(entry["event_us"])
+                at_us = int(times[place])
                 if best is None or at_us > best[0]:
                     found[key] = (at_us, (entry["request"].tobytes(), int(entry["row"])))
         return {key: target for key, (_, target) in found.items()}
