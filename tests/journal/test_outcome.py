@@ -226,6 +226,30 @@ def test_an_outcome_of_nothing_becomes_unknown(tmp_path: Path) -> None:
     scene.close()
 
 
+@pytest.mark.parametrize("outcome_id", ["", "o-1"])
+def test_an_outcome_given_up_as_unknown_is_tried_again_when_it_is_delivered_again(
+    tmp_path: Path, outcome_id: str
+) -> None:
+    scene = Scene(tmp_path, give_up_s=100)
+    (request,) = new_ids(1, seed=99)
+    scene.send(new_outcome(request, outcome_id=outcome_id))
+    scene.poll()
+    scene.clock.forward(200)
+    scene.poll()
+    assert scene.counts() == {"delivered": 1, "unknown": 1}
+
+    scene.predict(ids=[request])
+    late = new_outcome(request, outcome_id=outcome_id, received_us=scene.clock.now_us)
+    scene.send(late)
+    scene.poll()
+    scene.send(late)
+    scene.poll()
+
+    assert [one.received_us for one in scene.joined()] == [scene.clock.now_us]
+    assert scene.counts() == {"delivered": 3, "unknown": 1, "joined": 1, "repeated": 1}
+    scene.close()
+
+
 def test_outcomes_wait_for_shadows_to_settle(scene: Scene) -> None:
     (request,) = scene.predict()
     scene.clock.forward(10)

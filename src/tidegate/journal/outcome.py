@@ -9,6 +9,7 @@ Two deliveries are the same if they carry the same idempotency key, or without o
 - the known value again, by another delivery: repeated
 - another value: corrected; the value that was received last stands, the others stay as history
 - a prediction that is not there yet: pending, tried again until `give_up_s`, then unknown
+- one that is unknown, delivered again: pending again
 - what cannot be counted: unreadable, set aside
 """
 
@@ -127,11 +128,19 @@ class OutcomeBook:
                 continue
             target = _target(outcome)
             known = execute(
-                "SELECT content FROM outcome WHERE identity = ? AND state != 'conflicting'", (identity,)
+                "SELECT id, content, state FROM outcome WHERE identity = ? AND state != 'conflicting'",
+                (identity,),
             ).fetchone()
             _count(counts, outcome.service, outcome.received_us, "delivered")
             if known is not None:
-                what = "repeated" if known[0] == content else "conflicting"
+                what = "repeated" if known[1] == content else "conflicting"
+                if what == "repeated" and known[2] == "unknown":
+                    execute(
+                        "UPDATE outcome SET state = 'pending', received_us = ?, next_try_us = ?, attempts = 0"
+                        " WHERE id = ?",
+                        (outcome.received_us, try_us, known[0]),
+                    )
+                    continue
                 _count(counts, outcome.service, outcome.received_us, what)
                 if what == "repeated":
                     continue
