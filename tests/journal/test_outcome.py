@@ -423,6 +423,83 @@ def test_any_order_of_delivery_ends_the_same(tmp_path_factory: pytest.TempPathFa
     scene.close()
 
 
+@pytest.mark.parametrize("polls", [True, False])
+def test_without_a_key_a_value_that_is_told_again_after_another_stands_again(
+    scene: Scene, polls: bool
+) -> None:
+    (request,) = scene.predict()
+    for order, value in enumerate([True, False, True, True]):
+        scene.send(new_outcome(request, value, received_us=START_US + order))
+        if polls:
+            scene.poll()
+    scene.poll()
+
+    assert [one.value for one in scene.joined()] == [True]
+    kept = history(scene.ledger, "delay", (request, 0))
+    assert [(one.value, one.state) for one in kept] == [(False, "superseded"), (True, "current")]
+    counts = scene.counts()
+    assert counts.pop("corrected") + counts.pop("repeated") == 3
+    assert counts == {"delivered": 4, "joined": 1}
+
+
+def test_a_value_with_its_key_is_the_same_delivery_whatever_was_told_since(scene: Scene) -> None:
+    (request,) = scene.predict()
+    for order, value in enumerate([1, 2, 1]):
+        scene.send(new_outcome(request, value, received_us=START_US + order, outcome_id=f"o-{value}"))
+        scene.poll()
+
+    assert [one.value for one in scene.joined()] == [2]
+    assert scene.counts() == {"delivered": 3, "joined": 1, "corrected": 1, "repeated": 1}
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32))
+def test_any_order_of_delivery_ends_with_the_value_received_last(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    rng = random.Random(seed)
+    scene = Scene(tmp_path_factory.mktemp("scene"), batch_bytes=500)
+    (request,) = scene.predict()
+    values = [rng.randrange(3) for _ in range(rng.randint(1, 8))]
+    outcomes = [
+        new_outcome(request, value, received_us=START_US + order, outcome_id=rng.choice(["", "", f"{order}"]))
+        for order, value in enumerate(values)
+    ]
+    rng.shuffle(outcomes)
+
+    for outcome in [*outcomes, *rng.sample(outcomes, len(outcomes) // 2)]:
+        scene.send(outcome)
+        if rng.random() < 0.5:
+            scene.poll()
+        if rng.random() < 0.1:
+            scene.restart()
+    scene.poll()
+
+    assert [one.value for one in scene.joined()] == values[-1:]
+    states = [one.state for one in history(scene.ledger, "delay", (request, 0))]
+    assert states.count("current") == 1
+    counts = scene.counts()
+    assert counts["delivered"] == sum(counts.values()) - counts["delivered"]
+    scene.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [(1, 1.0, "repeated"), ({"a": [2.0]}, {"a": [2]}, "repeated"), (1e300, int(1e300), "repeated"),
+     (1, True, "corrected"), (0.0, False, "corrected"), (1, 1.5, "corrected")],
+)  # fmt: skip
+@pytest.mark.parametrize("ids", [("", ""), ("o-1", "o-2")])
+def test_numbers_are_the_same_by_value(
+    scene: Scene, first: Any, second: Any, what: str, ids: tuple[str, str]
+) -> None:
+    (request,) = scene.predict()
+    for order, (value, outcome_id) in enumerate(zip((first, second), ids, strict=True)):
+        scene.send(new_outcome(request, value, received_us=START_US + order, outcome_id=outcome_id))
+    scene.poll()
+
+    assert scene.counts() == {"delivered": 2, "joined": 1, what: 1}
+
+
 def test_many_outcomes_are_joined_in_rounds(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegate.journal.tailer._JOIN_LIMIT", 7)
     ids = [request for _ in range(20) for request in scene.predict(5)]

@@ -1,7 +1,8 @@
 """Outcomes meet predictions: each is counted once, however often, late or early it is delivered.
 
 What an outcome says is known by its target (the prediction and the outcome's name) and its value.
-Two deliveries are the same if they carry the same idempotency key, or without one the same content.
+Two deliveries are the same if they carry the same idempotency key, or without one the same content and
+no other value was received between them. Numbers are the same by value: 1 is 1.0, but not true.
 
 - the same delivery again: repeated, ignored
 - the same key for other content: conflicting, kept aside
@@ -77,7 +78,7 @@ class OutcomeRevision(msgspec.Struct, frozen=True):
         state: `current`, `superseded`, `repeated`, `conflicting`, `pending`, `unknown` or `unreadable`.
         outcome_id: The sender's idempotency key.
         principal: Who sent it.
-        received_us: When it was accepted, microseconds UTC.
+        received_us: When it was accepted, microseconds UTC; the last time, if it came again without a key.
     """
 
     name: str
@@ -96,10 +97,29 @@ def _target(outcome: Outcome) -> tuple[str, bytes, int, bytes, int]:
     return outcome.service, outcome.request, outcome.row, outcome.key_hash, outcome.event_us
 
 
+def _by_value(value: Any) -> Any:
+    """Return a JSON value with whole numbers as integers, so that equal ones have equal texts."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_by_value(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _by_value(each) for name, each in value.items()}
+    return value
+
+
+def _is_same(told: str, other: str) -> bool:
+    """Tell whether two values in normal form are equal; 1 and 1.0 are."""
+    return told == other or _sorted_json(_by_value(_plain_json(told))) == _sorted_json(
+        _by_value(_plain_json(other))
+    )
+
+
 def _identify(outcome: Outcome) -> tuple[bytes, bytes, bytes]:
     """Return an outcome's value in normal form, the digest of its content and that of its identity."""
-    value = _sorted_json(_plain_json(outcome.value))
-    content = _digest(*_target(outcome), outcome.name, value)
+    plain = _plain_json(outcome.value)
+    value = _sorted_json(plain)
+    content = _digest(*_target(outcome), outcome.name, _sorted_json(_by_value(plain)))
     return value, content, _digest(outcome.service, outcome.outcome_id) if outcome.outcome_id else content
 
 
@@ -128,18 +148,14 @@ class OutcomeBook:
                 continue
             target = _target(outcome)
             known = execute(
-                "SELECT id, content, state FROM outcome WHERE identity = ? AND state != 'conflicting'",
+                "SELECT id, content, state, received_us FROM outcome"
+                " WHERE identity = ? AND state != 'conflicting'",
                 (identity,),
             ).fetchone()
             _count(counts, outcome.service, outcome.received_us, "delivered")
             if known is not None:
                 what = "repeated" if known[1] == content else "conflicting"
-                if what == "repeated" and known[2] == "unknown":
-                    execute(
-                        "UPDATE outcome SET state = 'pending', received_us = ?, next_try_us = ?, attempts = 0"
-                        " WHERE id = ?",
-                        (outcome.received_us, try_us, known[0]),
-                    )
+                if what == "repeated" and self._take_again(outcome, known[0], *known[2:], try_us=try_us):
                     continue
                 _count(counts, outcome.service, outcome.received_us, what)
                 if what == "repeated":
@@ -162,6 +178,26 @@ class OutcomeBook:
                 ),
             )
         self._ledger.add_outcome_counts(counts)
+
+    def _take_again(
+        self, outcome: Outcome, number: int, state: str, received_us: int, *, try_us: int
+    ) -> bool:
+        """Take the same outcome again; tell whether it is to be joined anew.
+
+        Without an idempotency key its last receipt counts, in whatever order the deliveries are read.
+        """
+        execute = self._ledger.connection.execute
+        is_later = not outcome.outcome_id and outcome.received_us > received_us
+        if state == "unknown" or (is_later and state in ("superseded", "repeated")):
+            execute(
+                "UPDATE outcome SET state = 'pending', received_us = ?, next_try_us = ?, attempts = 0"
+                " WHERE id = ?",
+                (outcome.received_us, try_us, number),
+            )
+            return True
+        if is_later:
+            execute("UPDATE outcome SET received_us = ? WHERE id = ?", (outcome.received_us, number))
+        return False
 
     def due(self, *, now_us: int, before_us: int, limit: int) -> list[Waiting]:
         """Return outcomes to be tried by `now_us`, of those that were received before `before_us`."""
@@ -292,10 +328,10 @@ class OutcomeBook:
             " WHERE service = ? AND request = ? AND row = ? AND name = ?",
             place,
         ).fetchone()
-        stands = known is None or outcome.received_us >= known[3]
+        stands = known is None or outcome.received_us >= self._last_us(place)
         if known is None:
             what, state, revision = "joined", "current", 1
-        elif known[0] == outcome.value:
+        elif _is_same(known[0], outcome.value):
             what, state, revision = "repeated", "repeated", known[1]
         else:
             what, revision = "corrected", known[1] + 1
@@ -320,6 +356,16 @@ class OutcomeBook:
             [(outcome.service, *target, *_joined_values(match)) for match in matches],
         )
         return _Fate(what, value, None if known is None else known[0])
+
+    def _last_us(self, place: tuple[str, bytes, int, str]) -> int:
+        """Return when the value that stands was received last: it may have been told again since."""
+        (last_us,) = self._ledger.connection.execute(
+            "SELECT coalesce(max(received_us), 0) FROM outcome"
+            " WHERE service = ? AND request = ? AND row = ? AND name = ?"
+            " AND state IN ('current', 'repeated')",
+            place,
+        ).fetchone()
+        return int(last_us)
 
 
 def _joined_values(match: Match) -> tuple[object, ...]:
