@@ -131,6 +131,7 @@ def test_rounding_past_one_is_forgiven_and_more_is_not():
         (TREES, lambda m: m.checked_answers(np.full((2, 3), 0.5), 2, what="It"), "sum to 1"),
         (DECIDED, lambda m: m.answers(np.zeros((4, 3))), "one value a row"),
         (Measure(task="binary"), lambda m: m.outcomes(names("no", "yes")), "classes="),
+        (Measure(task="regression"), lambda m: m.outcomes(np.array([1, 10**400], object)), "nor a number"),
         (Measure(task="regression"), lambda m: m.answers(names("a")), "no numbers"),
     ],
 )

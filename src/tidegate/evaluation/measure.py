@@ -105,7 +105,7 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             if column.dtype.kind == "M":
                 column = np.where(np.isnat(column), np.nan, column.astype("M8[us]").astype(np.int64))
             return np.asarray(column, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidSetting(
                 f"The column {name!r} is neither 0 and 1 nor a number: {error}.",
                 hint="Of an event told in words: tg.Evaluation(classes=('no', 'yes')). Of several classes: "
