@@ -145,3 +145,19 @@ def test_fused_estimate_is_unbiased_where_labels_are_chosen_and_the_model_is_wro
 def test_labels_without_propensity_are_refused():
     with pytest.raises(NotMeasurable, match="propensities"):
         fused([0.1], [1.0], [0.0])
+
+
+def test_fused_estimate_of_one_day_has_no_interval_and_few_days_are_not_too_sure():
+    """Days differ, and one of them may have nearly all rows: what then is sure is very little."""
+    rng = np.random.default_rng(4)
+    assert fused([0.2, 0.2], [0.1, 0.4], [1.0, 1.0], cluster=np.zeros(2, np.int64))[1] is None
+    assert fused([0.2], [0.1], [1.0])[1] is None
+
+    for sizes in ([100, 100], [500, 5], [40, 40, 400], [60] * 7):
+        day = np.repeat(np.arange(len(sizes)), sizes)
+        inside = 0
+        for _ in range(300):
+            loss = 0.3 + rng.normal(scale=0.05, size=len(sizes))[day] + rng.normal(scale=0.1, size=len(day))
+            _, interval = fused(np.full(len(day), 0.3), loss, 1.0, cluster=day)
+            inside += interval.low <= 0.3 <= interval.high
+        assert inside >= 0.9 * 300, sizes

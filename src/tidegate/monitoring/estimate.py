@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tidegate.core.error import InvalidSetting
 from tidegate.evaluation import metric
 from tidegate.evaluation.metric import NotMeasurable
-from tidegate.statistics.interval import Interval
+from tidegate.statistics.interval import Interval, grouped
 from tidegate.statistics.special import student_quantile
 
 Floats = npt.NDArray[np.float64]
@@ -462,8 +462,10 @@ def fused(
     *,
     cluster: Integers | None = None,
     level: float = 0.95,
-) -> tuple[float, Interval]:
+) -> tuple[float, Interval | None]:
     """Return the mean loss from estimates of all rows, put right by those with labels.
+
+    Of one row, or rows of one cluster, there is no interval: nothing says how like it others would be.
 
     theta = (1/N) [ sum of all estimates + sum over labelled rows of (loss - estimate) / propensity ]
 
@@ -487,15 +489,7 @@ def fused(
         raise NotMeasurable("A fused estimate needs rows, and propensities above 0 where there are labels.")
     terms = f.copy()
     terms[labelled] += (loss[labelled] - f[labelled]) / pi[labelled]
-    theta = float(terms.mean())
-    centred = terms - theta
-    if cluster is not None:
-        centred = _sums(cluster, centred, 0)
-        centred = centred[np.bincount(cluster) > 0]
-    units = len(centred)
-    deviation = math.sqrt(float((centred**2).sum()) * units / max(1, units - 1)) / len(terms)
-    half = student_quantile(0.5 + level / 2, max(1, units - 1)) * deviation
-    return theta, Interval(theta - half, theta + half)
+    return float(terms.mean()), grouped(terms, cluster, level=level)
 
 
 def by_name(figures: tuple[Estimated, ...]) -> Mapping[str, Estimated]:

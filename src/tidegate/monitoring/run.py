@@ -44,7 +44,8 @@ class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
         estimated: Figures without labels, CBPE or PAPE or DLE.
         constant: The reference's figures: what one would say who did not look at all.
         realised: Figures from the labels.
-        fused: Mean loss from estimates of all rows and labels of those that have one, with its interval.
+        fused: Mean loss from estimates of all rows and labels of those that have one, with the ends of its
+            interval; None where there is none, as of a single day.
         value: Money per prediction.
         kpis: KPI -> its mean over the predictions of which it is known.
     """
@@ -57,7 +58,7 @@ class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
     estimated: tuple[Estimated, ...] = ()
     constant: dict[str, float] = {}
     realised: dict[str, float] = {}
-    fused: tuple[float, float, float] | None = None
+    fused: tuple[float, float | None, float | None] | None = None
     value: float | None = None
     kpis: dict[str, float] = {}
 
@@ -350,7 +351,7 @@ class _Closing:
             )
         return found
 
-    def _fused(self, rows: pl.DataFrame, losses: Floats) -> tuple[float, float, float] | None:
+    def _fused(self, rows: pl.DataFrame, losses: Floats) -> tuple[float, float | None, float | None] | None:
         expected = self._watch.expected_loss(rows)
         known = np.isfinite(losses)
         if expected is None or not known.any():
@@ -360,7 +361,7 @@ class _Closing:
         # of each day the share with labels: which rows of a day get theirs first says nothing about them
         share = np.bincount(days, weights=known) / np.maximum(np.bincount(days), 1)
         theta, interval = fused(expected, losses, np.maximum(share[days], 1e-9), cluster=days)
-        return theta, interval.low, interval.high
+        return (theta, interval.low, interval.high) if interval else (theta, None, None)
 
     def _calibration(self) -> tuple[ReliabilityBin, ...]:
         known = np.isfinite(self._losses)

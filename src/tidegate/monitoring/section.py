@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tidegate.monitoring import chart
 from tidegate.monitoring.chart import ORANGE, TEAL
-from tidegate.monitoring.run import Result
+from tidegate.monitoring.run import Result, Stretch
 
 _SHOWN_FIELDS = 20
 _LEAST_P = 1e-4
@@ -106,15 +106,10 @@ def _month_table(result: Result, shown: Sequence[str]) -> str:
         worth = "–" if stretch.value is None else f"{stretch.value:,.2f}"
         value = f'<td class="n">{worth}</td>' if result.currency else ""
         value += "".join(f'<td class="n">{_amount(stretch.kpis.get(kpi.name))}</td>' for kpi in result.kpis)
-        fused = (
-            f"{stretch.fused[0]:.4f} ± {(stretch.fused[2] - stretch.fused[1]) / 2:.4f}"
-            if stretch.fused
-            else ""
-        )
         rows.append(
             f'<tr><td class="day">{month_of(stretch.name)}</td><td class="n">{stretch.n_rows:,}</td>'
             f'<td class="n">{stretch.n_labelled / max(1, stretch.n_rows):.1%}</td>'
-            f'<td class="n">{fused}</td>{cells}{value}</tr>'
+            f'<td class="n">{_fused(stretch)}</td>{cells}{value}</tr>'
         )
     money = f'<th class="n">{escape(result.currency)} each</th>' if result.currency else ""
     money += "".join(f'<th class="n">{escape(kpi.name)}</th>' for kpi in result.kpis)
@@ -122,8 +117,16 @@ def _month_table(result: Result, shown: Sequence[str]) -> str:
         '<div class="panel"><table><tr><th>month</th><th class="n">predictions</th><th class="n">with outcome'
         f'</th><th class="n">mean error, fused</th>{head}{money}</tr>{"".join(rows)}</table>'
         f'<p class="quiet">{"Estimated without labels / realised. " if names else ""}Fused: estimates of all '
-        "predictions, put right by those with labels.</p></div>"
+        "predictions, put right by those with labels; how sure, by its days: of a single one nothing can be said."
+        "</p></div>"
     )
+
+
+def _fused(stretch: Stretch) -> str:
+    if stretch.fused is None:
+        return ""
+    value, low, high = stretch.fused
+    return f"{value:.4f} ± {figure(None if low is None or high is None else (high - low) / 2)}"
 
 
 def _labels(result: Result) -> list[str]:

@@ -121,6 +121,41 @@ def welch(values: Floats, others: Floats, *, level: float = 0.95) -> tuple[Inter
     return Interval(difference - half, difference + half), student_tail(difference / deviation, freedom)
 
 
+def grouped(
+    values: Floats, group: npt.NDArray[np.int64] | None = None, *, level: float = 0.95
+) -> Interval | None:
+    """Return the interval of the mean of rows of which some belong together; None of fewer than two groups.
+
+    By how much the mean moves when each group is left out: where one has most of the rows, nothing says
+    how like it others would be, and the interval is as wide as that.
+
+    Args:
+        values: One a row, shape (n_rows,).
+        group: Which rows belong together (a day), as integers from 0, shape (n_rows,); None: none do.
+        level: Confidence, in (0, 1).
+
+    Raises:
+        InvalidSetting: See `wilson`.
+
+    Source: Cameron & Miller, Journal of Human Resources 50(2), 2015: the jackknife over clusters (CV3),
+    with Student's t of one degree less than clusters.
+    """
+    check_counts(0, 0, level=level)
+    places = np.arange(len(values)) if group is None else group
+    rows = np.bincount(places)
+    sums = np.bincount(places, weights=values)[rows > 0]
+    rows = rows[rows > 0]
+    n_groups = len(rows)
+    if n_groups < 2:
+        return None
+    mean = float(values.mean())
+    moved = (sums - rows * mean) / (len(values) - rows)
+    half = student_quantile(0.5 + level / 2, n_groups - 1) * math.sqrt(
+        float((moved**2).sum()) * (n_groups - 1) / n_groups
+    )
+    return Interval(mean - half, mean + half)
+
+
 def check_counts(successes: float, n_rows: float, *, level: float) -> None:
     """Refuse counts and levels of which there is no interval.
 
