@@ -3,6 +3,7 @@ from html.parser import HTMLParser
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from tests.monitoring.stream import FIRST, records, subject
@@ -57,7 +58,7 @@ def page(result):
     return render(result, made_at=datetime(2026, 5, 1, tzinfo=UTC))
 
 
-def found(kind, day):
+def found_on(kind, day):
     finding = Finding(kind, ("x",), "Something rose", Severity.CRITICAL, {}, "Roll back.")
     (signal,) = SignalBook("loans").update(day, [finding])
     return signal
@@ -67,14 +68,49 @@ def test_the_first_sentence_is_the_verdict(result):
     def said(**changes):
         return render(msgspec.structs.replace(result, **changes))
 
-    assert "Quality was lost: detected on 9 March 2026" in said(signals=[found("risk", date(2026, 3, 9))])
-    assert "bring less than they did: detected" in said(signals=[found("value", date(2026, 3, 9))])
-    assert "Quality may be lost" in said(accepted_loss=result.reference_loss / 2)
-    assert "Undecided whether quality held" in said(reference_loss=None)
-    assert "no outcomes have come" in said(
-        days=[msgspec.structs.replace(day, realised_loss=None, n_labelled=0) for day in result.days]
-    )
+    assert "Quality was lost: detected on 9 March 2026" in said(signals=[found_on("risk", date(2026, 3, 9))])
+    assert "bring less than they did: detected" in said(signals=[found_on("value", date(2026, 3, 9))])
+    assert "Quality may be lost" in said(accepted_loss=result.realised.loss - 1e-6)
+    assert "Quality is worse than is accepted." in said(accepted_loss=result.reference_loss / 2)
+    assert "No loss of quality is seen" in said(accepted_loss=result.realised.loss + 1e-6)
+    assert "Undecided whether quality held" in said(accepted_loss=None)
+    assert "no outcomes have come" in said(realised=None)
     assert "Quality is not judged" in said(task="none")
+
+
+def test_the_verdict_is_about_the_predictions_of_the_period_itself():
+    """Outcomes are due after a week, and the model broke with the period: what was due in it was still good."""
+    reference = (FIRST, FIRST + timedelta(days=23))
+
+    def said(first, last, *, good=30, bad=40):
+        table = records(50, on=good, change=lambda c: c | {"chance": lambda p: 1 - p})
+        days = pl.col("arrived_at").cast(pl.Date)
+        back = pl.when(days >= FIRST + timedelta(days=bad)).then(None).otherwise(pl.col("label"))
+        watched = msgspec.structs.replace(subject(), horizon_days=7)
+        over = (FIRST + timedelta(days=first), FIRST + timedelta(days=last))
+        found = run(TableHistory(table.with_columns(label=back)), watched, over=over, reference=reference)
+        return found, render(found)
+
+    found, page = said(33, 36, good=33)
+    assert [day.realised_loss < 0.25 for day in found.days] == [True] * 4
+    assert "Quality is worse than is accepted." in page
+    assert f"the mean error was {found.stretches[0].realised['brier']:.4g}" in page
+    assert "480 of 480 predictions have an outcome and are judged." in page
+    assert "The risk monitor has not looked at 480 of them" in page
+
+    # and the other way round: the loss that was found is that of the days before
+    early, page = said(30, 49, good=50, bad=45)
+    risk = msgspec.structs.replace(found_on("risk", early.days[2].on), last_on=early.days[4].on)
+    page = render(msgspec.structs.replace(early, signals=[risk]))
+    assert "Quality held, as far as outcomes have come." in page
+    assert "is of predictions before this period" in page
+    assert "and 600 have none" in page
+
+    one, page = said(38, 38)
+    assert "Quality may be lost" in page
+    assert "They are of a single day" in page
+    assert one.stretches[0].fused[1:] == (None, None)
+    assert "± –" in page
 
 
 def test_a_bad_month_is_told_apart_from_hard_cases(result):

@@ -8,7 +8,7 @@ from html import escape
 
 from tidegate.monitoring import chart
 from tidegate.monitoring.chart import BLUE, GREY, ORANGE, RED, TEAL
-from tidegate.monitoring.run import Result
+from tidegate.monitoring.run import Realised, Result
 from tidegate.monitoring.section import FIGURES, details, month_of
 from tidegate.monitoring.signal import Severity, Signal, State
 
@@ -92,12 +92,6 @@ def _sections(result: Result) -> Iterator[str]:
     yield from details(result, _marks(result))
 
 
-def _mean_loss(result: Result) -> float | None:
-    days = [day for day in result.days if day.realised_loss is not None]
-    n_rows = sum(day.n_labelled for day in days)
-    return sum((day.realised_loss or 0.0) * day.n_labelled for day in days) / n_rows if n_rows else None
-
-
 def _open(result: Result) -> list[Signal]:
     return [signal for signal in result.signals if signal.state is not State.RESOLVED]
 
@@ -124,34 +118,98 @@ def _verdict(result: Result) -> str:
 
 
 def _judgement(result: Result) -> tuple[str, list[str]]:
-    risks = [signal for signal in result.signals if signal.kind == "risk"]
-    money = [signal for signal in result.signals if signal.kind == "value"]
-    loss, before, accepted = _mean_loss(result), result.reference_loss, result.accepted_loss
     if result.task == "none":
         return "warn", [
             "Quality is not judged: it is not declared which answer is held against which outcome."
         ]
-    if loss is None:
-        return "warn", ["Undecided: no outcomes have come that predictions could be held against."]
-    if before is None or accepted is None:
-        words = (
-            f"The mean error was {_error(result, loss)}; the reference has no outcomes to compare it with."
-        )
-        return "warn", ["Undecided whether quality held.", words]
-    change = f", {_change(loss, before)}" if before else ""
-    words = (
-        f"Over the whole period the mean error was {_error(result, loss)}{change} the reference "
-        f"({_error(result, before)}); up to {_error(result, accepted)} is accepted."
-    )
+    found, accepted = result.realised, result.accepted_loss
+    risks, earlier = _by_cohort(result, "risk")
+    lost, past = [], []
     if risks:
-        first = min(signal.first_on for signal in risks)
-        return "bad", [f"Quality was lost: detected on {_day(first)}.", words, *_worst(result)]
+        lost.append(f"Quality was lost: detected on {_first_day(risks)}.")
+    if earlier:
+        past.append(
+            f"The loss that was detected on {_first_day(earlier)} is of predictions before this period."
+        )
+    if found is None:
+        none = "Undecided: no outcomes have come that predictions could be held against."
+        return ("bad" if lost else "warn"), [*(lost or [none]), *past]
+    if found.reference_loss is None or accepted is None:
+        words = (
+            f"The mean error was {_error(result, found.loss)}; the reference has no outcomes to compare it "
+            "with."
+        )
+        return "warn", ["Undecided whether quality held.", words, *_judged(result, found)]
+    words = (
+        f"Over the whole period the mean error was {_error(result, found.loss)}{_reach(result, found)}"
+        f"{_change(found.loss, found.reference_loss)} the reference "
+        f"({_error(result, found.reference_loss)}); up to {_error(result, accepted)} is accepted."
+    )
+    rest = [words, *_judged(result, found), *past, *_worst(result)]
+    if lost:
+        return "bad", [*lost, *rest]
+    money, _ = _by_cohort(result, "value")
     if money:
-        first = min(signal.first_on for signal in money)
-        return "bad", [f"Predictions bring less than they did: detected on {_day(first)}.", words]
-    if loss > accepted:
-        return "warn", ["Quality may be lost.", words, "That much could still be chance.", *_worst(result)]
-    return "", ["Quality held.", words, *_worst(result)]
+        return "bad", [f"Predictions bring less than they did: detected on {_first_day(money)}.", *rest]
+    css, headline, doubt = _held(result, found, found.reference_loss, accepted)
+    return css, [headline, words, *doubt, *rest[1:]]
+
+
+def _held(result: Result, found: Realised, before: float, accepted: float) -> tuple[str, str, list[str]]:
+    """Say whether quality held where no signal says that it was lost: by the period's own predictions."""
+    is_part = found.n_waiting > _WORTH_A_WORD * result.n_rows
+    so_far = ", as far as outcomes have come" if is_part else ""
+    if found.low is None or found.high is None:
+        doubt = ["They are of a single day: nothing says how far another would be from it."]
+        if found.loss > accepted:
+            return "warn", f"Quality may be lost{so_far}.", doubt
+        return "warn", "Undecided whether quality held.", doubt
+    if found.low > accepted:
+        return "bad", f"Quality is worse than is accepted{so_far}.", []
+    if found.loss > accepted:
+        return "warn", f"Quality may be lost{so_far}.", ["That much could still be chance."]
+    if found.low > (1 + _WORTH_A_WORD) * before:
+        return "warn", f"Quality is worse than in the reference, and still accepted{so_far}.", []
+    if found.high > accepted:
+        return "", f"No loss of quality is seen{so_far}.", ["More than is accepted could still be behind it."]
+    return "", f"Quality held{so_far}.", []
+
+
+def _by_cohort(result: Result, kind: str) -> tuple[list[Signal], list[Signal]]:
+    """Return signals about what came true: of predictions of the period, and only of earlier ones.
+
+    The last days before a period have their outcomes in it.
+    """
+    matured = {day.on: day.matured_on for day in result.days}
+    own: list[Signal] = []
+    earlier: list[Signal] = []
+    for signal in result.signals:
+        if signal.kind == kind:
+            (own if (matured.get(signal.last_on) or result.first) >= result.first else earlier).append(signal)
+    return own, earlier
+
+
+def _first_day(signals: Sequence[Signal]) -> str:
+    return _day(min(signal.first_on for signal in signals))
+
+
+def _reach(result: Result, found: Realised) -> str:
+    if found.low is None or found.high is None:
+        return ", "
+    return f" ({_error(result, max(0.0, found.low))} to {_error(result, found.high)} with 95% confidence), "
+
+
+def _judged(result: Result, found: Realised) -> list[str]:
+    """Say how many of the predictions are judged, and which of them the risk monitor has not looked at."""
+    words = [f"{found.n_labelled:,} of {result.n_rows:,} predictions have an outcome and are judged."]
+    if found.n_early:
+        words.append(
+            f"The risk monitor has not looked at {found.n_early:,} of them: their outcomes are not due "
+            f"yet{f', and {found.n_waiting:,} have none' if found.n_waiting else ''}."
+        )
+    if found.n_waiting > _WORTH_A_WORD * result.n_rows:
+        words.append("Outcomes that come early need not be like the rest.")
+    return words
 
 
 def _worst(result: Result) -> list[str]:
@@ -178,6 +236,8 @@ def _worst(result: Result) -> list[str]:
 
 
 def _change(now: float, before: float) -> str:
+    if not before:
+        return "as in" if not now else "above"
     change = now / before - 1
     if abs(change) < 0.005:
         return "as in"
@@ -189,11 +249,14 @@ def _error(result: Result, loss: float | None) -> str:
 
 
 def _cards(result: Result) -> str:
-    loss = _mean_loss(result)
     cards = [(f"{result.n_rows:,}", "predictions")]
-    if loss is not None:
+    found = result.realised
+    if found is not None:
         cards.append(
-            (_error(result, loss), f"mean error (reference {_error(result, result.reference_loss)})")
+            (
+                _error(result, found.loss),
+                f"mean error of {found.n_labelled:,} (reference {_error(result, found.reference_loss)})",
+            )
         )
     if result.coverage is not None:
         cards.append((f"{result.coverage:.1%}", "of predictions whose outcome is due have one"))

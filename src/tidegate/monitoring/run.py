@@ -24,9 +24,10 @@ from tidegate.monitoring.profile import profile_of
 from tidegate.monitoring.quality import FEWEST_LABELS, Quality
 from tidegate.monitoring.shift import FieldShift
 from tidegate.monitoring.signal import Signal, SignalBook
-from tidegate.monitoring.subject import LABEL, SURE, History, Subject, day_numbers
+from tidegate.monitoring.subject import LABEL, SURE, History, Subject, day_numbers, number_of
 from tidegate.monitoring.value import told, untold
 from tidegate.monitoring.watch import DayView, Spending, Watch, matured_by
+from tidegate.statistics.interval import grouped
 
 Floats = npt.NDArray[np.float64]
 _MOST_ROWS = 50_000
@@ -63,6 +64,27 @@ class Stretch(msgspec.Struct, frozen=True, omit_defaults=True):
     kpis: dict[str, float] = {}
 
 
+class Realised(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the predictions of a period lost themselves, whenever their outcomes are due.
+
+    Attributes:
+        loss: Mean loss of those that have an outcome at the period's end.
+        reference_loss: That of the reference's rows; None without outcomes.
+        n_labelled: How many have an outcome.
+        n_early: How many are of days whose outcomes are not due yet: the risk monitor has not looked at them.
+        n_waiting: Of them, those that have none yet.
+        low, high: Interval of the loss, by days; None of a single day.
+    """
+
+    loss: float
+    reference_loss: float | None
+    n_labelled: int
+    n_early: int = 0
+    n_waiting: int = 0
+    low: float | None = None
+    high: float | None = None
+
+
 class Result(msgspec.Struct, omit_defaults=True):
     """What the monitors make of a period; plain data.
 
@@ -76,7 +98,8 @@ class Result(msgspec.Struct, omit_defaults=True):
         signals: All that began in the period.
         spending: Monitor -> budget of false alarms, and what is spent.
         budget: False alarms a month, all monitors together.
-        reference_loss, accepted_loss: Mean loss of the reference; the risk that is still accepted.
+        reference_loss, accepted_loss: Mean loss of the reference's days; the risk that is still accepted.
+        realised: What the period's own predictions lost; None without outcomes.
         calibration: Predicted beside observed, by bins of the prediction.
         slices: Parts of the data on which the model does worse, confirmed on other rows.
         two_sample: Whether the period can be told from the reference at all.
@@ -105,6 +128,7 @@ class Result(msgspec.Struct, omit_defaults=True):
     budget: float
     reference_loss: float | None = None
     accepted_loss: float | None = None
+    realised: Realised | None = None
     calibration: tuple[ReliabilityBin, ...] = ()
     slices: tuple[SliceFinding, ...] = ()
     two_sample: TwoSample | None = None
@@ -250,7 +274,7 @@ def _days(first: date, last: date) -> list[date]:
 
 
 def _on(table: pl.DataFrame, days: npt.NDArray[np.int64], on: date) -> pl.DataFrame:
-    number = (on - date(1970, 1, 1)).days
+    number = number_of(on)
     low, high = np.searchsorted(days, number, "left"), np.searchsorted(days, number, "right")
     return table.slice(int(low), int(high - low))
 
@@ -292,6 +316,7 @@ class _Closing:
             budget=subject.monitoring.false_alarms_per_month,
             reference_loss=watch.reference_loss,
             accepted_loss=watch.alarm.threshold if watch.alarm else None,
+            realised=self._realised(over[1]),
             calibration=self._calibration(),
             slices=self._slices(),
             two_sample=self._two_sample(),
@@ -304,6 +329,24 @@ class _Closing:
             currency=subject.costs.currency if subject.costs else "",
             kpis=tuple(subject.monitoring.kpis),
             notes=self.notes,
+        )
+
+    def _realised(self, last: date) -> Realised | None:
+        known = np.isfinite(self._losses)
+        if not known.any():
+            return None
+        days = day_numbers(self._table)
+        interval = grouped(self._losses[known], days[known] - days[0])
+        before = self._reference_losses[np.isfinite(self._reference_losses)]
+        is_early = days > number_of(last) - self._subject.horizon_days
+        return Realised(
+            loss=float(self._losses[known].mean()),
+            reference_loss=float(before.mean()) if len(before) else None,
+            n_labelled=int(known.sum()),
+            n_early=int(is_early.sum()),
+            n_waiting=int((is_early & ~known).sum()),
+            low=interval.low if interval else None,
+            high=interval.high if interval else None,
         )
 
     def _fields(self) -> list[FieldShift]:
