@@ -1,5 +1,6 @@
 """The watcher looks at a real home with a clock that is told the time."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -78,6 +79,29 @@ def test_new_signals_are_kept_told_once_and_burns_come_and_go(home):
             watcher.look()
         (over,) = [each for each in stored_signals(local.unit) if each.kind == "slo"]
         assert over.state is State.RESOLVED
+
+
+def test_a_receiver_that_hangs_does_not_hold_up_the_watching(home, monkeypatch):
+    monkeypatch.setattr("tidegate.bootstrap.watcher._TELL_S", 0.2)
+    let_go = threading.Event()
+
+    class Stuck:
+        key = name = "stuck"
+
+        def send(self, signal):
+            let_go.wait(60)
+
+    with Local(read_settings({"home": str(home.root)}).settings) as local:
+        local.clock = clock = FakeClock(midnight(LAST + timedelta(days=1)))
+        told = Told()
+        watcher = Watcher(local, Outbox([Stuck(), told], clock=clock))
+        looked = threading.Thread(target=watcher.look, daemon=True)
+        looked.start()
+        looked.join(30)
+
+        assert not looked.is_alive()
+        assert told.signals
+        let_go.set()
 
 
 def test_a_home_without_traffic_is_watched_without_complaint(tmp_path, monkeypatch, caplog):

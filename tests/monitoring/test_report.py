@@ -79,7 +79,7 @@ def test_the_first_sentence_is_the_verdict(result):
 
 
 def test_the_verdict_is_about_the_predictions_of_the_period_itself():
-    """Outcomes are due after a week, and the model broke with the period: what was due in it was still good."""
+    """Outcomes are due after a week, and the model broke with the period: what fell due in it was good."""
     reference = (FIRST, FIRST + timedelta(days=23))
 
     def said(first, last, *, good=30, bad=40):

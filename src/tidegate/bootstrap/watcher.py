@@ -39,6 +39,7 @@ _log = logging.getLogger("tidegate.watcher")
 
 ALERT_VARIABLE = "TIDEGATE_ALERT_URLS"
 _ROUND_S = 30.0
+_TELL_S = 1.0  # most messages take less; those that take longer are not waited for
 _LOOK_BACK_MINUTES = 360
 _NOW = ("slo", "refusal")
 _REMEMBER_US = 600_000_000
@@ -67,6 +68,7 @@ class Watcher(threading.Thread):
         self._local = local
         self._outbox = outbox
         self._stopping = threading.Event()
+        self._couriers: dict[str, threading.Thread] = {}
         self._books: dict[str, SignalBook] = {}
         self._subjects: dict[str, tuple[Subject, str]] = {}
         self._remembered = 0
@@ -97,7 +99,19 @@ class Watcher(threading.Thread):
                 self._tell()
 
     def _tell(self) -> None:
-        for trouble in self._outbox.deliver():
+        """Deliver what is due, each channel in a thread of its own: a slow one holds up nothing else."""
+        ends_s = self._local.clock.monotonic_s() + _TELL_S
+        for channel in self._outbox.channels:
+            courier = self._couriers.get(channel)
+            if courier is None or not courier.is_alive():
+                courier = threading.Thread(target=self._deliver, args=(channel,), name="courier", daemon=True)
+                self._couriers[channel] = courier
+                courier.start()
+        for courier in self._couriers.values():
+            courier.join(max(0.0, ends_s - self._local.clock.monotonic_s()))
+
+    def _deliver(self, channel: str) -> None:
+        for trouble in self._outbox.deliver(channel):
             _log.warning("alert.delayed: %s", trouble)
 
     def stop(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -83,6 +84,8 @@ class Outbox:
 
     What it knows is saved after each message, so that a process that ends in between leaves nothing
     untold, and tells at most that one message twice: with the same idempotency key.
+
+    Each channel may have a thread of its own that delivers to it; nothing waits for a message on its way.
     """
 
     def __init__(self, channels: Sequence[Channel], *, clock: Clock, shelf: Shelf | None = None) -> None:
@@ -90,6 +93,7 @@ class Outbox:
         self._channels = {channel.key: channel for channel in channels}
         self._clock = clock
         self._shelf = shelf
+        self._lock = threading.Lock()  # of what is kept; never held while a message is on its way
         self._content = self._loaded()
         self.n_delivered = 0
         self.n_given_up = 0
@@ -104,6 +108,11 @@ class Outbox:
         return content
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """Keys of the channels."""
+        return tuple(self._channels)
+
+    @property
     def n_waiting(self) -> int:
         """Messages that are not delivered yet."""
         return len(self._content.letters)
@@ -111,10 +120,9 @@ class Outbox:
     @property
     def due_s(self) -> float | None:
         """Seconds until the next try, at least 0; None: nothing waits."""
-        if not self._content.letters:
-            return None
-        next_us = min(letter.next_us for letter in self._content.letters)
-        return max(0.0, (next_us - self._clock.wall_us()) / 1e6)
+        with self._lock:
+            next_us = min((letter.next_us for letter in self._content.letters), default=None)
+        return None if next_us is None else max(0.0, (next_us - self._clock.wall_us()) / 1e6)
 
     def put(self, signals: Iterable[Signal]) -> list[str]:
         """Take all signals as they stand; those that people should be told of and were not wait for it.
@@ -123,6 +131,10 @@ class Outbox:
         """
         given = {f"{each.service}/{each.id}": each for each in signals}
         now_us = self._clock.wall_us()
+        with self._lock:
+            return self._take(given, now_us)
+
+    def _take(self, given: Mapping[str, Signal], now_us: int) -> list[str]:
         content = self._content
         before = msgspec.json.encode(content)
         tell = to_tell(given.values(), now_us=now_us)
@@ -142,29 +154,44 @@ class Outbox:
         content.taken = {name for name in content.taken if name.partition("/")[2] in alive}
         return self._save() if msgspec.json.encode(content) != before else []
 
-    def deliver(self) -> list[str]:
-        """Try what is due; returns what went wrong, in words."""
+    def deliver(self, channel: str | None = None) -> list[str]:
+        """Try what is due, of one channel or all; returns what went wrong, in words.
+
+        Args:
+            channel: Its key. Two threads must not deliver to the same one.
+        """
         troubles: list[str] = []
-        for letter in list(self._content.letters):
-            now_us = self._clock.wall_us()
-            if letter.next_us > now_us:
-                continue
-            channel = self._channels[letter.channel]
-            try:
-                channel.send(letter.signal)
-            except NotDelivered as error:
-                troubles.append(f"{channel.name}: {error.message}")
-                if now_us - letter.since_us < GIVE_UP_S * 1e6:
-                    letter.next_us = now_us + int(letter.wait_s * 1e6)
-                    letter.wait_s = min(2 * letter.wait_s, LONGEST_WAIT_S)
-                    troubles += self._save()
-                    continue
-                self.n_given_up += 1
-            else:
-                self.n_delivered += 1
-            self._content.letters.remove(letter)
-            troubles += self._save()
+        with self._lock:
+            letters = [each for each in self._content.letters if channel in (None, each.channel)]
+        for letter in letters:
+            if letter.next_us <= self._clock.wall_us():
+                troubles += self._try(letter)
         return troubles
+
+    def _try(self, letter: _Letter) -> list[str]:
+        with self._lock:
+            if not self._holds(letter):  # acknowledged or muted since
+                return []
+        channel, trouble = self._channels[letter.channel], None
+        try:
+            channel.send(letter.signal)
+        except NotDelivered as error:
+            trouble = f"{channel.name}: {error.message}"
+        except Exception as error:  # noqa: BLE001 - a fault of one channel is no reason to tell nobody
+            trouble = f"{channel.name}: It failed with {type(error).__name__}."
+        now_us = self._clock.wall_us()
+        with self._lock:
+            if trouble is not None and now_us - letter.since_us < GIVE_UP_S * 1e6:
+                letter.next_us = now_us + int(letter.wait_s * 1e6)
+                letter.wait_s = min(2 * letter.wait_s, LONGEST_WAIT_S)
+            else:
+                self.n_delivered += trouble is None
+                self.n_given_up += trouble is not None
+                self._content.letters = [each for each in self._content.letters if each is not letter]
+            return ([] if trouble is None else [trouble]) + self._save()
+
+    def _holds(self, letter: _Letter) -> bool:
+        return any(each is letter for each in self._content.letters)
 
     def _save(self) -> list[str]:
         if self._shelf is None:

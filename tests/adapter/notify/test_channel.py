@@ -1,6 +1,10 @@
 """Messages over a real socket."""
 
 import json
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
 from datetime import date
 
 import msgspec
@@ -8,6 +12,7 @@ import pytest
 
 from tests.journal.fake import FakeClock
 from tests.receiver import receiving
+from tidegate.adapter.notify import channel as channel_module
 from tidegate.adapter.notify.channel import Webhook, channels_of
 from tidegate.adapter.notify.shelf import FileShelf
 from tidegate.core.error import InvalidSetting, MissingExtra
@@ -59,6 +64,79 @@ def test_what_is_not_delivered_is_tried_again_later_and_once_more(server, signal
     clock.forward(1)
     assert outbox.deliver() == []
     assert (outbox.n_delivered, outbox.n_waiting, len(received)) == (1, 0, 3)
+
+
+@contextmanager
+def trickling(begin, piece):
+    """Address of a receiver that begins an answer, and goes on piece by piece without end."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with suppress(OSError), listener.accept()[0] as connection:
+                connection.recv(65_536)
+                connection.sendall(begin)
+                while not ended.wait(0.05):
+                    connection.sendall(piece)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "begin", "piece"),
+    [
+        ("http", b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+        ("http", b"HTTP/1.1 200 ", b"O"),
+        ("http", b"HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n", b"body"),
+        ("https", b"\x16\x03\x03\x40\x00", b"\x02"),  # a handshake's record of 16 KiB
+    ],
+)
+def test_an_answer_that_trickles_in_is_ended_in_time(monkeypatch, signal, scheme, begin, piece):
+    monkeypatch.setattr(channel_module, "_TIMEOUT_S", 0.4)
+    with trickling(begin, piece) as address:
+        started = time.monotonic()
+        with pytest.raises(NotDelivered, match=r"within 0.4 s"):
+            Webhook(f"{scheme}://{address}/hook").send(signal)
+        assert time.monotonic() - started < 5
+
+
+def test_a_channel_that_hangs_or_fails_holds_up_no_other(signal):
+    let_go, told = threading.Event(), []
+
+    class Stuck:
+        key = name = "stuck"
+
+        def send(self, signal):
+            let_go.wait(30)
+
+    class Broken:
+        key = name = "broken"
+
+        def send(self, signal):
+            raise ValueError("secret")
+
+    class Door:
+        key = name = "door"
+
+        def send(self, signal):
+            told.append(signal.id)
+
+    box = Outbox([Stuck(), Broken(), Door()], clock=FakeClock())
+    box.put([signal])
+    courier = threading.Thread(target=box.deliver, args=("stuck",))
+    courier.start()
+
+    assert box.deliver("broken") == ["broken: It failed with ValueError."]
+    assert box.deliver("door") == []
+    assert told == [signal.id]
+    assert box.n_waiting == 2
+    let_go.set()
+    courier.join()
+    assert (box.n_waiting, box.n_delivered) == (1, 2)
 
 
 def test_a_door_that_stays_shut_for_a_day_is_given_up(signal):

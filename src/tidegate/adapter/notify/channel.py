@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import socket
+import threading
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 import msgspec
 
@@ -22,7 +25,7 @@ _KINDS = {Severity.CRITICAL: "failure", Severity.WARNING: "warning", Severity.NO
 
 
 class Webhook:
-    """Posts the signal as JSON; any 2xx is a delivery. The signal's id tells repetitions apart."""
+    """Posts the signal as JSON; any 2xx in ten seconds is a delivery. Its id tells repetitions apart."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -37,11 +40,91 @@ class Webhook:
             headers={"content-type": "application/json", "idempotency-key": signal.id},
             method="POST",
         )
+        deadline = _Deadline(_TIMEOUT_S)
+        opener = build_opener(_PlainHandler(deadline), _SecureHandler(deadline))
         try:
-            with urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310
-                return
+            with deadline, opener.open(request, timeout=_TIMEOUT_S):
+                pass
         except (URLError, HTTPException, OSError) as error:  # a status of 300 or more is a URLError too
-            raise NotDelivered(f"The webhook did not take it: {error}.") from error
+            if not deadline.is_over:
+                raise NotDelivered(f"The webhook did not take it: {error}.") from error
+        if deadline.is_over:  # headers that were cut off look whole
+            raise NotDelivered(f"The webhook did not answer whole within {_TIMEOUT_S:g} s.")
+
+
+class _Deadline:
+    """Ends an exchange that has had its time: the timeout of a socket is that of each piece that comes."""
+
+    def __init__(self, seconds: float) -> None:
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self.is_over = False
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        with self._lock:
+            while self._sockets:
+                self._sockets.pop().close()
+
+    def watch(self, connected: socket.socket) -> None:
+        """Take a connection: a second handle of it, for TLS takes the first one over."""
+        with self._lock:
+            self._sockets.append(connected.dup())
+        if self.is_over:
+            self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        with self._lock:
+            for each in self._sockets:
+                with contextlib.suppress(OSError):  # it may have ended by itself
+                    each.shutdown(socket.SHUT_RDWR)
+
+
+class _PlainConnection(HTTPConnection):
+    deadline: _Deadline
+
+    def connect(self) -> None:
+        super().connect()
+        self.deadline.watch(self.sock)
+
+
+class _SecureConnection(HTTPSConnection, _PlainConnection):
+    """Its handshake is watched as well: HTTPSConnection does it after the connect of the class behind it."""
+
+
+class _PlainHandler(HTTPHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def http_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_watched(_PlainConnection, self._deadline), req)
+
+
+class _SecureHandler(HTTPSHandler):
+    def __init__(self, deadline: _Deadline) -> None:
+        super().__init__()
+        self._deadline = deadline
+
+    def https_open(self, req: Request) -> HTTPResponse:
+        return self.do_open(_watched(_SecureConnection, self._deadline), req)
+
+
+def _watched(kind: type[_PlainConnection], deadline: _Deadline) -> Any:
+    """Return what makes connections of a kind that end with the deadline."""
+
+    def connection(host: str, **given: Any) -> _PlainConnection:
+        made = kind(host, **given)
+        made.deadline = deadline
+        return made
+
+    return connection
 
 
 class AppriseChannel:
