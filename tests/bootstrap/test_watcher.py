@@ -104,6 +104,64 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_watching(home, monkeypatch):
         let_go.set()
 
 
+def test_what_fails_for_one_service_is_tried_again_later_and_keeps_no_other_unwatched(
+    home, monkeypatch, caplog
+):
+    (home.records / "broken").mkdir()
+    ran, burnt = [], []
+
+    def yesterday(self, service, today):
+        ran.append(service)
+        if service == "broken" and len(ran) < 5:
+            raise RuntimeError("no such column")
+
+    def burn(self, service, *_):
+        burnt.append(service)
+        raise RuntimeError("no such objective")
+
+    monkeypatch.setattr(Watcher, "_yesterday", yesterday)
+    monkeypatch.setattr(Watcher, "_burn", burn)
+    monkeypatch.setattr(Watcher, "_asked", lambda self, minute: ["a", "b"])
+    with Local(read_settings({"home": str(home.root)}).settings) as local:
+        local.clock = clock = FakeClock(midnight(LAST + timedelta(days=1)))
+        watcher = Watcher(local, Outbox([], clock=clock))
+
+        def runs(*, after_s):
+            clock.forward(after_s)
+            ran_before = len(ran)
+            watcher.look()
+            return ran[ran_before:]
+
+        assert runs(after_s=0) == ["broken", "loans"]
+        assert runs(after_s=30) == []  # not in a hot loop
+        assert runs(after_s=900) == ["broken"]
+        assert runs(after_s=900) == []  # the second wait is longer
+        assert runs(after_s=900) == ["broken"]
+        assert runs(after_s=3600) == ["broken"]
+        assert runs(after_s=21_600) == []  # done
+        assert runs(after_s=86_400) == ["broken", "loans"]
+    (home.records / "broken").rmdir()
+    assert burnt[:2] == ["a", "b"]
+    assert "monitor.failed service=broken" in caplog.text
+    assert "burn.failed service=a" in caplog.text
+
+
+def test_a_report_that_cannot_be_made_keeps_no_signal_back(tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    fill(home)
+
+    def fails(*_):
+        raise RuntimeError("no such slice")
+
+    monkeypatch.setattr("tidegate.monitoring.run._Closing.result", fails)
+    with Local(read_settings({"home": str(home.root)}).settings) as local:
+        local.clock = clock = FakeClock(midnight(LAST + timedelta(days=1)))
+        told = Told()
+        Watcher(local, Outbox([told], clock=clock)).look()
+
+        assert [each.kind for each in told.signals if each.kind == "input"]
+
+
 def test_a_home_without_traffic_is_watched_without_complaint(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("TIDEGATE_ALERT_URLS", "no address")
     with Local(read_settings({"home": str(tmp_path)}).settings) as local:

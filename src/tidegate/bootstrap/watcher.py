@@ -39,6 +39,7 @@ _log = logging.getLogger("tidegate.watcher")
 
 ALERT_VARIABLE = "TIDEGATE_ALERT_URLS"
 _ROUND_S = 30.0
+_RETRY_S, _LONGEST_RETRY_S = 900.0, 21_600.0
 _TELL_S = 1.0  # most messages take less; those that take longer are not waited for
 _LOOK_BACK_MINUTES = 360
 _NOW = ("slo", "refusal")
@@ -72,7 +73,8 @@ class Watcher(threading.Thread):
         self._books: dict[str, SignalBook] = {}
         self._subjects: dict[str, tuple[Subject, str]] = {}
         self._remembered = 0
-        self._done_on: date | None = None
+        # service -> the day on which its monitors ran, when they may be tried again, the wait after that
+        self._daily_of: dict[str, tuple[date | None, float, float]] = {}
         self.open_signals: Mapping[tuple[str, str, str], int] = {}
 
     def run(self) -> None:
@@ -127,16 +129,13 @@ class Watcher(threading.Thread):
             self._subjects.clear()
         # of thousands of services most are not asked for hours: who was, and who was burning, is looked at
         for service in sorted({*self._asked(now_us // US_PER_MINUTE), *self._books}):
-            self._burn(service, now_us, today)
-        if self._done_on != today:
-            for folder in sorted(self._local.home.records.iterdir()):
-                if not folder.is_dir():
-                    continue
-                try:
-                    self._yesterday(folder.name, today)
-                except Exception:  # noqa: BLE001 - the records of one service must not keep others unwatched
-                    _log.exception("monitor.failed service=%s", folder.name)
-        self._done_on = today
+            try:
+                self._burn(service, now_us, today)
+            except Exception:  # noqa: BLE001 - one service must not keep others unwatched
+                _log.exception("burn.failed service=%s", service)
+        for folder in sorted(self._local.home.records.iterdir()):
+            if folder.is_dir():
+                self._daily(folder.name, today)
         counted: dict[tuple[str, str, str], int] = {}
         stored = stored_signals(self._local.unit)
         for signal in stored:
@@ -205,10 +204,24 @@ class Watcher(threading.Thread):
             findings += [finding_of(each) for each in refused(causes, answered, minute)]
         return findings
 
+    def _daily(self, service: str, today: date) -> None:
+        """Run a service's monitors once a day; where that fails again after a while, and a longer one."""
+        done_on, retry_s, wait_s = self._daily_of.get(service, (None, 0.0, _RETRY_S))
+        now_s = self._local.clock.monotonic_s()
+        if done_on == today or now_s < retry_s:
+            return
+        try:
+            self._yesterday(service, today)
+        except Exception:  # noqa: BLE001 - the records of one service must not keep others unwatched
+            _log.exception("monitor.failed service=%s; next try in %.0f s", service, wait_s)
+            self._daily_of[service] = (done_on, now_s + wait_s, min(2 * wait_s, _LONGEST_RETRY_S))
+        else:
+            self._daily_of[service] = (today, 0.0, _RETRY_S)
+
     def _yesterday(self, service: str, today: date) -> None:
         """Run the monitors over the days that are whole."""
         from tidegate.bootstrap.monitor import watched_history
-        from tidegate.operation.monitor import examine
+        from tidegate.monitoring.run import signals_of
 
         try:
             subject, history = watched_history(self._local, service)
@@ -220,7 +233,7 @@ class Watcher(threading.Thread):
             return
         first = max(rest[0], today - timedelta(days=_PERIOD_DAYS))
         try:
-            result = examine(
+            found = signals_of(
                 history,
                 subject,
                 over=(first, rest[-1]),
@@ -229,9 +242,7 @@ class Watcher(threading.Thread):
         except InvalidSetting as error:
             _log.warning("monitor.skipped service=%s: %s", service, error)
             return
-        keep_signals(
-            self._local.unit, result.signals, principal=self._local.principal, clock=self._local.clock
-        )
+        keep_signals(self._local.unit, found, principal=self._local.principal, clock=self._local.clock)
 
 
 def _tallies(ledger: Ledger, service: str, since_minute: int) -> dict[int, Tally]:

@@ -184,6 +184,23 @@ def run(
     return closing.result(over, seen.days, seen.signals)
 
 
+def signals_of(
+    history: History,
+    subject: Subject,
+    *,
+    over: tuple[date, date],
+    reference: tuple[date, date] | None = None,
+    seed: int = 0,
+) -> list[Signal]:
+    """Return the signals that `run` finds, without what it measures for a report: that may fail by itself.
+
+    Raises:
+        InvalidSetting: See `run`.
+    """
+    rng = np.random.default_rng(seed)
+    return look(history, subject, over=over, reference=reference, rng=rng).signals
+
+
 class Seen(NamedTuple):
     """A period as its monitors went through it, day by day.
 
