@@ -46,9 +46,15 @@ def test_a_broken_unit_is_found_kept_and_dealt_with(tidegate, filled):
     shown = tidegate("signals", "show", name[:6], "--home", filled)
     assert "check the unit" in shown.out
     assert "tidegate monitor run loans --over" in shown.out
+    too_long = tidegate("signals", "mute", name, "--for", "99999999999d", "--home", filled)
+    assert too_long.code == 2
+    assert "longer than ten years" in too_long.err
+    shown = json.loads(tidegate("signals", "show", name, "--json", "--home", filled).out)
+    assert shown["muted_until_us"] < 4e15
     ended = tidegate("signals", "resolve", name[:6], "--reason", "fixed upstream", "--home", filled)
     assert "resolved" in ended.out
     assert name not in tidegate("signals", "list", "--home", filled).out
+    assert "muted" not in tidegate("signals", "list", "--all", "--home", filled).out  # though it would last
     past = tidegate("signals", "list", "--all", "--json", "--home", filled)
     assert next(each for each in json.loads(past.out) if each["id"] == name)["resolution"] == "fixed upstream"
     refused = tidegate("signals", "ack", name, "--home", filled)
@@ -63,6 +69,14 @@ def test_report_is_one_page(tidegate, filled, tmp_path):
     (page,) = tmp_path.glob("loans-*.html")
     assert page.name in made.out
     assert "Inputs moved: amount" in page.read_text()
+
+
+@pytest.mark.parametrize("since", ["99999999999d", "900000d", "²d", "9" * 5000 + "m", "²", "yesterday"])
+def test_a_time_that_is_no_time_is_refused(tidegate, filled, since):
+    refused = tidegate("journal", "show", "--since", since, "--home", filled)
+
+    assert refused.code == 2
+    assert "is no time" in refused.err
 
 
 def test_a_day_that_is_no_day_is_refused(tidegate, filled):

@@ -29,15 +29,15 @@ class Moment(click.ParamType[int, int]):
         if isinstance(value, int):
             return value
         text = str(value)
-        if text[:-1].isdigit() and text[-1:] in _UNITS:
-            at = datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
-        else:
-            try:
+        try:
+            if text[:-1].isdecimal() and text[-1:] in _UNITS:
+                at = datetime.now(UTC) - timedelta(**{_UNITS[text[-1]]: int(text[:-1])})
+            else:
                 at = datetime.fromisoformat(text)
-            except ValueError:
-                self.fail(f"{text!r} is no time; write 2026-11-20T14:00 or 15m.", param, ctx)
             at = at if at.tzinfo else at.replace(tzinfo=UTC)
-        return int(at.timestamp() * 1e6)
+            return int(at.timestamp() * 1e6)
+        except (ValueError, OverflowError):  # the second: before the year 1
+            self.fail(f"{text!r} is no time; write 2026-11-20T14:00 or 15m.", param, ctx)
 
 
 class PredictionId(click.ParamType[str, str]):

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tidegate.bootstrap.local import Local
     from tidegate.monitoring.signal import Signal
 
+_LONGEST_MUTE_S = 10 * 365 * 86_400.0
+
 
 @click.group(short_help="List and show what deserves attention; acknowledge, mute, resolve it.")
 def signals() -> None:
@@ -53,7 +55,7 @@ def list_signals(service: str | None, *, with_past: bool, home: Path | None, as_
                 each.severity.value,
                 each.first_on,
                 each.last_on,
-                "muted" if each.is_muted(now_us) else each.state.value,
+                "muted" if each.is_muted(now_us) and each.state is not State.RESOLVED else each.state.value,
                 each.title,
                 each.cost,
             )
@@ -101,8 +103,13 @@ def mute(id: str, *, length: str, home: Path | None) -> None:
     """Tell nobody about it for a while."""
     from tidegate.service.declare import duration_s
 
+    seconds = duration_s(length)
+    if seconds > _LONGEST_MUTE_S:
+        raise click.BadParameter(
+            f"{length} is longer than ten years; resolve it instead.", param_hint="--for"
+        )
     local = open_local(home, must_exist=True)
-    until_us = local.clock.wall_us() + int(duration_s(length) * 1e6)
+    until_us = local.clock.wall_us() + int(seconds * 1e6)
     changed = _change(local, id, "muted", until_us=until_us)
     click.echo(f"{changed.id} is muted until {moment(until_us)}.")
 
