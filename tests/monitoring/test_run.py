@@ -158,3 +158,14 @@ def test_a_period_without_reference_or_records_is_refused():
         run(history, subject(), over=(FIRST, FIRST))
     with pytest.raises(InvalidSetting, match="no records"):
         run(history, subject(), over=OVER, reference=(FIRST, FIRST + timedelta(days=5)))
+
+
+def test_a_period_that_overlaps_its_reference_says_so():
+    def notes(first):
+        over = (FIRST + timedelta(days=first), FIRST + timedelta(days=11))
+        reference = (FIRST, FIRST + timedelta(days=9))
+        return run(TableHistory(records(12)), subject(), over=over, reference=reference).notes
+
+    assert any(note.startswith("2 of the period's days are in the reference as well") for note in notes(8))
+    assert any(note.startswith("1 of the period's days is in the reference") for note in notes(9))
+    assert not any("in the reference as well" in note for note in notes(10))

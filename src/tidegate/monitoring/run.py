@@ -254,6 +254,12 @@ def look(
         view, findings = watch.step(on, rows, matured_by(cohort, on))
         book.update(on, findings, untested=watch.untested)
         days.append(view)
+    n_both = (min(span[1], over[1]) - max(span[0], over[0])).days + 1
+    if n_both > 0:
+        watch.notes.append(
+            f"{n_both} of the period's days {'are' if n_both > 1 else 'is'} in the reference as well: what "
+            "they have in common cannot be seen."
+        )
     if strange:
         name = subject.judged.split(".", 1)[-1]
         watch.notes.append(
