@@ -76,12 +76,15 @@ def test_rollback_in_the_dark_fails_no_request_and_is_told_of_later(server, data
     assert [latch.version for latch in server.local().routes.read().services[SERVICE].latched] == [2]
 
     database.start()
-    cleared = server.command(
-        "latch", "clear", SERVICE, 2
-    )  # whatever is done next brings the database up to date
+
+    def told() -> list[tuple[str, str, str]]:
+        with server.local() as local:
+            kept = [one.decision for one in list_decisions(local.unit, SERVICE)]
+        return [(one.kind, one.outcome, one.reason) for one in kept]
+
+    wait_until(
+        lambda: told()[-1] == ("rollback", "committed", "in the dark"), what="the controller to keep it"
+    )
+    cleared = server.command("latch", "clear", SERVICE, 2)
     assert cleared.returncode == 0, cleared.stderr
-    with server.local() as local:
-        kept = [one.decision for one in list_decisions(local.unit, SERVICE)]
-    told = [(one.kind, one.outcome, one.reason) for one in kept]
-    assert ("rollback", "committed", "in the dark") in told
-    assert told[-1][0] == "clear-latch"
+    assert [kind for kind, _, _ in told()][-2:] == ["rollback", "clear-latch"]

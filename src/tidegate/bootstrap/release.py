@@ -17,6 +17,7 @@ from tidegate.journal.ledger import Ledger
 from tidegate.journal.matured import MaturedCounts
 from tidegate.operation.book import DatabaseBook
 from tidegate.operation.experiment import running
+from tidegate.operation.pending import PendingMoves, reconcile
 from tidegate.release.controller import ReleaseController
 from tidegate.release.declaration import Experiment
 from tidegate.release.experiment import experiment_arms
@@ -30,6 +31,8 @@ _BUSY_S = 0.25
 _IDLE_S = 1.0
 """Between two looks while a release is under way, and while none is."""
 _RETRY_S = 5.0
+_MOVES_S = 5.0
+"""Between two looks for decisions that wait in files: the folder is read each time."""
 
 
 class Releases:
@@ -52,7 +55,7 @@ class Releases:
             ledger, self._local.home.journal, clock=self._local.clock, is_behind=is_behind
         )
         self._experiments: dict[tuple[str, str, int], tuple[ExperimentWatch, Experiment]] = {}
-        self._next_s = 0.0
+        self._next_s = self._moves_s = 0.0
 
     def tick(self) -> None:
         """Look, if it is time."""
@@ -64,6 +67,7 @@ class Releases:
                 self._controller = self._open()
             cells = self._local.cells
             self._controller.follow(cells)
+            self._keep_moves(cells)
             self._count_experiments(cells)
             pause_s = _BUSY_S if self._controller.tick() else _IDLE_S
         except TidegateError as error:
@@ -71,6 +75,20 @@ class Releases:
         except Exception:  # noqa: BLE001 - a fault here must be seen, and must not end the counting
             _log.exception("release.failed")
         self._next_s = time.monotonic() + pause_s
+
+    def _keep_moves(self, cells: Mapping[str, Cell]) -> None:
+        """Put the decisions of what was moved while the database was away into it."""
+        if time.monotonic() < self._moves_s:
+            return
+        self._moves_s = time.monotonic() + _MOVES_S
+        for cell in cells.values():
+            if cell.pending is None:
+                continue
+            pending = PendingMoves(cell.pending, files=cell.files)
+            try:
+                reconcile(self._local.unit, pending, cell.routes, clock=self._local.clock)
+            except (TidegateError, OSError) as error:  # releases go on; they say what they miss
+                _log.warning("moves.waiting cell=%s: %s", cell.routes.cell, error)
 
     def _count_experiments(self, cells: Mapping[str, Cell]) -> None:
         """Count what experiments measure; what each is, is looked up once."""
