@@ -151,6 +151,34 @@ def test_a_decision_is_shown_and_replayed(tidegate, home):
     assert tidegate("decisions", "show", 999).code == 1
 
 
+@pytest.mark.parametrize("number", [0, -1, 2**31, 10**23, "9" * 5000, "two"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("latch", "clear", SERVICE),
+        ("switch", SERVICE),
+        ("release", "start", SERVICE),
+        ("decisions", "show"),
+        ("decisions", "replay"),
+        ("decisions", "list", "--version"),
+    ],
+)
+def test_a_number_that_no_version_can_have_is_refused_before_anything_is_done(tidegate, home, words, number):
+    said = tidegate(*words, "--", number) if words[-1] != "--version" else tidegate(*words, number)
+
+    assert said.code == 2
+    assert "is no whole number from 1 to 2147483647" in said.err
+
+
+def test_only_the_latch_of_a_version_that_exists_is_cleared(tidegate, home):
+    mistyped = tidegate("latch", "clear", SERVICE, 9)
+    unlatched = tidegate("latch", "clear", SERVICE, 2)
+
+    assert (mistyped.code, "There is no version sum@9" in mistyped.err) == (1, True)
+    assert (unlatched.code, unlatched.out) == (3, "Version 2 of sum was not latched.\n")
+    assert [each["decision"]["version"] for each in json.loads(tidegate("decisions", "--json").out)][-1] == 2
+
+
 def test_without_a_release_it_is_said_so(tidegate, home):
     said = tidegate("release", "status")
 

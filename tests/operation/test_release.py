@@ -401,6 +401,39 @@ def test_latch_is_cleared_with_a_decision(scene):
     assert scene.switch(2).decision.outcome == "committed"
 
 
+def test_latch_of_a_version_that_was_never_registered_is_not_cleared(scene):
+    scene.deploy()
+
+    for mistyped in (9, 10**23):
+        with pytest.raises(TidegateError):
+            unlatch(
+                scene.database, scene.cell, SERVICE, version=mistyped, principal=ANA, clock=scene.fleet.clock
+            )
+
+    assert scene.pending.all() == []
+
+
+def test_decision_that_no_database_can_hold_is_set_aside_and_the_others_are_kept(scene, caplog):
+    scene.deploy()
+    scene.switch(2)
+    scene.database.is_down = True
+    scene.roll_back()
+    scene.database.is_down = False
+    (waiting,) = scene.pending.all()
+    decided = msgspec.structs.replace(waiting.decision, version=10**23)
+    scene.pending.replace(msgspec.structs.replace(waiting, key="a", at_us=0, decision=decided))
+    died = msgspec.structs.replace(waiting, key="b", at_us=1, decision=None, version=10**23, pid=2**22 + 1)
+    scene.pending.replace(died)
+
+    scene.switch(3)
+
+    assert scene.kept()[-2:] == [("rollback", "committed", 1), ("switch", "committed", 3)]
+    assert len(list(scene.folder.glob("*.bad"))) == 2
+    assert "cannot be stored: The metadata database cannot hold a value" in caplog.text
+    scene.roll_back()
+    assert len(caplog.records) == 2  # told once
+
+
 def test_version_that_was_never_registered_is_refused(scene):
     with pytest.raises(NotFound):
         scene.deploy(version=9)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import home_option, json_option, open_local
+from tidegate.cli.option import NUMBER, home_option, json_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table
 
 
@@ -38,7 +38,7 @@ def decisions() -> None:
 )
 @click.argument("service", required=False)
 @click.option("--kind", help="Only decisions of this kind: first-deployment, switch, rollback, ...")
-@click.option("--version", type=int, help="Only decisions about this version.")
+@click.option("--version", type=NUMBER, help="Only decisions about this version.")
 @home_option
 @json_option
 def list_all(
@@ -76,7 +76,7 @@ def list_all(
 @decisions.command(
     short_help="Show one decision with its evidence.", epilog="\b\nExample:\n  tidegate decisions show 42"
 )
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @home_option
 @json_option
 def show(number: int, *, home: Path | None, as_json: bool) -> None:
@@ -102,7 +102,7 @@ def show(number: int, *, home: Path | None, as_json: bool) -> None:
 @decisions.command(
     short_help="Evaluate a decision's evidence again.", epilog="\b\nExample:\n  tidegate decisions replay 42"
 )
-@click.argument("number", type=int)
+@click.argument("number", type=NUMBER)
 @home_option
 @json_option
 def replay(number: int, *, home: Path | None, as_json: bool) -> None:

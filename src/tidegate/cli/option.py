@@ -17,6 +17,26 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 PLACE = click.Path(path_type=Path, exists=True)
 
+MOST = 2**31 - 1
+"""The largest number of a version or decision that every database holds."""
+
+
+class _Number(click.ParamType[int, int]):
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = 0
+        if not 1 <= number <= MOST:
+            self.fail(f"{str(value)[:40]!r} is no whole number from 1 to {MOST}.", param, ctx)
+        return number
+
+
+NUMBER = _Number()
+"""Number of a version or of a decision."""
+
 
 def home_option(command: F) -> F:
     """Add `--home`."""

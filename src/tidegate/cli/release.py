@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import FILE, home_option, json_option, key_option, open_local
+from tidegate.cli.option import FILE, NUMBER, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import console, moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def release() -> None:
     '  tidegate release start flight-delay 4 --steps 5,25,50 --least 10m --reason "fresh weather"',
 )
 @click.argument("service")
-@click.argument("version", type=int)
+@click.argument("version", type=NUMBER)
 @click.option("--plan", "plan_file", type=FILE, help="JSON file of the plan, instead of the service's own.")
 @click.option("--steps", help="Shares in percent, for example 1,5,25,50; everything comes after the last.")
 @click.option("--least", help="How long each step and the shadow last at least, for example 90s or 10m.")

@@ -9,6 +9,7 @@ known without asking a database.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 from contextlib import suppress
@@ -19,13 +20,16 @@ import msgspec
 from tidegate.core.clock import Clock
 from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.digest import canonical_json
-from tidegate.core.error import Conflict, TidegateError
+from tidegate.core.error import Conflict, InvalidSetting, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.operation.decide import record_decision
 from tidegate.operation.mutation import UnitOfWork
+from tidegate.registry.store import NotStorable
 from tidegate.route.file import Files, LocalFiles
 from tidegate.route.status import process_start
 from tidegate.route.store import RouteStore
+
+_log = logging.getLogger("tidegate.pending")
 
 INTERRUPTED = "interrupted"
 
@@ -145,6 +149,21 @@ class PendingMoves:
         """
         self._files.remove(self._path(key))
 
+    def set_aside(self, key: str) -> Path:
+        """Take a move out of the notes, and keep its file for a person under another name.
+
+        Returns:
+            Where it is now.
+
+        Raises:
+            OSError: Its note cannot be renamed.
+        """
+        path = self._path(key)
+        aside = path.with_suffix(".bad")
+        self._files.rename(path, aside)
+        self._files.sync_folder(self._folder)
+        return aside
+
     def _path(self, key: str) -> Path:
         return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
@@ -168,7 +187,8 @@ def reconcile(
 ) -> int:
     """Put into the database what is noted and not there yet.
 
-    Safe at any time, by any number of processes at once.
+    Safe at any time, by any number of processes at once. A note that the database will never take is set
+    aside and logged: it must not stand in the way of the others, nor of the next move.
 
     Args:
         unit: The metadata database.
@@ -191,16 +211,38 @@ def reconcile(
             if clock.wall_us() - move.at_us > _REMEMBERED_US:
                 pending.drop(move.key)
         elif move.decision is not None:
-            keep(unit, pending, move, clock=clock)
-            n_stored += 1
+            try:
+                keep(unit, pending, move, clock=clock)
+                n_stored += 1
+            except _REFUSED as error:
+                _set_aside(pending, move, error)
         elif not move.is_under_way and move.key != except_key:
             # Under a key of its own: whoever repeats the move under its key goes on with it.
             key = f"interrupted-{hashlib.sha256(move.key.encode()).hexdigest()[:32]}-{move.at_us}"
-            with suppress(Conflict):  # another process looked at the same time
-                record_decision(unit, _interrupted(move, routes, clock=clock), key=key, clock=clock)
-                n_stored += 1
-            pending.drop(move.key)
+            try:
+                with suppress(Conflict):  # another process looked at the same time
+                    record_decision(unit, _interrupted(move, routes, clock=clock), key=key, clock=clock)
+                    n_stored += 1
+                pending.drop(move.key)
+            except _REFUSED as error:
+                _set_aside(pending, move, error)
     return n_stored
+
+
+_REFUSED = (NotStorable, InvalidSetting, Conflict)
+"""What the database says of a decision that it takes neither now nor later."""
+
+
+def _set_aside(pending: PendingMoves, move: Move, error: TidegateError) -> None:
+    with suppress(FileNotFoundError):  # another process did it at the same time
+        _log.warning(
+            "The decision on the %s of service %r by %s cannot be stored: %s Its note is kept in %s.",
+            move.kind,
+            move.service,
+            move.principal.name,
+            error.message,
+            pending.set_aside(move.key),
+        )
 
 
 def keep(unit: UnitOfWork, pending: PendingMoves | None, move: Move, *, clock: Clock) -> int:

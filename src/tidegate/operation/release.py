@@ -283,6 +283,7 @@ def unlatch(
     """Let a rolled-back version be switched to again; only a person may.
 
     Raises:
+        NotFound: There is no such version.
         TidegateError: As `release.switch.clear_latch`.
     """
     making = Making(
@@ -295,6 +296,9 @@ def unlatch(
         version=version,
     )
     making.look_up(unit)
+    route = cell.routes.read().services.get(service)
+    if route is not None and route.latch_of(version) is None:
+        show_version(unit, service, number=version)  # a slip of the hand is no decision to keep
 
     def act() -> Decision:
         return clear_latch(cell, service, version=version, principal=principal, reason=reason)

@@ -28,6 +28,12 @@ class CommitUnknown(TidegateError):
     code = "commit_unknown"
 
 
+class NotStorable(TidegateError):
+    """The metadata database has no room for a value, today or ever: a number that no column holds."""
+
+    code = "not_storable"
+
+
 class StoredDecision(msgspec.Struct, frozen=True):
     """A decision and the number it is kept under.
 

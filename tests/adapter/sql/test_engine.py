@@ -10,10 +10,11 @@ from sqlalchemy import text
 from tests.database import run_sql
 from tidegate.adapter.sql.engine import create, parse_url
 from tidegate.adapter.sql.unit import open_database
+from tidegate.core.decision import Decision
 from tidegate.core.error import Corrupt, InvalidSetting, MissingExtra
 from tidegate.core.principal import SYSTEM
 from tidegate.governance.audit import AuditEvent
-from tidegate.registry.store import CommitUnknown, StoreUnavailable
+from tidegate.registry.store import CommitUnknown, NotStorable, StoreUnavailable
 
 EVENT = AuditEvent(at_us=1, principal=SYSTEM, action="test.write", subject="x", key="k")
 
@@ -77,6 +78,18 @@ def test_file_that_is_no_database_is_told(tmp_path: Path):
 
     with pytest.raises(Corrupt, match="not a database"):
         open_database(f"sqlite:///{tmp_path}/metadata.db")
+
+
+@pytest.mark.parametrize("version", [10**23, 2**63])
+def test_number_that_fits_no_column_is_told_in_words(database_url, version):
+    decision = Decision(
+        kind="switch", service="sum", version=version, outcome="x", principal=SYSTEM, at_us=1, reason=""
+    )
+    with closing(open_database(database_url)) as unit:
+        with pytest.raises(NotStorable, match="cannot hold a value"), unit.write() as transaction:
+            transaction.decisions.append(decision)
+        with unit.read() as transaction:
+            assert transaction.decisions.page() == []
 
 
 def test_sqlite_keeps_what_is_committed_and_lets_readers_read(tmp_path):

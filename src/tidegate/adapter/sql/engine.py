@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
+    DataError,
     IntegrityError,
     InterfaceError,
     OperationalError,
@@ -20,7 +21,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from tidegate.core.error import Conflict, Corrupt, InvalidSetting, MissingExtra
-from tidegate.registry.store import StoreUnavailable
+from tidegate.registry.store import NotStorable, StoreUnavailable
 
 WRITE = "tidegate_write"
 """Execution option of a connection that is about to write."""
@@ -153,6 +154,7 @@ def translated(engine: Engine) -> Iterator[None]:
     Raises:
         StoreUnavailable: The database cannot be reached, or another holds it.
         Conflict: A row stands in the way of another.
+        NotStorable: A value fits no column.
         Corrupt: The database file is damaged or is none.
     """
     name = describe(engine.url)
@@ -160,6 +162,11 @@ def translated(engine: Engine) -> Iterator[None]:
         yield
     except IntegrityError as error:
         raise Conflict(f"The metadata database refused the change: {_reason(error)}.") from error
+    except (DataError, OverflowError) as error:  # SQLite's driver has no error of its own for large numbers
+        raise NotStorable(
+            f"The metadata database cannot hold a value: {_reason(error)}.",
+            hint="Look at the numbers and texts that were given.",
+        ) from error
     except (OperationalError, InterfaceError, PoolTimeout) as error:
         raise StoreUnavailable(
             f"The metadata database {name} cannot be used now: {_reason(error)}.",
