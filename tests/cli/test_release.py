@@ -86,6 +86,58 @@ def test_a_release_with_no_good_end_is_refused_in_words(tidegate, home, argument
     assert words in said.err
 
 
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ('{"aprove": [1.0]}', "There is no field 'aprove' in a plan."),
+        ('{"shadow": {"shear": 1}}', "There is no field 'shear' in a plan's shadow."),
+        ('{"steps": [{"share": 0.5, "least": 60}]}', "There is no field 'least' in a plan's step."),
+        (
+            '{"guardrails": [{"name": "errors", "alowance": 0.1}]}',
+            "no field 'alowance' in a plan's",
+        ),
+        ('{"stepz": []}', "There is no field 'stepz' in a plan."),
+        ("{", "plan.json cannot be used: This is no plan:"),
+        ("[]", "This is no plan:"),
+        ('{"shadow": {"share": 0}}', "A shadow has a share above 0 and at most 1. Got 0.0."),
+        ('{"shadow": {"share": 1.5}}', "A shadow has a share above 0 and at most 1. Got 1.5."),
+        ('{"shadow": {"least_pairs": -1}}', "least_pairs is 0 or more. Got -1."),
+        ('{"shadow": {"least_s": -1}}', "lasts 0 seconds or more. Got -1.0."),
+        ('{"steps": [{"share": 0.5, "least_s": -60}]}', "lasts 0 seconds or more. Got -60.0."),
+        ('{"mature_s": -1}', "lasts 0 seconds or more. Got -1.0."),
+        ('{"max_dropped": -0.1}', "max_dropped is a part of the records, 0 or more. Got -0.1."),
+        (
+            '{"guardrails": [{"name": "wrong", "outcome": "real", "against": "totl"}], "mature_s": 60}',
+            "Guardrail 'wrong' compares outcomes with 'totl', which is no output.",
+        ),
+    ],
+)
+def test_a_plan_file_that_says_something_else_than_it_seems_is_refused(
+    tidegate, home, tmp_path, written, words
+):
+    plan = tmp_path / "plan.json"
+    plan.write_text(written)
+
+    said = tidegate("release", "start", SERVICE, 2, "--plan", plan, *FREE)
+
+    assert said.code == 1
+    assert words in said.err
+    assert tidegate("release", "list").out == "There never was a release here.\n"
+
+
+def test_a_plan_file_is_followed(tidegate, home, tmp_path):
+    plan = tmp_path / "plan.json"
+    plan.write_bytes(
+        b'{"shadow": null, "steps": [{"share": 0.5, "least_s": 0}], "approve": [1.0],'
+        b' "guardrails": [{"name": "errors", "allowance": 0.1}], "max_dropped": 0}'
+    )
+
+    said = tidegate("release", "start", SERVICE, 2, "--plan", plan, "--json", *FREE)
+
+    kept = json.loads(said.out)["state"]["plan"]
+    assert (kept["shadow"], kept["steps"], kept["approve"]) == (None, [{"share": 0.5, "least_s": 0.0}], [1.0])
+
+
 def test_a_second_release_of_one_service_is_refused(tidegate, home):
     first = tidegate("release", "start", SERVICE, 2, *FREE)
     second = tidegate("release", "start", SERVICE, 2, *FREE)

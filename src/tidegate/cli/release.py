@@ -103,6 +103,7 @@ def start(
         allow_slow=allow_slow,
         latency_us=latency_us,
         mature_s=candidate.objectives.outcome_within_s,
+        outputs=candidate.contract.output.names,
         reason=reason,
         key=key,
     )
@@ -125,18 +126,16 @@ def _manifest(local: Local, digest: str) -> Any:
 
 
 def _plan(manifest: Any, path: Path | None) -> Plan:
-    import msgspec
-
     from tidegate.core.error import InvalidSetting
-    from tidegate.release.plan import Plan
+    from tidegate.release.plan import Plan, read_plan
 
     if path is None:
         return getattr(manifest, "plan", None) or Plan()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except msgspec.MsgspecError as error:
+        return read_plan(path.read_bytes())
+    except InvalidSetting as error:
         raise InvalidSetting(
-            f"{path} is no plan: {error}", hint=f"Fields: {', '.join(Plan.__struct_fields__)}."
+            f"{path} cannot be used: {error.message}", hint=error.hint, **error.context
         ) from error
 
 

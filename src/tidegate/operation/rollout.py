@@ -8,7 +8,7 @@ without a controller and without the database.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -100,6 +100,7 @@ def start_release(
     allow_slow: bool = False,
     latency_us: float | None = None,
     mature_s: float | None = None,
+    outputs: Collection[str] | None = None,
     reason: str = "",
     key: str | None = None,
 ) -> Begun:
@@ -120,12 +121,13 @@ def start_release(
         allow_slow: Start even if it takes longer than the plan allows.
         latency_us: Objective of the service time; None: stable's 99th percentile of today.
         mature_s: How long outcomes take; the plan's own figure counts first.
+        outputs: Names of the candidate's outputs; None does not look at what guardrails compare.
         reason: In the principal's words.
         key: Idempotency key; a fresh one if None.
 
     Raises:
         NotFound: There is no such version, or the service serves none yet.
-        InvalidSetting: The plan contradicts itself, or names cells that do not exist.
+        InvalidSetting: The plan contradicts itself, or names cells or outputs that do not exist.
         NotGated: The version did not pass its gates, and nobody overrides them.
         TooSlow: At the present traffic it takes longer than the plan allows.
         Latched: The version was rolled back.
@@ -133,6 +135,8 @@ def start_release(
         StoreUnavailable: The database cannot be reached; nothing was started.
     """
     plan = _fitting(plan.checked(), cells)
+    if outputs is not None:
+        plan.check_outputs(outputs)
     with unit.read() as transaction:
         found = transaction.versions.get(service, version)
     routes = {name: _startable(cell, service, version, clock) for name, cell in cells.items()}

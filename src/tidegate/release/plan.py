@@ -163,6 +163,16 @@ class Plan(msgspec.Struct, frozen=True):
         times = (self.limit_s, self.idle_s, self.ready_s)
         if not all(math.isfinite(time) and time > 0 for time in times):
             raise InvalidSetting("The times of a plan are above 0 seconds.")
+        stretches = [step.least_s for step in self.steps]
+        stretches.append(0.0 if self.mature_s is None else self.mature_s)
+        stretches.append(0.0 if self.shadow is None else self.shadow.least_s)
+        for time in stretches:
+            if not (math.isfinite(time) and time >= 0):
+                raise InvalidSetting(f"A stretch of a plan lasts 0 seconds or more. Got {time}.")
+        if not self.max_dropped >= 0:
+            raise InvalidSetting(f"max_dropped is a part of the records, 0 or more. Got {self.max_dropped}.")
+        if self.shadow is not None:
+            _check_shadow(self.shadow)
         return self
 
     def check_outputs(self, outputs: Collection[str]) -> None:
@@ -187,6 +197,52 @@ class Plan(msgspec.Struct, frozen=True):
     def allowed(self, guardrail: Guardrail, step: int) -> float:
         """Return the excess that may still be possible when `step` ends, in (0, 1]."""
         return min(1.0, guardrail.allowance / self.next_share(step))
+
+
+def _check_shadow(shadow: ShadowStep) -> None:
+    if not 0 < shadow.share <= 1:
+        raise InvalidSetting(
+            f"A shadow has a share above 0 and at most 1. Got {shadow.share}.",
+            hint="A plan whose shadow is null, or --no-shadow, goes without.",
+        )
+    if shadow.least_pairs < 0:
+        raise InvalidSetting(f"A shadow's least_pairs is 0 or more. Got {shadow.least_pairs}.")
+
+
+def read_plan(data: bytes) -> Plan:
+    """Return the plan that a person wrote down as JSON.
+
+    A field that plans do not have is refused here, and in a stored plan it is not: what a later release
+    kept must stay readable, but a slip of the hand would drop an approval without a word.
+
+    Raises:
+        InvalidSetting: It is no plan, or has a field that plans do not have.
+    """
+    try:
+        plan = msgspec.json.decode(data, type=Plan)
+        written = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InvalidSetting(
+            f"This is no plan: {error}.".replace("..", "."),
+            hint=f"Fields: {', '.join(Plan.__struct_fields__)}.",
+        ) from error
+    _check_fields(written, Plan, "a plan")
+    _check_fields(written.get("shadow") or {}, ShadowStep, "a plan's shadow")
+    for step in written.get("steps", ()):
+        _check_fields(step, PlanStep, "a plan's step")
+    for guardrail in written.get("guardrails", ()):
+        _check_fields(guardrail, Guardrail, "a plan's guardrail")
+    return plan
+
+
+def _check_fields(written: Mapping[str, object], kind: type[msgspec.Struct], what: str) -> None:
+    for name in written:
+        if name not in kind.__struct_fields__:
+            raise InvalidSetting(
+                f"There is no field {name!r} in {what}.",
+                hint=f"Fields: {', '.join(kind.__struct_fields__)}.",
+                field=name,
+            )
 
 
 class StepForecast(msgspec.Struct, frozen=True):
