@@ -191,6 +191,20 @@ def test_a_release_is_started_shown_steered_and_called_off(tidegate, home):
     assert {"started", "paused", "resumed", "aborted"} <= set(kinds)
 
 
+def test_calling_off_says_what_is_not_there_and_what_nobody_knows(tidegate, home, monkeypatch):
+    nowhere = tidegate("release", "abort", "nope")
+    monkeypatch.setenv("TIDEGATE_DATABASE_URL", "postgresql://ana@localhost:1/tidegate")
+    unknown = tidegate("release", "abort", SERVICE)
+    unknown_nowhere = tidegate("release", "abort", "nope")
+
+    assert nowhere.code == 1
+    assert "Error (not_found): No version of a service 'nope' is registered." in nowhere.err
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "could not be reached: a release of service 'sum' may go on." in unknown.err
+    assert unknown_nowhere.code == 1
+    assert "Error (not_found): Service 'nope' has no route, so that no release of it" in unknown_nowhere.err
+
+
 def test_a_decision_is_shown_and_replayed(tidegate, home):
     tidegate("release", "start", SERVICE, 2, *FREE)
     number = json.loads(tidegate("decisions", SERVICE, "--kind", "release", "--json").out)[-1]["id"]

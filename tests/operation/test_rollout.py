@@ -339,14 +339,29 @@ def test_abort_with_the_database_down_moves_traffic_and_is_kept_later(scene):
     def fail():
         raise StoreUnavailable("down")
 
-    found = rollout.abort_release(
-        fail, {"local": scene.fleet.cell}, SERVICE, principal=BEN, clock=scene.fleet.clock
-    )
+    def call_off() -> None:
+        rollout.abort_release(
+            fail, {"local": scene.fleet.cell}, SERVICE, principal=BEN, clock=scene.fleet.clock
+        )
 
-    assert found is None
+    with pytest.raises(StoreUnavailable, match=r"may go on\. What its candidate had was given back"):
+        call_off()
+    with pytest.raises(StoreUnavailable, match=r"may go on\. No candidate of it has traffic"):
+        call_off()
     assert [arm.version for arm in scene.fleet.route.arms if arm.parts] == [1]
     scene.go(2)
     assert scene.state.ending is Ending.OVERTAKEN
+
+
+def test_abort_of_a_service_that_is_not_there_is_refused(scene):
+    with pytest.raises(NotFound, match="No version of a service 'nope' is registered"):
+        rollout.abort_release(
+            lambda: scene.unit,
+            {"local": scene.fleet.cell},
+            "nope",
+            principal=BEN,
+            clock=scene.fleet.clock,
+        )
 
 
 def test_no_candidate_traffic_holds_and_then_goes_back_to_stable(scene):

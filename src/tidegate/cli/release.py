@@ -443,7 +443,8 @@ def promote(service: str | None, *, reason: str, key: str | None, home: Path | N
 def abort(service: str | None, *, reason: str, key: str | None, home: Path | None, as_json: bool) -> None:
     """Give the candidate's traffic of SERVICE back to stable, and end the release. Nothing is latched.
 
-    Works without the controller, and with the database down. Where nothing is under way it does nothing.
+    Works without the controller. With the database down traffic goes back too, but the release may go on:
+    the exit status is 1. Where nothing is under way it does nothing.
     """
     from tidegate.core.error import TidegateError
     from tidegate.operation.meant import service_to_roll_back
@@ -464,8 +465,9 @@ def abort(service: str | None, *, reason: str, key: str | None, home: Path | Non
         key=key,
     )
     if state is None:
-        stable = local.routes.read().services[name].stable if name in local.routes.read().services else None
-        text = f"No release of {name} goes on: version {stable} has its traffic."
+        route = local.routes.read().services.get(name)
+        holder = "no version" if route is None or route.stable is None else f"version {route.stable}"
+        text = f"No release of {name} goes on: {holder} has its traffic."
     else:
         text = f"The release of {name} is over: version {state.stable} has its traffic."
     _tell(state, text, as_json=as_json)

@@ -23,6 +23,7 @@ from tidegate.core.principal import Principal
 from tidegate.operation.book import release_decision, release_state, save_release, stored_release
 from tidegate.operation.mutation import Effect, Intent, Transaction, UnitOfWork, new_key, run
 from tidegate.operation.release import FallbackOf
+from tidegate.operation.version import show_version
 from tidegate.registry.store import CommitUnknown, StoreUnavailable
 from tidegate.registry.version import version_label
 from tidegate.release import machine, move
@@ -374,19 +375,37 @@ def abort_release(
     controller ends the release when the database is there again.
 
     Returns:
-        The release; None where none is under way, or the database is down.
+        The release; None where none is under way.
+
+    Raises:
+        NotFound: There is no such service.
+        StoreUnavailable: The database cannot be reached, so that nobody knows whether a release goes on.
+            What the route shows of one was given back.
     """
+    routed = any(service in cell.routes.read().services for cell in cells.values())
     try:
         unit = open_unit()
         state = find_release(unit, service)
+        if state is None and not routed:
+            show_version(unit, service)  # a slip of the hand is not the same as nothing to call off
         if state is None or not state.is_open:
             return None
         word = _Word(principal, clock, reason, key)
         state = _say(unit, service, "aborted", lambda old: machine.abort(old, reason=reason), word)
-    except (StoreUnavailable, CommitUnknown):
-        for cell in cells.values():
-            _give_back_unknown(cell, service, principal, clock, reason)
-        return None
+    except (StoreUnavailable, CommitUnknown) as error:
+        if not routed:
+            raise NotFound(
+                f"Service {service!r} has no route, so that no release of it goes on.",
+                hint="The metadata database could not be reached.",
+                service=service,
+            ) from error
+        taken = [_give_back_unknown(cell, service, principal, clock, reason) for cell in cells.values()]
+        raise StoreUnavailable(
+            f"The metadata database could not be reached: a release of service {service!r} may go on. "
+            + ("What its candidate had was given back." if any(taken) else "No candidate of it has traffic."),
+            hint="Call it off again once the database is there; `tidegate rollback` latches the candidate.",
+            service=service,
+        ) from error
     moved = [_give_back(cell, state, principal, clock) for cell in cells.values()]
     ended = machine.end_return(state)
     with suppress(Conflict):  # the controller was quicker
@@ -407,15 +426,19 @@ def _give_back(cell: Cell, state: State, principal: Principal, clock: Clock) -> 
     return route_changed(before, cell.routes.change(state.service, change), state.service)
 
 
-def _give_back_unknown(cell: Cell, service: str, principal: Principal, clock: Clock, reason: str) -> None:
-    """Take a canary's traffic away where nothing but the route says that there is one."""
+def _give_back_unknown(cell: Cell, service: str, principal: Principal, clock: Clock, reason: str) -> bool:
+    """Take a canary's traffic away where nothing but the route says that there is one.
+
+    Returns:
+        Whether there was one.
+    """
     route = cell.routes.read().services.get(service)
     if route is None or route.stable is None:
-        return
+        return False
     tried = {arm.version for arm in route.arms if arm.name != STABLE}
     tried |= {each.version for each in route.shadows if each.version not in route.history}
     if not tried:
-        return
+        return False
     stable, now_us = route.stable, clock.wall_us()
 
     def change(old: ServiceRoute | None) -> ServiceRoute:
@@ -430,6 +453,7 @@ def _give_back_unknown(cell: Cell, service: str, principal: Principal, clock: Cl
         )
 
     cell.routes.change(service, change)
+    return True
 
 
 def find_release(unit: UnitOfWork, service: str) -> State | None:
