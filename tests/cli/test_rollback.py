@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
+from tidegate.cli.main import cli
+from tidegate.cli.option import REASON
 from tidegate.core.digest import digest_bytes
 from tidegate.core.home import Home
 from tidegate.release import move
@@ -61,6 +64,34 @@ def test_rollback_without_a_name_takes_the_only_service(tidegate, store):
     assert (said.code, said.err) == (0, "")
     assert said.out == "Version 1 of flights has all the traffic again.\n"
     assert route_of(store, "flights").stable == 1
+
+
+def test_words_that_are_no_utf_8_do_not_keep_a_rollback_from_being_made(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    given = b"caf\xe9 \x1b[2Jis\r\nlate\x00".decode("utf-8", "surrogateescape")
+
+    said = tidegate("rollback", "--reason", given)
+
+    assert said.code == 0, said.err
+    assert route_of(store, "flights").stable == 1
+    assert route_of(store, "flights").latched[0].reason == "caf\\udce9 [2Jis  late"
+    assert tidegate("safe-mode", "on", "--reason", given).code == 0
+    decisions = json.loads(tidegate("decisions", "--json").out)
+    assert {each["decision"]["reason"] for each in decisions} == {"caf\\udce9 [2Jis  late"}
+
+
+def test_every_reason_is_read_in_the_same_way():
+    def reasons(command, name=""):
+        for parameter in command.params:
+            if "--reason" in parameter.opts:
+                yield f"{name} {parameter.type!r}", parameter.type is REASON
+        for each in getattr(command, "list_commands", lambda _: ())(click.Context(command)):
+            yield from reasons(command.get_command(click.Context(command), each), f"{name} {each}")
+
+    found = dict(reasons(cli))
+
+    assert len(found) >= 15
+    assert [name for name, is_shared in found.items() if not is_shared] == []
 
 
 def test_rollback_without_a_name_takes_the_one_that_is_on_the_move(tidegate, store):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import home_option, json_option, key_option, open_local
+from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _COLOURS = {"safe": "green", "regressed": "red", "undecided": "yellow", "invalid
 @click.option(
     "--override", "overridden", metavar="GATE", help="Let this gate's verdict not count; needs --reason."
 )
-@click.option("--reason", default="", help="Why, in your words; kept for ever.")
+@click.option("--reason", type=REASON, default="", help="Why, in your words; kept for ever.")
 @click.option(
     "--data",
     metavar="FILE|SNAPSHOT",

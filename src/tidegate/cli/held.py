@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidegate.cli.option import home_option, json_option, key_option, open_local
+from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table, short
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def why(report: GuardReport) -> str:
     return f"{report.n_batches} earlier batches; {MIN_BATCHES} are needed to judge one"
 
 
-_reason = click.option("--reason", required=True, help="Why, for the audit log.")
+_reason = click.option("--reason", type=REASON, required=True, help="Why, for the audit log.")
 
 
 @click.command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +38,20 @@ class _Number(click.ParamType[int, int]):
 
 NUMBER = _Number()
 """Number of a version or of a decision."""
+
+
+class _Reason(click.ParamType[str, str]):
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        # bytes that are no UTF-8 come as lone surrogates, which nothing can store: what a person wants
+        # done in an emergency does not fail on how they say why
+        text = re.sub(r"\s", " ", value.encode(errors="backslashreplace").decode())
+        return "".join(each for each in text if unicodedata.category(each) != "Cc")
+
+
+REASON = _Reason()
+"""Why, in a person's words: whatever bytes they are, as one line that can be stored and shown."""
 
 
 def home_option(command: F) -> F:

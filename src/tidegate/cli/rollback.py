@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tidegate.cli.option import home_option, json_option, key_option, open_local
+from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
 from tidegate.cli.screen import print_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.argument("service", required=False)
 @click.option("--to", type=int, help="Version to go back to; the latest good one unless given.")
-@click.option("--reason", default="", help="Why, in your words; kept with the decision.")
+@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
 @click.option(
     "--keep", is_flag=True, help="Do not latch what is taken away: it may be switched to again as it is."
 )

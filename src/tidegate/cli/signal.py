@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidegate.cli.option import home_option, json_option, open_local
+from tidegate.cli.option import REASON, home_option, json_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -118,7 +118,9 @@ def mute(id: str, *, length: str, home: Path | None) -> None:
     epilog='\b\nExamples:\n  tidegate signals resolve 3f9a --reason "the new schedule; reference renewed"'
 )
 @click.argument("id")
-@click.option("--reason", required=True, help="Why it is over, in your words; kept with the decision.")
+@click.option(
+    "--reason", type=REASON, required=True, help="Why it is over, in your words; kept with the decision."
+)
 @home_option
 def resolve(id: str, *, reason: str, home: Path | None) -> None:
     """End it. What the monitors find later is a new signal."""
