@@ -270,6 +270,38 @@ def test_pause_holds_and_resume_goes_on_with_the_same_keys(scene):
         say(scene, rollout.resume_release)
 
 
+def test_decision_on_a_word_carries_no_reason_of_another_word(scene):
+    scene.start(plan=msgspec.structs.replace(PLAN, approve=(1.0,)))
+    scene.go(15)
+    say(scene, rollout.pause_release, principal=ANA, reason="holiday")
+    say(scene, rollout.approve_release)
+    say(scene, rollout.resume_release)
+    assert scene.state.reason == ""
+    say(scene, rollout.pause_release)
+    say(scene, rollout.resume_release, reason="back again")
+    assert scene.state.reason == "back again"
+    abort(scene)
+
+    said = [(each.outcome, each.reason) for each in scene.decisions() if each.principal in (ANA, BEN)]
+    assert said[1:7] == [
+        ("paused", "holiday"),
+        ("approved", f"approved by {BEN.name}"),
+        ("resumed", f"resumed by {BEN.name}"),
+        ("paused", f"paused by {BEN.name}"),
+        ("resumed", "back again"),
+        ("aborted", f"aborted by {BEN.name}"),
+    ]
+
+
+def test_words_of_an_approval_are_kept(scene):
+    scene.start(plan=msgspec.structs.replace(PLAN, approve=(1.0,)))
+    scene.go(15)
+
+    say(scene, rollout.approve_release, reason="seen with the team")
+
+    assert scene.decisions()[-1].reason == "seen with the team"
+
+
 def test_paused_release_that_regresses_is_rolled_back_all_the_same(scene):
     scene.start()
     scene.go(4)

@@ -493,8 +493,10 @@ def _say(
         before = release_state(found)
         after = change(before)
         transaction.releases.save(stored_release(after), revision=before.revision)
+        # the state's own reason may be an earlier word of somebody else
+        reason = word.reason or f"{outcome} by {word.principal.name}"
         stored = transaction.decisions.append(
-            release_decision(after, outcome, word.principal, word.clock, reason=word.reason)
+            release_decision(after, outcome, word.principal, word.clock, reason=reason)
         )
         return Effect(_Kept(after, stored.id), version_label(service, after.candidate), {"release": after.id})
 

@@ -441,7 +441,7 @@ def resume(state: State, *, reason: str) -> State:
         paused=False,
         invalid="",
         idle_s=0.0,
-        reason=reason or state.reason,
+        reason=reason,  # why it was held is over with that
         revision=state.revision + 1,
     )
 
