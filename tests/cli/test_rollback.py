@@ -94,6 +94,19 @@ def test_every_reason_is_read_in_the_same_way():
     assert [name for name, is_shared in found.items() if not is_shared] == []
 
 
+def test_status_names_the_cells_that_serve_what_this_one_does_not(tidegate, tmp_path):
+    for cell in ("north", "south"):
+        deploy(RouteStore(Home(tmp_path / ".tidegate", cell=cell).route(cell), cell=cell), "flights", 1)
+
+    elsewhere = tidegate("status", "flights")
+    nowhere = tidegate("status", "nope")
+
+    assert elsewhere.code == 1
+    assert "Service 'flights' has no route in cell local. Served in: north, south." in elsewhere.err
+    assert "TIDEGATE_CELL=north" in elsewhere.err
+    assert "Service 'nope' has no route.\nRouted services: none." in nowhere.err
+
+
 def test_rollback_without_a_name_takes_the_one_that_is_on_the_move(tidegate, store):
     for service in ("churn", "flights", "fraud"):
         deploy(store, service, 1, 2)

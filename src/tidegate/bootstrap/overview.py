@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 
 from tidegate.bootstrap.condition import Condition, read_conditions
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.placement import on_demand
 from tidegate.bootstrap.supervisor import read_record
-from tidegate.core.error import NotFound
+from tidegate.core.error import NotFound, TidegateError
 from tidegate.route.route import ServiceRoute
 from tidegate.route.status import WorkerStatus
 
@@ -89,6 +91,25 @@ class Overview(msgspec.Struct, frozen=True):
     conditions: list[Condition] = []
 
 
+def _not_routed(local: Local, service: str, routed: list[str]) -> NotFound:
+    there = []
+    with suppress(OSError):  # of a home that has no route at all
+        for name, cell in local.cells.items():
+            with suppress(TidegateError):  # another cell's damage is not what was asked about
+                there += [name] if service in cell.routes.read().services else []
+    if there:
+        return NotFound(
+            f"Service {service!r} has no route in cell {local.settings.cell}. Served in: {', '.join(there)}.",
+            hint=f"Name the cell: TIDEGATE_CELL={there[0]}",
+            service=service,
+        )
+    return NotFound(
+        f"Service {service!r} has no route.",
+        hint=f"Routed services: {', '.join(routed) or 'none'}.",
+        service=service,
+    )
+
+
 def overview(local: Local, *, service: str | None = None) -> Overview:
     """Return what the server of a home is doing, of one service or of all.
 
@@ -98,11 +119,7 @@ def overview(local: Local, *, service: str | None = None) -> Overview:
     """
     route = local.routes.read()
     if service is not None and service not in route.services:
-        raise NotFound(
-            f"Service {service!r} has no route.",
-            hint=f"Routed services: {', '.join(sorted(route.services)) or 'none'}.",
-            service=service,
-        )
+        raise _not_routed(local, service, sorted(route.services))
     live = local.cell.workers.live()
     hidden = on_demand(route, above=local.settings.on_demand_above)
     services = [
