@@ -21,13 +21,15 @@ from tidegate.operation.mutation import Effect, Intent, run
 from tidegate.operation.version import list_decisions
 from tidegate.registry.store import StoreUnavailable
 from tidegate.registry.version import VersionDraft
+from tidegate.release import move
 from tidegate.release.controller import ReleaseController
 from tidegate.release.evidence import replay
 from tidegate.release.machine import Ending, Stage
 from tidegate.release.move import Latched
 from tidegate.release.plan import Guardrail, Plan, PlanStep, ShadowStep, TooSlow
 from tidegate.release.rollback import switch_back
-from tidegate.release.switch import first_deployment
+from tidegate.release.switch import first_deployment, switch
+from tidegate.route.store import RouteStorageError
 
 PLAN = Plan(
     shadow=ShadowStep(least_s=1.0, least_pairs=100, max_disagreement=0.3),
@@ -239,6 +241,92 @@ def test_person_who_rolls_back_ends_the_release(scene):
 
     assert scene.state.ending is Ending.ROLLED_BACK
     assert "rolled back by ben@laptop: users complain" in scene.state.reason
+
+
+def served(scene: Scene, *versions: int) -> None:
+    """Make those versions stable one after the other."""
+    for version in versions:
+        switch(
+            scene.fleet.cell,
+            SERVICE,
+            version=version,
+            manifest=manifest(version),
+            principal=ANA,
+            without_workers=True,
+        )
+
+
+@pytest.mark.parametrize("before", [(), (3,), (3, 2)], ids=["1", "3-1", "3-2-1"])
+@pytest.mark.parametrize("ticks", [0, 1])
+def test_rollback_of_a_release_that_is_being_prepared_leaves_stable(scene, before, ticks):
+    served(scene, *before, *(() if not before else (1,)))
+    scene.start(version=3)
+    for _ in range(ticks):
+        scene.controller.tick()
+    moved = switch_back(scene.fleet.cell, SERVICE, principal=BEN)
+    route = scene.fleet.route
+
+    assert (moved.version, route.stable) == (1, 1)
+    assert [latch.version for latch in route.latched] == [3]
+    scene.go()
+    assert scene.state.ending is Ending.ROLLED_BACK
+    assert (scene.fleet.route.stable, scene.fleet.route.releasing) == (1, None)
+
+
+def test_rollback_of_a_shadow_that_has_served_before_leaves_stable(scene):
+    served(scene, 3, 1)
+    scene.start(version=3)
+    scene.go(2, pairs=0)
+    assert scene.state.stage is Stage.SHADOW
+
+    assert switch_back(scene.fleet.cell, SERVICE, principal=BEN).version == 1
+    assert scene.fleet.route.stable == 1
+
+
+def test_rollback_to_a_named_version_takes_the_one_of_a_release_away_too(scene):
+    served(scene, 2, 3, 1)
+    scene.start(version=3)
+
+    decision = switch_back(scene.fleet.cell, SERVICE, principal=BEN, to=2)
+
+    assert (decision.version, scene.fleet.route.stable) == (2, 2)
+    assert {latch.version for latch in scene.fleet.route.latched} == {1, 3}
+    tried = msgspec.structs.replace(scene.fleet.route, history=(3,), releasing=3, latched=())
+    assert move.way_back(tried, away={2}) is None
+
+
+def test_release_is_started_where_the_route_cannot_be_written_and_named_by_the_controller(scene):
+    def full(*_, **__):
+        raise RouteStorageError("The disk is full.")
+
+    change, scene.fleet.store.change = scene.fleet.store.change, full
+    scene.start()
+    scene.fleet.store.change = change
+    scene.controller.tick()
+
+    assert scene.fleet.route.releasing == 2
+
+
+@pytest.mark.parametrize("before", [(), (2,)], ids=["new", "served before"])
+def test_release_that_ends_is_no_longer_named_in_the_route(scene, before):
+    served(scene, *before, *(() if not before else (1,)))
+    scene.start()
+    assert scene.fleet.route.releasing == 2
+    ended = rollout.abort_release(
+        lambda: scene.unit,
+        {"local": scene.fleet.cell},
+        SERVICE,
+        principal=BEN,
+        clock=scene.fleet.clock,
+    )
+    called_off = scene.fleet.route.releasing
+    scene.start(plan=msgspec.structs.replace(PLAN, ready_s=3.0))
+    for worker in scene.fleet.workers:
+        worker.stopped = True
+    scene.go(8)
+
+    assert (ended.ending, called_off) == (Ending.ABORTED, None)
+    assert (scene.state.ending, scene.fleet.route.releasing) == (Ending.TIMED_OUT, None)
 
 
 def test_switching_back_without_a_latch_ends_it_too(scene):

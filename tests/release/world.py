@@ -447,8 +447,8 @@ class World:
 
     def _roll_back(self, who: Principal, *, latch: bool) -> None:
         """A person's way back: it needs no database, and takes the candidate's traffic away at once (I4)."""
-        before = self._share(self._route())
-        if before <= 0:
+        before = self._route()
+        if not self._share(before) and before.releasing is None:
             return
         key = f"rollback {len(self.rollbacks)} of seed {self.seed}"
         moved = roll_back(
@@ -467,6 +467,8 @@ class World:
         after = self._route()
         if self.depth == 0 and self._share(after) and not after.safe_mode:
             raise self._broken(f"rollback left the candidate {self._share(after):.2%}")
+        if self.depth == 0 and before.stable == STABLE_VERSION != after.stable:
+            raise self._broken(f"rollback of the candidate went back to version {after.stable}")
 
     # -- what must hold
 

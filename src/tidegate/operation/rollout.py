@@ -27,7 +27,7 @@ from tidegate.operation.version import show_version
 from tidegate.registry.store import CommitUnknown, StoreUnavailable
 from tidegate.registry.version import version_label
 from tidegate.release import machine, move
-from tidegate.release.carry import give_back
+from tidegate.release.carry import carry_out, give_back
 from tidegate.release.machine import State
 from tidegate.release.plan import Forecast, Plan, check_time, forecast
 from tidegate.release.readiness import Cell
@@ -190,6 +190,8 @@ def start_release(
     request = [service, version, plan, override, allow_slow]
     word = _Word(principal, clock, reason, key)
     kept = _run(unit, "release.start", service, word, request=request, perform=perform)
+    if kept.state.id == state.id:  # else it is what an earlier call under the key came to
+        _announce(state, cells, routes, principal, clock)
     return Begun(kept.state, expected, kept.decision)
 
 
@@ -245,6 +247,28 @@ def _one_stable(service: str, routes: Mapping[str, ServiceRoute]) -> int:
     found = versions.pop()
     assert found is not None
     return found
+
+
+def _announce(
+    state: State,
+    cells: Mapping[str, Cell],
+    routes: Mapping[str, ServiceRoute],
+    principal: Principal,
+    clock: Clock,
+) -> None:
+    """Have the routes name the candidate: a rollback knows of a release by the route alone.
+
+    Where that cannot be done, the controller does the same when it looks at the release.
+    """
+    now_us = clock.wall_us()
+
+    def change(old: ServiceRoute | None) -> ServiceRoute:
+        route = move.deployed(old, state.service)
+        return carry_out(route, state, machine.Traffic(), by=principal, now_us=now_us)
+
+    for name in state.plan.waves[0]:
+        with suppress(TidegateError):  # it is started; and whoever changed the route meanwhile comes first
+            cells[name].routes.change(state.service, change, expected_generation=routes[name].generation)
 
 
 def _check_gates(gate_of: GateOf | None, service: str, version: int, override: str) -> Evidence:

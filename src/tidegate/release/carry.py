@@ -56,6 +56,8 @@ def _looks_like(route: ServiceRoute, state: State, traffic: Traffic) -> bool:
         return route.stable == state.candidate and _share(route, state.candidate) == 1.0
     if route.stable != state.stable or _share(route, state.candidate) != round(traffic.share * PARTS) / PARTS:
         return False
+    if not traffic.standby and route.releasing == state.candidate:
+        return False
     # a candidate that was stable for a while stays a way back for others
     return (state.candidate in route.versions) == traffic.standby or state.candidate in route.history
 
@@ -97,7 +99,7 @@ def carry_out(
     others = tuple(each for each in route.shadows if each.version not in (state.candidate, state.stable))
     if traffic.shadow > 0 and not route.latch_of(shadow):
         others = (*others, Shadow(shadow, round(traffic.shadow * PARTS)))
-    return replace(route, shadows=others)
+    return replace(route, shadows=others, releasing=None if traffic.share >= 1 else state.candidate)
 
 
 def give_back(
@@ -144,4 +146,5 @@ def _without(
         route,
         shadows=tuple(each for each in route.shadows if each.version != state.candidate),
         standby=tuple(each for each in route.standby if each != state.candidate),
+        releasing=None if route.releasing == state.candidate else route.releasing,
     )

@@ -185,6 +185,7 @@ def commit(route: ServiceRoute, *, version: int, fallback: tuple[str, ...] | Non
             fallback=route.fallback if fallback is None else fallback,
             safe_mode=False,
             preparing=None,
+            releasing=None,
         )
     )
 
@@ -192,14 +193,17 @@ def commit(route: ServiceRoute, *, version: int, fallback: tuple[str, ...] | Non
 def newest(route: ServiceRoute, *, now_us: int) -> frozenset[int]:
     """Return the versions that a rollback takes away: what moved last.
 
-    A release in progress, else a switch in progress, else versions that are only tried as shadows, else
-    the stable version. A shadow that has served before is no release: it is the way back, watching.
+    A release with traffic, else a switch in progress, else a release without traffic, else versions that are
+    only tried as shadows, else the stable version. A shadow that has served before and is not being released
+    is the way back, watching.
     """
     candidates = {arm.version for arm in route.arms if arm.name != STABLE and arm.parts}
     if candidates:
         return frozenset(candidates)
     if route.preparing is not None and is_preparing(route, now_us=now_us):
         return frozenset({route.preparing.version})
+    if route.releasing is not None and not route.latch_of(route.releasing):
+        return frozenset({route.releasing})
     tried = _tried(route)
     if tried:
         return frozenset(tried)
@@ -212,10 +216,10 @@ def _tried(route: ServiceRoute) -> set[int]:
 
 
 def still_there(route: ServiceRoute, away: Collection[int]) -> bool:
-    """Tell whether one of those versions has traffic, gets copies, or is being prepared."""
+    """Tell whether one of those versions has traffic, gets copies, or is being prepared or released."""
     if route.preparing is not None and route.preparing.version in away:
         return True
-    if any(version in away for version in _tried(route)):
+    if route.releasing in away or any(version in away for version in _tried(route)):
         return True
     # in safe mode a version has no traffic, but it would have as soon as that ends, unless it is latched
     return any(
@@ -228,7 +232,8 @@ def way_back(route: ServiceRoute, *, away: Collection[int]) -> int | None:
     """Return the version to go back to: stable if that may stay, else the latest good one before it."""
     latched = {latch.version for latch in route.latched}
     known = (*route.history, route.stable)
-    return next((each for each in reversed(known) if each not in away and each not in latched), None)
+    barred = {*away, *latched, route.releasing}  # a version on trial is not what a service is saved by
+    return next((each for each in reversed(known) if each not in barred), None)
 
 
 def _latch(
@@ -273,6 +278,7 @@ def retreat(
         history=tuple(history[-_HISTORY:]),
         safe_mode=route.safe_mode and to == route.stable,  # whoever switched it on for stable still wants it
         preparing=None,
+        releasing=None,
     )
     following = way_back(route, away={to})
     return _trim(replace(route, standby=() if following is None else (following,)))
@@ -308,7 +314,8 @@ def fall_back(
             service=route.service,
         )
     route = _latch(cancel(route), away, by=by, reason=reason, now_us=now_us)
-    return replace(route, safe_mode=True)
+    releasing = None if route.releasing in away else route.releasing
+    return replace(route, safe_mode=True, releasing=releasing)
 
 
 def enter_safe_mode(route: ServiceRoute) -> ServiceRoute:

@@ -96,6 +96,8 @@ def _aim(before: ServiceRoute, to: int | None, now_us: int) -> frozenset[int]:
             version=to,
         )
     moving = {before.preparing.version} if before.preparing else set()
+    if before.releasing is not None:
+        moving.add(before.releasing)
     return frozenset({arm.version for arm in before.arms if arm.parts} | moving) - {to}
 
 

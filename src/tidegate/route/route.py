@@ -112,6 +112,8 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
         preparing: The switch that is in its first phase, if one is.
         placement: `always` keeps its versions loaded, `on-demand` loads them when they are asked for;
             "" leaves it to each server.
+        releasing: The version that a release tries, until it is stable. While workers load it neither an arm
+            nor a shadow names it, and that the history may name it does not make it a way back.
     """
 
     service: str
@@ -127,6 +129,7 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
     history: tuple[int, ...] = ()
     preparing: Preparation | None = None
     placement: str = ""
+    releasing: int | None = None
 
     def arm(self, name: str) -> Arm | None:
         """Return the arm of that name, or None."""
