@@ -147,6 +147,33 @@ def test_rollback_with_nothing_to_roll_back_to_is_refused_in_words(tidegate, sto
     assert "No earlier version of service 'flights' can take over, and it has no fallback." in said.err
 
 
+def test_rollback_asked_for_twice_at_once_goes_back_once_and_says_how_to_go_further(tidegate, store):
+    deploy(store, "flights", 1, 2, 3)
+    tidegate("rollback")
+
+    again = tidegate("rollback")
+    stable = route_of(store, "flights").stable
+    further = tidegate("rollback", "--to", 1)
+
+    assert (again.code, stable) == (0, 2)
+    assert again.out.startswith("Nothing was changed for flights: version 3 was taken away by ")
+    assert again.out.endswith(" and version 2 answers. To go further back, say so with --to 1.\n")
+    assert "Version 1 of flights has all the traffic again." in further.out
+
+
+def test_second_rollback_at_once_leaves_cells_alone_that_the_first_did_not_concern(tidegate, store):
+    other = RouteStore(Home(Path(".tidegate").resolve()).route("west"), cell="west")
+    for each in (store, other):
+        deploy(each, "flights", 1, 2)
+    canary(store, "flights", 3)
+    first = tidegate("rollback")
+    second = tidegate("rollback")
+
+    assert "Version 2 of flights has all the traffic again in cell local." in first.out
+    assert "Nothing was changed for flights in cell local: version 3 was taken away" in second.out
+    assert [route_of(each, "flights").stable for each in (store, other)] == [2, 2]
+
+
 def test_rollback_of_a_shadow_leaves_stable(tidegate, store):
     deploy(store, "flights", 1, 2)
     store.change(

@@ -96,6 +96,7 @@ def test_switching_back_without_a_latch_can_be_undone():
     decision = back(fleet, latch=False)
 
     assert (decision.kind, fleet.route.stable, latched(fleet)) == ("switch-back", 1, set())
+    fleet.sleep(10)
     assert back(fleet, latch=False).version == 2
     assert fleet.route.stable == 2
 
@@ -190,12 +191,46 @@ def test_two_who_roll_back_at_once_go_back_once():
     assert (fleet.route.stable, latched(fleet)) == (2, {3})
 
 
+@pytest.mark.parametrize("latch", [True, False])
+def test_whoever_rolls_back_after_another_within_ten_seconds_goes_no_further(latch):
+    fleet = serving(1, 2, 3)
+    back(fleet, principal=ANA, latch=latch)
+    fleet.sleep(4)
+    generation = fleet.route.generation
+
+    decision = back(fleet, latch=latch)
+
+    assert (decision.outcome, decision.version, fleet.route.generation) == ("unchanged", 2, generation)
+    further = 1 if latch else 3
+    (why,) = [each.reason for each in decision.evidence]
+    assert why.startswith("version 3 was taken away by ana@laptop 4 s ago, and version 2 answers.")
+    assert why.endswith(f"To go further back, say so with --to {further}.")
+    assert back(fleet, to=further).version == further
+
+
+def test_rollback_soon_after_another_goes_back_where_something_moved_since():
+    fleet = serving(1, 2, 3)
+    back(fleet, principal=ANA)
+    to(fleet, 4)
+
+    assert back(fleet).version == 2
+    assert latched(fleet) == {3, 4}
+
+
+def test_rollback_some_time_after_another_goes_further_back():
+    fleet = serving(1, 2, 3)
+    back(fleet)
+    fleet.sleep(10)
+
+    assert back(fleet).version == 1
+
+
 def test_rollback_walks_past_versions_that_cannot_load():
     fleet = serving(1, 2, 3, 4)
     for worker in fleet.workers:
         worker.broken |= {2: "its artifact is gone"}
     back(fleet)  # to 3; 2 is to stand by, and fails
-    fleet.turn()
+    fleet.sleep(10)
 
     decision = back(fleet)
 
@@ -247,7 +282,7 @@ def test_rollback_with_nowhere_to_go_and_no_fallback_says_what_it_tried():
     for worker in fleet.workers:
         worker.broken |= {1: "its artifact is gone"}
     back(fleet)
-    fleet.turn()
+    fleet.sleep(10)
 
     with pytest.raises(NothingToRollBack, match=r"Version 1: worker 0 .* its artifact is gone"):
         back(fleet)

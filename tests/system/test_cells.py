@@ -127,7 +127,7 @@ def test_what_regresses_in_the_first_cell_never_comes_to_the_second(cells):
 
 
 def test_a_rollback_without_a_name_takes_back_every_cell(cells):
-    said = cells["west"].command("rollback", "--reason", "both of them")
+    said = cells["west"].command("rollback", "--to", "1", "--reason", "both of them")
 
     assert (said.returncode, said.stderr) == (0, "")
     assert sorted(said.stdout.splitlines()) == [

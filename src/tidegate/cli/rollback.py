@@ -45,6 +45,8 @@ def rollback(
     shadow, or else the stable version. SERVICE may be left out where only one is on the move, or only
     one is served.
 
+    Asked again within 10 s of another rollback, by anyone, it changes nothing unless --to says how far to go.
+
     Needs only local files: it works with the database, the network and the controller down. What is
     taken away is latched, so that nothing automatic brings it back.
     """
@@ -54,7 +56,9 @@ def rollback(
     local = open_local(home, must_exist=True)
     cells = local.cells
     routes = {name: cell.routes.read() for name, cell in cells.items()}
-    service, where = rollback_meant(routes, service, own=local.settings.cell, now_us=local.clock.wall_us())
+    service, where = rollback_meant(
+        routes, service, own=local.settings.cell, now_us=local.clock.wall_us(), to=to
+    )
     made = [
         roll_back(
             lambda: local.unit,
@@ -81,9 +85,8 @@ def _tell(service: str, moved: Moved, where: str) -> None:
     if decision.outcome == "fallback":
         click.echo(f"No version of {service} could take over{where}: every request goes to its fallback.")
     elif decision.outcome == "unchanged":
-        click.echo(
-            f"There was nothing left to take away{where}: version {decision.version} of {service} answers."
-        )
+        why = "; ".join(each.reason for each in decision.evidence if each.rule == "nothing-moved")
+        click.echo(f"Nothing was changed for {service}{where}: {why}")
     else:
         click.echo(f"Version {decision.version} of {service} has all the traffic again{where}.")
     if moved.number is None:

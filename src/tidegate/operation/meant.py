@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tidegate.core.error import InvalidSetting, NotFound
-from tidegate.release.move import newest
+from tidegate.release.move import newest, rolled_back_just_now
 from tidegate.route.route import Route, ServiceRoute
 
 
@@ -28,17 +28,19 @@ def service_to_roll_back(route: Route, *, now_us: int) -> str:
 
 
 def rollback_meant(
-    routes: Mapping[str, Route], service: str | None, *, own: str, now_us: int
+    routes: Mapping[str, Route], service: str | None, *, own: str, now_us: int, to: int | None = None
 ) -> tuple[str, list[str]]:
     """Return the service that a rollback means, and the cells that it concerns.
 
-    Where something is on the move, those are meant; else all that serve the same version as the own cell.
+    Where something is on the move, those are meant; else all that serve the same version as the own cell,
+    or of those the ones in which someone has just rolled back: the others were not meant then either.
 
     Args:
         routes: The routes in force, by cell.
         service: Its name, if it was said.
         own: Name of the cell that is asked.
         now_us: The time, microseconds UTC.
+        to: Version to go back to, if it was said.
 
     Raises:
         NotFound: Nothing is served.
@@ -54,6 +56,8 @@ def rollback_meant(
     if not there:
         stable = found[first].stable if first in found else None
         there = [name for name, each in found.items() if each.stable == stable]
+        again = [name for name in there if rolled_back_just_now(found[name], now_us=now_us)]
+        there = again if again and to is None else there
     return service, there or [first]
 
 

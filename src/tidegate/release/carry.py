@@ -124,9 +124,11 @@ def give_back(
         return move.fall_back(
             route, away={state.candidate} if latch else set(), tried={}, by=by, reason=reason, now_us=now_us
         )
-    return move.retreat(
-        route, to=target, away={state.candidate}, latch=latch, by=by, reason=reason, now_us=now_us
-    )
+    away = {state.candidate}
+    back = move.retreat(route, to=target, away=away, latch=latch, by=by, reason=reason, now_us=now_us)
+    if not latch:
+        return back
+    return move.note_rollback(route, back, away=away, by=by, now_us=now_us)
 
 
 def _without(

@@ -9,10 +9,13 @@ from msgspec.structs import replace
 from tidegate.core.digest import Digest
 from tidegate.core.error import Conflict, InvalidSetting, NotFound, TidegateError
 from tidegate.core.principal import Principal
-from tidegate.route.route import PARTS, STABLE, Arm, Latch, Preparation, ServiceRoute
+from tidegate.route.route import PARTS, STABLE, Arm, Latch, Preparation, RolledBack, ServiceRoute
 
 _HISTORY = 16
 """Earlier versions remembered: as far back as anyone walks in an emergency."""
+
+_AT_ONCE_US = 10_000_000
+"""Within this time of a rollback another one was meant for the same thing: nobody has seen more yet."""
 
 
 class Latched(TidegateError):
@@ -282,6 +285,22 @@ def retreat(
     )
     following = way_back(route, away={to})
     return _trim(replace(route, standby=() if following is None else (following,)))
+
+
+def note_rollback(
+    before: ServiceRoute, after: ServiceRoute, *, away: Collection[int], by: Principal, now_us: int
+) -> ServiceRoute:
+    """Return the route after a rollback, with a note of it."""
+    noted = RolledBack(tuple(sorted(away)), by.name, now_us, before.generation + 1)
+    return replace(after, rolled_back=noted)
+
+
+def rolled_back_just_now(route: ServiceRoute, *, now_us: int) -> RolledBack | None:
+    """Return the rollback that a second one would repeat: nothing came after it, and it is seconds old."""
+    last = route.rolled_back
+    if last is None or last.generation != route.generation or abs(now_us - last.at_us) >= _AT_ONCE_US:
+        return None
+    return last
 
 
 def fall_back(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from tidegate.core.decision import Decision, Evidence
+from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.core.principal import Principal
 from tidegate.release import move
@@ -17,7 +18,10 @@ from tidegate.release.readiness import (
     wait_ready,
 )
 from tidegate.release.step import ROLLBACK, SWITCH_BACK, Outcome, Step, route_changed
-from tidegate.route.route import Route, ServiceRoute
+from tidegate.route.route import RolledBack, Route, ServiceRoute
+
+NOTHING_MOVED = "nothing-moved"
+"""Rule of the evidence of why a rollback changed nothing."""
 
 _ATTEMPTS = 100
 
@@ -39,7 +43,8 @@ def switch_back(
     waited for; if a worker cannot load it, the next one before it is tried, and at last the
     fallback chain. It needs only the route's folder, no lease, and wins over every other
     change: where one comes in between, it looks again and goes on, but takes away only what it saw
-    at first, so that two people who roll back at once go back once.
+    at first. Without `to`, nothing is taken away within 10 s of another rollback, by whomever, if
+    nothing has changed since: so two people who roll back at once go back once.
 
     Args:
         cell: What to work on.
@@ -52,7 +57,7 @@ def switch_back(
 
     Returns:
         What was decided: committed; fallback, if no version could take over; or unchanged, if there
-        was nothing left to take away.
+        was nothing left to take away: the evidence `nothing-moved` says why.
 
     Raises:
         NotFound: The service has no version.
@@ -68,9 +73,12 @@ def switch_back(
         principal=principal,
         reason=reason,
     )
-    back = _Back(
-        step, away=_aim(step.present(), to, cell.clock.wall_us()), to=to, latch=latch, patience=patience
-    )
+    before, now_us = step.present(), cell.clock.wall_us()
+    last = move.rolled_back_just_now(before, now_us=now_us) if to is None else None
+    if last is not None:
+        why = _nothing_moved(_repeats(before, last, now_us))
+        return step.decide(Outcome.UNCHANGED, version=before.stable, evidence=[why])
+    back = _Back(step, away=_aim(before, to, now_us), to=to, latch=latch, patience=patience)
     for _ in range(_ATTEMPTS):
         with suppress(Conflict):
             decision = back.attempt()
@@ -81,6 +89,25 @@ def switch_back(
         hint="Find out which writer changes it without end.",
         service=service,
     )
+
+
+def _nothing_moved(why: str) -> Evidence:
+    return Evidence(rule=NOTHING_MOVED, verdict=Verdict.UNDECIDED, reason=why)
+
+
+def _repeats(route: ServiceRoute, last: RolledBack, now_us: int) -> str:
+    """Return why there is no second rollback so soon, and how to have one, in words."""
+    further = None if route.stable is None else move.way_back(route, away={route.stable})
+    then = "ask again in some seconds" if further is None else f"say so with --to {further}"
+    gone = f"{name_versions(last.versions)} taken away by {last.by}"
+    ago_s = max(0, now_us - last.at_us) / 1e6
+    return f"{gone} {ago_s:.0f} s ago, and version {route.stable} answers. To go further back, {then}."
+
+
+def name_versions(versions: Collection[int]) -> str:
+    """Return `version 3 was`, or `versions 3 and 4 were`."""
+    named = " and ".join(map(str, sorted(versions)))
+    return f"version {named} was" if len(versions) == 1 else f"versions {named} were"
 
 
 def _aim(before: ServiceRoute, to: int | None, now_us: int) -> frozenset[int]:
@@ -126,7 +153,10 @@ class _Back:
         """
         before = self.step.present()
         if not move.still_there(before, self.away):
-            return self.step.decide(Outcome.UNCHANGED, version=before.stable, evidence=self.evidence)
+            why = f"nothing was left to take away, and version {before.stable} answers."
+            return self.step.decide(
+                Outcome.UNCHANGED, version=before.stable, evidence=[*self.evidence, _nothing_moved(why)]
+            )
         target = self._target(before)
         if target is None:
             return self._fall_back(before)
@@ -139,15 +169,18 @@ class _Back:
         now_us = self.step.cell.clock.wall_us()
 
         def retreat(old: ServiceRoute | None) -> ServiceRoute:
-            return move.retreat(
-                move.deployed(old, self.step.service),
+            route = move.deployed(old, self.step.service)
+            by = self.step.principal
+            back = move.retreat(
+                route,
                 to=target,
                 away=self.away,
                 latch=self.latch,
-                by=self.step.principal,
+                by=by,
                 reason=self.step.reason,
                 now_us=now_us,
             )
+            return move.note_rollback(route, back, away=self.away, by=by, now_us=now_us)
 
         after = self.step.cell.routes.change(self.step.service, retreat, expected_generation=generation)
         return self._end(Outcome.COMMITTED, before, after, target)

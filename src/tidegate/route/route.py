@@ -76,6 +76,22 @@ class Latch(msgspec.Struct, frozen=True):
     at_us: int
 
 
+class RolledBack(msgspec.Struct, frozen=True):
+    """The last rollback of a service.
+
+    Attributes:
+        versions: What it took away.
+        by: Name of the principal who rolled back.
+        at_us: When, microseconds UTC.
+        generation: The generation that it made; in a later one something else came after it.
+    """
+
+    versions: tuple[int, ...]
+    by: str
+    at_us: int
+    generation: int
+
+
 class Preparation(msgspec.Struct, frozen=True):
     """A switch in its first phase: workers load the version, no traffic goes to it.
 
@@ -114,6 +130,7 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
             "" leaves it to each server.
         releasing: The version that a release tries, until it is stable. While workers load it neither an arm
             nor a shadow names it, and that the history may name it does not make it a way back.
+        rolled_back: The last rollback, so that two people who roll back at once go back once.
     """
 
     service: str
@@ -130,6 +147,7 @@ class ServiceRoute(msgspec.Struct, frozen=True, omit_defaults=True):
     preparing: Preparation | None = None
     placement: str = ""
     releasing: int | None = None
+    rolled_back: RolledBack | None = None
 
     def arm(self, name: str) -> Arm | None:
         """Return the arm of that name, or None."""
