@@ -62,7 +62,9 @@ def test_rollback_without_a_name_takes_the_only_service(tidegate, store):
     said = tidegate("rollback")
 
     assert (said.code, said.err) == (0, "")
-    assert said.out == "Version 1 of flights has all the traffic again.\n"
+    assert said.out == (
+        "Version 1 of flights has all the traffic again. Version 2 was taken away and is latched.\n"
+    )
     assert route_of(store, "flights").stable == 1
 
 
@@ -172,6 +174,36 @@ def test_second_rollback_at_once_leaves_cells_alone_that_the_first_did_not_conce
     assert "Version 2 of flights has all the traffic again in cell local." in first.out
     assert "Nothing was changed for flights in cell local: version 3 was taken away" in second.out
     assert [route_of(each, "flights").stable for each in (store, other)] == [2, 2]
+
+
+def test_rollback_with_nothing_but_the_fallback_left_says_that_and_how_to_get_out(tidegate, store):
+    deploy(store, "flights", 1)
+
+    first = tidegate("rollback")
+    again = tidegate("rollback")
+
+    assert first.out == (
+        "No version of flights could take over: every request goes to its fallback. "
+        "Version 1 was taken away and is latched.\n"
+    )
+    assert again.out == (
+        "Nothing was changed for flights: no version has traffic: the fallback answers every request. "
+        "To get out: tidegate latch clear flights 1, then tidegate switch flights 1, "
+        "or switch to another version.\n"
+    )
+
+
+def test_rollback_of_a_canary_in_safe_mode_says_that_the_fallback_still_answers(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    canary(store, "flights", 3)
+    tidegate("safe-mode", "on")
+
+    said = tidegate("rollback", "--keep")
+
+    assert said.out == (
+        "Version 2 of flights is stable again, but safe mode stays on: the fallback answers every request "
+        "until `tidegate safe-mode off flights`. Version 3 was taken away.\n"
+    )
 
 
 def test_rollback_of_a_shadow_leaves_stable(tidegate, store):

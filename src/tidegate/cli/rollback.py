@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -82,14 +83,34 @@ def rollback(
 
 def _tell(service: str, moved: Moved, where: str) -> None:
     decision = moved.decision
-    if decision.outcome == "fallback":
-        click.echo(f"No version of {service} could take over{where}: every request goes to its fallback.")
-    elif decision.outcome == "unchanged":
-        why = "; ".join(each.reason for each in decision.evidence if each.rule == "nothing-moved")
-        click.echo(f"Nothing was changed for {service}{where}: {why}")
+    # a repeated key may bring up a decision that an earlier release made, whose evidence says less
+    found = {each.rule: each for each in decision.evidence}
+    if decision.outcome == "unchanged":
+        why = found.get("nothing-moved")
+        click.echo(f"Nothing was changed for {service}{where}: {why.reason if why else 'nothing was left.'}")
     else:
-        click.echo(f"Version {decision.version} of {service} has all the traffic again{where}.")
+        changed = found["route-changed"].observed if "route-changed" in found else {}
+        if decision.outcome == "fallback":
+            told = f"No version of {service} could take over{where}: every request goes to its fallback."
+        elif changed.get("to", {}).get("safe_mode"):
+            told = (
+                f"Version {decision.version} of {service} is stable again{where}, but safe mode stays on: "
+                f"the fallback answers every request until `tidegate safe-mode off {service}`."
+            )
+        else:
+            told = f"Version {decision.version} of {service} has all the traffic again{where}."
+        click.echo(f"{told}{_taken_away(changed)}")
     if moved.number is None:
         click.echo(
             "The database could not be reached; the decision waits in a file until it can be.", err=True
         )
+
+
+def _taken_away(changed: Mapping[str, Any]) -> str:
+    versions = changed.get("taken_away")
+    if not versions:
+        return ""
+    named = " and ".join(map(str, versions))
+    one = len(versions) == 1
+    latched = (" and is latched" if one else " and are latched") if changed["latched"] else ""
+    return f" Version{'' if one else 's'} {named} {'was' if one else 'were'} taken away{latched}."

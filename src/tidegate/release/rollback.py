@@ -6,6 +6,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.core.principal import Principal
@@ -101,7 +103,20 @@ def _repeats(route: ServiceRoute, last: RolledBack, now_us: int) -> str:
     then = "ask again in some seconds" if further is None else f"say so with --to {further}"
     gone = f"{name_versions(last.versions)} taken away by {last.by}"
     ago_s = max(0, now_us - last.at_us) / 1e6
-    return f"{gone} {ago_s:.0f} s ago, and version {route.stable} answers. To go further back, {then}."
+    return f"{gone} {ago_s:.0f} s ago, and {_answers(route)}. To go further back, {then}."
+
+
+def _nothing_left(route: ServiceRoute) -> str:
+    """Return why nothing is left to take away, and how to get out where no version answers, in words."""
+    if not route.safe_mode:
+        return f"nothing was left to take away, and {_answers(route)}."
+    name, stable = route.service, route.stable
+    way_out = f"tidegate latch clear {name} {stable}, then tidegate switch {name} {stable}"
+    return f"no version has traffic: {_answers(route)}. To get out: {way_out}, or switch to another version."
+
+
+def _answers(route: ServiceRoute) -> str:
+    return "the fallback answers every request" if route.safe_mode else f"version {route.stable} answers"
 
 
 def name_versions(versions: Collection[int]) -> str:
@@ -153,10 +168,8 @@ class _Back:
         """
         before = self.step.present()
         if not move.still_there(before, self.away):
-            why = f"nothing was left to take away, and version {before.stable} answers."
-            return self.step.decide(
-                Outcome.UNCHANGED, version=before.stable, evidence=[*self.evidence, _nothing_moved(why)]
-            )
+            why = _nothing_moved(_nothing_left(before))
+            return self.step.decide(Outcome.UNCHANGED, version=before.stable, evidence=[*self.evidence, why])
         target = self._target(before)
         if target is None:
             return self._fall_back(before)
@@ -239,5 +252,7 @@ class _Back:
 
     def _end(self, outcome: Outcome, before: ServiceRoute, after: Route, version: int | None) -> Decision:
         follow = wait_following(self.step.cell, after, self.step.service, self.patience)
-        self.evidence += [route_changed(before, after, self.step.service), follow]
+        changed = route_changed(before, after, self.step.service)
+        taken = {"taken_away": sorted(self.away), "latched": self.latch or outcome is Outcome.FALLBACK}
+        self.evidence += [replace(changed, observed=changed.observed | taken), follow]
         return self.step.decide(outcome, version=version, evidence=self.evidence)
