@@ -329,6 +329,16 @@ def test_release_that_ends_is_no_longer_named_in_the_route(scene, before):
     assert (scene.state.ending, scene.fleet.route.releasing) == (Ending.TIMED_OUT, None)
 
 
+def test_switching_back_a_release_that_is_being_prepared_ends_it(scene):
+    scene.start()
+    switch_back(scene.fleet.cell, SERVICE, principal=BEN, latch=False)
+    scene.go(3)
+
+    assert scene.state.ending is Ending.OVERTAKEN
+    assert scene.state.reason == "ben@laptop has taken version 2 away"
+    assert (scene.fleet.route.versions, scene.fleet.route.releasing) == ((1,), None)
+
+
 def test_switching_back_without_a_latch_ends_it_too(scene):
     scene.start()
     scene.go(5)

@@ -33,6 +33,10 @@ def compare(route: ServiceRoute, state: State, traffic: Traffic) -> Compared:
         return Compared(Route.LATCHED, latch.reason, latch.by)
     if _looks_like(route, state, traffic):
         return Compared(Route.AS_WANTED)
+    if state.stage is Stage.PREPARING and _was_switched_back(route, state):
+        assert route.rolled_back is not None
+        by = route.rolled_back.by
+        return Compared(Route.OVERTAKEN, f"{by} has taken version {state.candidate} away", by)
     if any(_looks_like(route, state, each) for each in state.before) or (
         state.stage is Stage.PREPARING and _has_nothing(route, state)
     ):
@@ -64,6 +68,17 @@ def _looks_like(route: ServiceRoute, state: State, traffic: Traffic) -> bool:
 
 def _has_nothing(route: ServiceRoute, state: State) -> bool:
     return route.stable == state.stable and _share(route, state.candidate) == 0
+
+
+def _was_switched_back(route: ServiceRoute, state: State) -> bool:
+    """Tell whether the last change took the candidate away, without a latch: nothing else would show it."""
+    last = route.rolled_back
+    return (
+        last is not None
+        and last.generation == route.generation
+        and state.candidate in last.versions
+        and last.at_us >= state.started_us
+    )
 
 
 def _share(route: ServiceRoute, version: int) -> float:
