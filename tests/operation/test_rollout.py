@@ -29,6 +29,7 @@ from tidegate.release.move import Latched
 from tidegate.release.plan import Guardrail, Plan, PlanStep, ShadowStep, TooSlow
 from tidegate.release.rollback import switch_back
 from tidegate.release.switch import first_deployment, switch
+from tidegate.route.route import ServiceRoute
 from tidegate.route.store import RouteStorageError
 
 PLAN = Plan(
@@ -709,3 +710,18 @@ def test_rollback_by_a_person_in_one_cell_takes_the_version_away_in_all(scene):
 
     assert scene.state.ending is Ending.ROLLED_BACK
     assert cells.shares() == (0.0, 0.0)
+
+
+def test_a_cell_in_which_a_person_took_the_version_before_away_is_left_as_it_is(scene):
+    cells = TwoCells(scene)
+    cells.until_second()
+
+    def take_away(route: ServiceRoute) -> ServiceRoute:
+        return move.retreat(route, to=2, away={1}, latch=True, by=BEN, reason="1 is worse", now_us=1)
+
+    chosen = cells.other.cell.routes.change(SERVICE, take_away).services[SERVICE]
+    cells.go(3)
+
+    assert scene.state.ending is Ending.OVERTAKEN
+    assert (chosen.stable, chosen.safe_mode) == (2, False)
+    assert cells.other.route == chosen

@@ -371,6 +371,8 @@ class ReleaseController:
     def _is_taken(self, cell: Cell, ended: State) -> bool:
         """Tell whether someone else has moved the traffic of a cell."""
         route = self._route(cell, ended)
+        if ended.ending is Ending.OVERTAKEN and route.latch_of(ended.stable):
+            return True  # who took the version before away has chosen; to give back to it is no choice
         return route.latch_of(ended.candidate) is not None or route.stable not in (
             ended.stable,
             ended.candidate,
