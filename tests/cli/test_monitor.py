@@ -9,6 +9,8 @@ from tests.monitoring.home import BREAK, OVER, REFERENCE, fill
 from tests.monitoring.stream import FIRST
 from tidegate.core.home import Home
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
@@ -62,7 +64,6 @@ def test_a_broken_unit_is_found_kept_and_dealt_with(tidegate, filled):
     assert "was resolved" in refused.err
 
 
-@pytest.mark.slow
 def test_report_is_one_page(tidegate, filled, tmp_path):
     made = tidegate("report", "loans", "--over", OVER, "--reference", REFERENCE, "--home", filled)
 

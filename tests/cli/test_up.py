@@ -21,6 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from tests.system.server import can_connect, wait_until
 from tidegate.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 START_S = 60
 
 

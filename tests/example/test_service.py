@@ -9,8 +9,9 @@ import service as flights
 from tidegate.contract.infer import columns_of
 from tidegate.contract.validate import Validator
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_every_flight_of_the_archive_fulfils_the_contract(archive):
     validator = Validator(flights.service.contract.input)
     rows = archive.select(flights.service.contract.input.names)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.faults import fuzz
 
+pytestmark = pytest.mark.slow
+
 N_INPUTS = int(os.environ.get("TIDEGATE_FUZZ_INPUTS", "10000"))
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.system.model import add_version, deploy, roll_back, switch, write_function, write_sum
 from tests.system.server import Client, request
 
+pytestmark = pytest.mark.slow
+
 GOOD = request("/services/good/predict", b'{"a":1,"b":2}')
 
 

@@ -13,6 +13,8 @@ from tests.faults.proxy import FaultProxy
 from tests.system.model import add_version, deploy, write_sum
 from tests.system.server import Client, request, wait_until
 
+pytestmark = pytest.mark.slow
+
 PATH = "/services/net/predict"
 ASK = request(PATH, b'{"a":1,"b":2}')
 
@@ -98,7 +100,6 @@ def resident(pid):
     return psutil.Process(pid).memory_info().rss
 
 
-@pytest.mark.slow
 def test_what_a_client_that_has_gone_asked_for_is_not_journalled_as_answered_twice(net):
     with net.client() as client:
         client.send(request(PATH, b'{"a":5,"b":5}', "x-request-id: gone-1\r\n"))

@@ -13,6 +13,8 @@ from tests.certificate import write_certificate
 from tests.system.model import add_version, deploy, write_sum
 from tests.system.server import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def authority():
@@ -29,7 +31,6 @@ def fetch(url, context, body=None):
         return json.loads(response.read())
 
 
-@pytest.mark.slow
 def test_both_ports_speak_tls_and_a_renewed_certificate_is_read_at_a_restart(
     server, authority, certificate, tmp_path
 ):

@@ -15,6 +15,8 @@ from tidegate.monitoring.report import render
 from tidegate.monitoring.run import run
 from tidegate.monitoring.subject import LABEL, TableHistory
 
+pytestmark = pytest.mark.slow
+
 BASIS = (FIRST, FIRST + timedelta(days=59))
 LATER = (FIRST + timedelta(days=60), FIRST + timedelta(days=99))
 CHANGE = FIRST + timedelta(days=70)
@@ -68,12 +70,10 @@ def test_values_that_are_no_numbers_are_left_out_and_told():
     assert found(result) == []
 
 
-@pytest.mark.slow
 def test_a_loss_within_its_tolerance_is_none():
     assert found(watched(sold(factor=0.7), tolerance=0.5)) == []
 
 
-@pytest.mark.slow
 def test_the_budget_is_shared_with_the_other_monitors_of_what_came_true():
     result = watched(sold())
     alone = run(sold(), subject(), over=LATER, reference=BASIS)
@@ -83,7 +83,6 @@ def test_the_budget_is_shared_with_the_other_monitors_of_what_came_true():
     assert together == pytest.approx(alone.spending["risk"].allowance)
 
 
-@pytest.mark.slow
 def test_what_is_reported_after_its_time_does_not_count_on_that_day():
     in_time, too_late = watched(sold()), watched(sold(late_days=30))
 
@@ -91,7 +90,6 @@ def test_what_is_reported_after_its_time_does_not_count_on_that_day():
     assert not any(day.kpis for day in too_late.days)
 
 
-@pytest.mark.slow
 def test_a_figure_is_watched_where_no_answer_is_judged():
     table = sold(factor=0.6).records(BASIS[0], LATER[1])
     unlabelled = TableHistory(table.with_columns(pl.lit(None, pl.Float64).alias(LABEL)))

@@ -23,6 +23,8 @@ from tests.system.server import HOST, Response, Server, request
 from tidegate.contract.objective import Limits
 from tidegate.route.status import WorkerStatus
 
+pytestmark = pytest.mark.slow
+
 PREDICT = "/services/everything/predict"
 OUTCOMES = "/services/everything/outcomes"
 INFER = "/v2/models/everything/infer"
@@ -448,7 +450,6 @@ def test_what_the_document_forbids_is_answered_as_it_says(document, path):
     send()
 
 
-@pytest.mark.slow
 def test_infer_requests_of_the_document_are_answered_as_it_says(document):
     """Shapes and data have to agree, which the document cannot say: many are refused."""
 

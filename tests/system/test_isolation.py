@@ -12,6 +12,8 @@ from tests.system.model import PAIR, add_version, deploy, write_function
 from tests.system.server import Server, request, running, wait_until
 from tidegate.bootstrap.condition import read_conditions
 
+pytestmark = pytest.mark.slow
+
 FRAGILE = """
 a = columns['a']
 if (a == -6).any():
@@ -82,7 +84,6 @@ def test_a_runner_inherits_no_socket_and_no_secret(server):
     assert runner.nice() == psutil.Process(server.pid).nice() + 3
 
 
-@pytest.mark.slow
 def test_an_input_that_ends_the_process_is_refused_and_nobody_else(server):
     wanted = {"a": 2.0, "b": 1.0}
     for _ in range(2):
@@ -104,7 +105,6 @@ def test_an_input_that_ends_the_process_is_refused_and_nobody_else(server):
     assert ask(server, "fragile", wanted["a"]).json()["output"] == {"total": 3.0}
 
 
-@pytest.mark.slow
 def test_a_call_that_hangs_ends_with_the_last_deadline_of_those_who_wait_for_it(server):
     (before,) = runners(server, "hanging")
     began_s = time.monotonic()
@@ -117,7 +117,6 @@ def test_a_call_that_hangs_ends_with_the_last_deadline_of_those_who_wait_for_it(
     wait_until(lambda: ask(server, "hanging", 2.0).status == 200, what="the next runner")
 
 
-@pytest.mark.slow
 def test_a_call_may_take_longer_than_half_a_minute_where_its_caller_waits(server):
     """The bound of a call that nobody's deadline bounds is no bound of others."""
     slow = write_function(
@@ -136,7 +135,6 @@ def test_a_call_may_take_longer_than_half_a_minute_where_its_caller_waits(server
     assert answer.json()["output"] == {"total": -1.0}
 
 
-@pytest.mark.slow
 def test_a_model_that_leaks_is_replaced_while_it_serves_and_no_request_fails(server):
     (before,) = runners(server, "leaking")
     statuses = set()
@@ -155,7 +153,6 @@ def test_a_model_that_leaks_is_replaced_while_it_serves_and_no_request_fails(ser
     )
 
 
-@pytest.mark.slow
 def test_a_crash_loop_is_kept_away_for_longer_and_longer_and_said_so(server):
     flag = server.folder / "broken"
     flag.touch()

@@ -18,6 +18,8 @@ from tests.system.server import Client, Crowd, request, running, wait_until
 from tidegate.journal.reader import End
 from tidegate.operation.journal import check_segments, prediction_ids
 
+pytestmark = pytest.mark.slow
+
 _log = logging.getLogger(__name__)
 
 PATH = "/services/sum/predict"
@@ -158,7 +160,6 @@ def test_a_worker_killed_with_a_request_under_way_fails_it_at_once_and_leaves_a_
     assert list(prediction_ids(server.home.journal, "sum")) == told
 
 
-@pytest.mark.slow
 def test_a_worker_that_stands_still_is_replaced(server):
     add_version(server, "sum", write_sum(server.folder / "sum.onnx", 0.0))
     server.start()

@@ -20,6 +20,8 @@ from tests.system.model import (
 )
 from tests.system.server import Client, Server, request, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 # Below -1 it does what it should not. At 0 and above it is good: what fails its trial gets no traffic.
 UNRULY = """
 a = columns['a'].min()
@@ -243,7 +245,6 @@ def answers_itself(server: Server, service: str) -> bool:
     return all("answered_by" not in ask(server, service, 2.0).answer for _ in range(20))
 
 
-@pytest.mark.slow
 def test_a_worker_that_starts_while_a_runner_is_down_serves_what_can_be_served(server, clients, broken):
     broken.touch()
     for runner in server.child("tidegate.bootstrap.runner"):
@@ -275,7 +276,6 @@ def pids(server: Server) -> set[int]:
     return {worker.pid for worker in server.workers()}
 
 
-@pytest.mark.slow
 def test_a_model_that_never_answers_is_ended_and_its_process_returns(server):
     """It holds the interpreter's lock as well, so that nothing in its own process can end it."""
     (before,) = runners(server, "unruly")

@@ -7,6 +7,8 @@ import pytest
 from tests.system.model import add_version, deploy, switch, write_function, write_sum
 from tests.system.server import Server, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 N_SERVICES = 8
 
 

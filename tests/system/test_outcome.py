@@ -17,6 +17,8 @@ from tidegate.core.error import NotFound
 from tidegate.journal.ledger import JoinedOutcome, OutcomeCounts
 from tidegate.operation.journal import SliceView, slices
 
+pytestmark = pytest.mark.slow
+
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 UNKNOWN = "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"
 
@@ -100,7 +102,6 @@ def late(prediction_id: str, value: Any, **more: Any) -> dict[str, Any]:
     return of(prediction_id, value, name="late", **more)
 
 
-@pytest.mark.slow
 def test_each_outcome_is_joined_once_across_repetitions_corrections_and_restarts(server):
     desk = Desk(server, "joined")
     first, second, third, fourth = desk.predict(*[(f"N{number}", DAY) for number in range(4)])

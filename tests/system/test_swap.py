@@ -33,6 +33,8 @@ from tidegate.operation.release import unlatch
 from tidegate.operation.version import list_decisions, list_versions
 from tidegate.release.move import Latched
 
+pytestmark = pytest.mark.slow
+
 _log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +122,6 @@ def test_switches_under_load_fail_no_request_and_mix_no_versions(server):
     assert answering(server) == version
 
 
-@pytest.mark.slow
 def test_switch_and_rollback_by_commands_under_load(server):
     switch(server, "sum", 2)
     with load(server) as asked:

@@ -17,6 +17,8 @@ from tests.system.model import add_version, write_sum
 from tests.system.server import Client, Server, free_ports, running, wait_until
 from tidegate.bootstrap.process import WorkerSettings, command
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = {
     "alembic",
     "click",

@@ -20,6 +20,8 @@ from tidegate.contract.protocol import DATATYPES
 from tidegate.contract.schema import DataType, Field
 from tidegate.serving.endpoint import Tensors
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("a", "b")
 
 
