@@ -90,6 +90,11 @@ class ServerSettings(msgspec.Struct, frozen=True):
     trace_share: float = 0.01
 
     @property
+    def feature_read_s(self) -> float:
+        """How long a read of features may take, seconds."""
+        return self.online_store_ms / 1e3
+
+    @property
     def worker_bytes(self) -> int:
         """What one worker may take, bytes."""
         whole = self.memory_mb * 1_000_000 or memory_bytes() // 2

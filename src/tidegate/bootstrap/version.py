@@ -80,7 +80,7 @@ class VersionLoader:
         if manifest.views:
             features = FeatureMerge(request, [view.plan for view in manifest.views])
             await self._features.warm_up()
-            read_s = self._settings.server.online_store_ms / 1e3
+            read_s = self._settings.server.feature_read_s
             executor = FeatureExecutor(executor, features, self._features, clock=self._clock, read_s=read_s)
         # a tensor of the model that callers send only a part of is none that they could be offered
         native = None if manifest.views else manifest.native_input
@@ -129,7 +129,7 @@ class VersionLoader:
     @cached_property
     def _features(self) -> Source:
         server = self._settings.server
-        return open_source(server.place, self._loop, clock=self._clock, read_s=server.online_store_ms / 1e3)
+        return open_source(server.place, self._loop, clock=self._clock, read_s=server.feature_read_s)
 
     def _manifest(self, digest: str) -> Manifest:
         return Manifest.from_json(self._artifacts.read_bytes(Digest(digest)))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
+from tidegate.cli.option import home_option, json_option, key_option, open_local, reason_option
 from tidegate.cli.screen import print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def experiment() -> None:
 @click.option("--against", help="Output that foretells the outcome: that both differ is what counts.")
 @click.option("--number", is_flag=True, help="The outcome's number itself counts, and is averaged.")
 @click.option("--within", help="How long outcomes take, such as 1d; as the service declares unless given.")
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @key_option
 @home_option
 @json_option
@@ -224,7 +224,7 @@ def _interval(interval: Interval | None, number: bool) -> str:
     short_help="End an experiment.", epilog="\b\nExample:\n  tidegate experiment stop flight-delay"
 )
 @click.argument("service", required=False)
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @home_option
 @json_option
 def stop(service: str | None, *, reason: str, home: Path | None, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import NUMBER, REASON, home_option, json_option, open_local
+from tidegate.cli.option import NUMBER, home_option, json_option, open_local, reason_option
 from tidegate.cli.screen import moment, print_json, print_table
 
 
@@ -50,7 +50,7 @@ def list_latches(service: str | None, *, home: Path | None, as_json: bool) -> No
 )
 @click.argument("service")
 @click.argument("version", type=NUMBER)
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @home_option
 @json_option
 def clear(service: str, version: int, *, reason: str, home: Path | None, as_json: bool) -> None:

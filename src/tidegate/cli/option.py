@@ -75,6 +75,13 @@ def key_option(command: F) -> F:
     )(command)
 
 
+def reason_option(command: F) -> F:
+    """Add `--reason`."""
+    return click.option(
+        "--reason", type=REASON, default="", help="Why, in your words; kept with the decision."
+    )(command)
+
+
 def open_local(
     home: Path | None, *, must_exist: bool = False, beside: Path | None = None, **flags: Any
 ) -> Local:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import FILE, NUMBER, REASON, home_option, json_option, key_option, open_local
+from tidegate.cli.option import (
+    FILE,
+    NUMBER,
+    REASON,
+    home_option,
+    json_option,
+    key_option,
+    open_local,
+    reason_option,
+)
 from tidegate.cli.screen import console, moment, print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,7 +52,7 @@ def release() -> None:
 )
 @click.option("--override", type=REASON, default="", help="Why it goes though it has not passed its gates.")
 @click.option("--allow-slow", is_flag=True, help="Start even if it takes longer than the plan allows.")
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @key_option
 @home_option
 @json_option
@@ -375,9 +384,7 @@ def _words(summary: str, example: str) -> Callable[[Any], Any]:
 
     def decorate(function: Any) -> Any:
         function = json_option(home_option(key_option(function)))
-        function = click.option(
-            "--reason", type=REASON, default="", help="Why, in your words; kept with the decision."
-        )(function)
+        function = reason_option(function)
         function = click.argument("service", required=False)(function)
         return release.command(short_help=summary, epilog=f"\b\nExample:\n  {example}")(function)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
+from tidegate.cli.option import home_option, json_option, key_option, open_local, reason_option
 from tidegate.cli.screen import print_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 )
 @click.argument("service", required=False)
 @click.option("--to", type=int, help="Version to go back to; the latest good one unless given.")
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @click.option(
     "--keep", is_flag=True, help="Do not latch what is taken away: it may be switched to again as it is."
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tidegate.cli.option import REASON, home_option, json_option, key_option, open_local
+from tidegate.cli.option import home_option, json_option, key_option, open_local, reason_option
 from tidegate.cli.screen import print_json
 
 
@@ -19,7 +19,7 @@ from tidegate.cli.screen import print_json
 @click.argument("state", type=click.Choice(["on", "off"]))
 @click.argument("service", required=False)
 @click.option("--all", "all_services", is_flag=True, help="Every service that has a fallback.")
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @key_option
 @home_option
 @json_option

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from tidegate.cli.main import SAID_NO
-from tidegate.cli.option import NUMBER, REASON, home_option, json_option, key_option, open_local
+from tidegate.cli.option import NUMBER, home_option, json_option, key_option, open_local, reason_option
 from tidegate.cli.screen import print_json
 
 
@@ -18,7 +18,7 @@ from tidegate.cli.screen import print_json
 )
 @click.argument("service")
 @click.argument("version", type=NUMBER)
-@click.option("--reason", type=REASON, default="", help="Why, in your words; kept with the decision.")
+@reason_option
 @click.option(
     "--clear-latch", is_flag=True, help="First clear the latch that an earlier rollback of it left behind."
 )

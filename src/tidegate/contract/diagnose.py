@@ -145,8 +145,13 @@ def _violated(found: list[Violation], schema: Schema) -> ContractViolation:
     return ContractViolation.of(found, hint=f"Fields: {', '.join(schema.names)}." if unknown else "")
 
 
+def names_no_number(body: bytes) -> bool:
+    """Tell whether a body that is not JSON may hold what many libraries write for it: NaN, Infinity."""
+    return b"NaN" in body or b"Infinity" in body
+
+
 def _parse_leniently(body: bytes, error: msgspec.MsgspecError) -> Any:
-    has_literal = b"NaN" in body or b"Infinity" in body
+    has_literal = names_no_number(body)
     if (has_literal or "out of range" in str(error)) and len(body) <= _LENIENT_BYTES:
         try:
             return json.loads(body, parse_constant=Unwritable, parse_float=_finite)

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from tidegate.contract.batch import Batch
+from tidegate.contract.diagnose import names_no_number
 from tidegate.contract.objective import Criticality
 from tidegate.contract.violation import MalformedBody
 from tidegate.core.error import TidegateError
@@ -290,11 +291,10 @@ def _read_request(body: bytes) -> InferRequest:
     try:
         request = _decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        has_literal = b"NaN" in body or b"Infinity" in body
         raise MalformedBody(
             f"This is not an inference request: {error}.",
             hint="JSON has no NaN and no Infinity: send null for NaN, or binary data."
-            if has_literal
+            if names_no_number(body)
             else 'Send {"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}.',
         ) from error
     if not request.inputs:
