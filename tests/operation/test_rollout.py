@@ -616,9 +616,9 @@ def test_two_operators_at_once_one_wins_and_the_other_is_told(scene):
 
 
 class TwoCells:
-    """Two cells that serve version 1, and a plan that releases to one after the other."""
+    """Two cells that serve version 1, and a plan that releases to them, by default one after the other."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, waves: tuple[tuple[str, ...], ...] = (("eu",), ("us",))) -> None:
         self.scene = scene
         self.other = Fleet()
         first_deployment(self.other.cell, SERVICE, version=1, manifest=manifest(1), principal=ANA, salt="s")
@@ -631,7 +631,7 @@ class TwoCells:
             clock=scene.fleet.clock,
             holder="two cells",
         )
-        plan = msgspec.structs.replace(PLAN, shadow=None, waves=(("eu",), ("us",)))
+        plan = msgspec.structs.replace(PLAN, shadow=None, waves=waves)
         rollout.start_release(
             scene.unit,
             self.cells,
@@ -725,3 +725,17 @@ def test_a_cell_in_which_a_person_took_the_version_before_away_is_left_as_it_is(
     assert scene.state.ending is Ending.OVERTAKEN
     assert (chosen.stable, chosen.safe_mode) == (2, False)
     assert cells.other.route == chosen
+
+
+def test_switch_to_the_candidate_in_one_cell_stays_where_the_release_gave_it_nothing_yet(scene):
+    cells = TwoCells(scene, waves=(("eu", "us"),))
+
+    def choose(route: ServiceRoute) -> ServiceRoute:
+        prepared = move.prepare(route, version=2, manifest=manifest(2), by=BEN, now_us=1, until_us=2)
+        return move.commit(prepared, version=2)
+
+    cells.other.cell.routes.change(SERVICE, choose)
+    cells.controller.tick()
+
+    assert scene.state.ending is Ending.OVERTAKEN
+    assert cells.shares() == (0.0, 1.0)

@@ -180,7 +180,7 @@ class ReleaseController:
         following = advance(state, seen, n_waves=len(self._waves(state)))
         moved: list[Evidence] = []
         if following.retreat or following.state.ending in (Ending.ROLLED_BACK, Ending.OVERTAKEN):
-            moved = self._retreat(following.state, everywhere=following.retreat)
+            moved = self._retreat(state, following.state, everywhere=following.retreat)
         following = replace(following, evidence=(*following.evidence, *moved))
         by_us = following.retreat or looked.by == CONTROLLER.name
         kept = self._keep(state, following, token, kind=ROLLBACK if by_us else KIND)
@@ -340,10 +340,11 @@ class ReleaseController:
             evidence=list(evidence),
         )
 
-    def _retreat(self, ended: State, *, everywhere: bool) -> list[Evidence]:
+    def _retreat(self, state: State, ended: State, *, everywhere: bool) -> list[Evidence]:
         """Give the candidate's traffic back, without lease or database, before any other change.
 
         Args:
+            state: What was wanted until then.
             ended: How the release ended.
             everywhere: False leaves cells alone in which someone else has done it, or something else.
 
@@ -358,21 +359,25 @@ class ReleaseController:
             route = deployed(old, ended.service)
             return give_back(route, ended, latch=latch, by=CONTROLLER, reason=ended.reason, now_us=now_us)
 
-        for names in self._waves(ended)[: ended.wave + 1]:
+        for number, names in enumerate(self._waves(ended)[: ended.wave + 1]):
             for name in names:
                 cell = self._cells[name]
-                if not everywhere and (len(self._cells) == 1 or self._is_taken(cell, ended)):
+                if not everywhere and (len(self._cells) == 1 or self._is_taken(cell, state, ended, number)):
                     continue
                 before = self._route(cell, ended)
                 after = _change_surely(cell, ended.service, change)
                 found.append(route_changed(before, after, ended.service))
         return found
 
-    def _is_taken(self, cell: Cell, ended: State) -> bool:
+    def _is_taken(self, cell: Cell, state: State, ended: State, wave: int) -> bool:
         """Tell whether someone else has moved the traffic of a cell."""
         route = self._route(cell, ended)
-        if ended.ending is Ending.OVERTAKEN and route.latch_of(ended.stable):
-            return True  # who took the version before away has chosen; to give back to it is no choice
+        if ended.ending is Ending.OVERTAKEN:
+            if route.latch_of(ended.stable):
+                return True  # who took the version before away has chosen; to give back to it is no choice
+            traffic = wanted(state, wave=wave)
+            if traffic is not None and compare(route, state, traffic).route is Route.OVERTAKEN:
+                return True  # also where the choice was the candidate: it was a person's, no longer ours
         return route.latch_of(ended.candidate) is not None or route.stable not in (
             ended.stable,
             ended.candidate,
