@@ -19,6 +19,7 @@ from tidegate.operation.audit import verify_audit
 from tidegate.operation.book import DatabaseBook
 from tidegate.operation.mutation import Effect, Intent, run
 from tidegate.operation.version import list_decisions
+from tidegate.operation.watching import watch_release
 from tidegate.registry.store import StoreUnavailable
 from tidegate.registry.version import VersionDraft
 from tidegate.release import move
@@ -739,3 +740,16 @@ def test_switch_to_the_candidate_in_one_cell_stays_where_the_release_gave_it_not
 
     assert scene.state.ending is Ending.OVERTAKEN
     assert cells.shares() == (0.0, 1.0)
+
+
+def test_who_is_waited_for_is_said_while_a_release_prepares_and_when_it_gives_up(scene, tmp_path):
+    cells = TwoCells(scene, waves=(("eu", "us"),))
+    cells.other.workers.clear()
+    cells.go(2)
+    clock = scene.fleet.clock
+    view = watch_release(scene.unit, tmp_path / "none.db", SERVICE, clock=clock, cells=cells.cells)
+    cells.go(round(PLAN.ready_s) + 2)
+
+    assert view.waiting == "cell 'us': no worker is running"
+    assert scene.state.ending is Ending.TIMED_OUT
+    assert scene.state.reason.endswith("did not have the candidate ready: cell 'us': no worker is running")

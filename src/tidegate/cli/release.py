@@ -316,7 +316,7 @@ def watch(service: str | None, *, every_s: float, home: Path | None) -> None:
 def _view(local: Local, service: str) -> ReleaseView:
     from tidegate.operation.watching import watch_release
 
-    return watch_release(local.unit, local.home.ledger, service, clock=local.clock)
+    return watch_release(local.unit, local.home.ledger, service, clock=local.clock, cells=local.cells)
 
 
 _COLOURS = {"safe": "green", "regressed": "red", "invalid": "red", "undecided": "yellow"}
@@ -333,6 +333,8 @@ def _render(view: ReleaseView) -> Any:
     parts: list[Any] = [Text(_headline(view), style="bold"), Text(_progress(view))]
     if state.reason:
         parts.append(Text(state.reason))
+    if view.waiting:
+        parts.append(Text(f"waiting: {view.waiting}", style="yellow"))
     if view.rules:
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         for name, justify in (("rule", "left"), ("verdict", "left"), ("against it", "right")):

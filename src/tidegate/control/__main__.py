@@ -119,7 +119,7 @@ class LocalPlane:
 
     def release(self, service: str) -> ReleaseView:
         local = self._local
-        return watch_release(local.unit, local.home.ledger, service, clock=local.clock)
+        return watch_release(local.unit, local.home.ledger, service, clock=local.clock, cells=local.cells)
 
     def steer(self, service: str, word: str, request: Word) -> State | None:
         local = self._local

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from tidegate.release.controller import outcome_watch
 from tidegate.release.evidence import judge_canary, judge_outcomes, judge_shadow, trials_of
 from tidegate.release.machine import Stage, State
 from tidegate.release.plan import at_once, forecast
+from tidegate.release.readiness import Cell, look_prepared
 from tidegate.release.source import LedgerSource
 from tidegate.statistics.allowance import log_wealth
 
@@ -60,6 +61,7 @@ class ReleaseView(msgspec.Struct, frozen=True):
             candidate's are pairs.
         rules: What the rules of the present stage say.
         left_s: How long it takes from here if the candidate is as good as stable; None if unknown.
+        waiting: What workers still lack while the release prepares, in words.
     """
 
     state: State
@@ -68,9 +70,17 @@ class ReleaseView(msgspec.Struct, frozen=True):
     stable: int
     rules: tuple[RuleView, ...] = ()
     left_s: float | None = None
+    waiting: str = ""
 
 
-def watch_release(unit: UnitOfWork, ledger: Path, service: str, *, clock: Clock) -> ReleaseView:
+def watch_release(
+    unit: UnitOfWork,
+    ledger: Path,
+    service: str,
+    *,
+    clock: Clock,
+    cells: Mapping[str, Cell] | None = None,
+) -> ReleaseView:
     """Return the latest release of a service as it stands now.
 
     Args:
@@ -78,6 +88,7 @@ def watch_release(unit: UnitOfWork, ledger: Path, service: str, *, clock: Clock)
         ledger: The ledger's file; it may not be there yet.
         service: Name of the service.
         clock: Says when.
+        cells: Where the release goes, by name; without them nothing is said of workers.
 
     Raises:
         NotFound: The service never had a release.
@@ -90,16 +101,26 @@ def watch_release(unit: UnitOfWork, ledger: Path, service: str, *, clock: Clock)
             hint=f"Start one: tidegate release start {service} VERSION",
             service=service,
         )
+    waiting = _waiting(state, cells or {})
     try:
         opened = Ledger(ledger, read_only=True)
     except TidegateError:  # nothing was counted yet
-        return ReleaseView(state, state.share, 0, 0)
+        return ReleaseView(state, state.share, 0, 0, waiting=waiting)
     try:
         candidate, stable, rules = _judge(opened, state)
         left_s = _left_s(opened, state, clock=clock)
     finally:
         opened.close()
-    return ReleaseView(state, state.share, candidate, stable, rules, left_s)
+    return ReleaseView(state, state.share, candidate, stable, rules, left_s, waiting)
+
+
+def _waiting(state: State, cells: Mapping[str, Cell]) -> str:
+    if state.stage is not Stage.PREPARING or not state.is_open:
+        return ""
+    names = state.plan.waves[state.wave] if state.plan.waves else cells
+    here = {name: cells[name] for name in names if name in cells}
+    prepared = look_prepared(here, state.service, version=state.candidate, named=len(cells) > 1)
+    return "" if prepared.is_good else prepared.evidence.reason
 
 
 def _judge(ledger: Ledger, state: State) -> tuple[int, int, tuple[RuleView, ...]]:

@@ -36,7 +36,7 @@ from tidegate.release.machine import (
     wanted,
 )
 from tidegate.release.move import deployed
-from tidegate.release.readiness import Cell, look_ready
+from tidegate.release.readiness import Cell, look_prepared, look_ready
 from tidegate.release.source import Source
 from tidegate.release.step import ROLLBACK, route_changed
 from tidegate.route.route import Route as RouteFile
@@ -234,23 +234,19 @@ class ReleaseController:
     def _see_ready(self, state: State, seen: Seen) -> Seen:
         """Look whether workers have the candidate; have the tailer count before there is anything."""
         self._source.watch(self._watch(state))
-        waits = []
-        for name in self._waves(state)[state.wave]:
-            cell = self._cells[name]
-            sequence = cell.routes.read().sequence
-            waits.append(look_ready(cell, state.service, version=state.candidate, sequence=sequence))
-        failed = "; ".join(why for wait in waits for why in wait.failed)
-        is_ready = all(wait.is_good for wait in waits)
-        workers = [worker for wait in waits for worker in wait.workers]
-        evidence = Evidence(
-            rule="workers-ready",
-            verdict=Verdict.SAFE if is_ready else Verdict.UNDECIDED,
-            reason=f"{len(workers)} workers have version {state.candidate} ready"
-            if is_ready
-            else "; ".join(wait.why for wait in waits if not wait.is_good),
-            observed={"workers": workers},
+        names = self._waves(state)[state.wave]
+        prepared = look_prepared(
+            {name: self._cells[name] for name in names},
+            state.service,
+            version=state.candidate,
+            named=len(self._cells) > 1,
         )
-        return replace(seen, ready=is_ready, failed=failed or seen.failed, evidence=(evidence,))
+        return replace(
+            seen,
+            ready=prepared.is_good,
+            failed=prepared.failed or seen.failed,
+            evidence=(prepared.evidence,),
+        )
 
     def _watch(self, state: State) -> Watch:
         return Watch(state.watch_id, state.service, state.stable, state.candidate, state.latency_us)

@@ -285,7 +285,8 @@ def _prepare(state: State, seen: Seen) -> Advance:
             return _enter(state, Stage.APPROVAL, state.step, reason, seen)
         return _enter(state, stage, -1 if stage is Stage.SHADOW else 0, reason, seen)
     if state.stage_s >= state.plan.ready_s:
-        reason = f"after {state.stage_s:.0f} s workers did not have the candidate ready"
+        missing = "; ".join(each.reason for each in seen.evidence)
+        reason = f"after {state.stage_s:.0f} s workers did not have the candidate ready: {missing}"
         return _give_back(state, Ending.TIMED_OUT, reason, seen.evidence)
     return Advance(state)
 

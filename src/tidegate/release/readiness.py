@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -44,6 +44,9 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 DEFAULT_PATIENCE = Patience()
+
+READY_RULE = "workers-ready"
+"""Rule of the evidence that says who has a version ready."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ class Wait:
         """Why it is not good, in words."""
         if self.failed:
             return "; ".join(self.failed)
-        return f"after {self.waited_s:.1f} s: {'; '.join(self.waiting)}"
+        missing = "; ".join(self.waiting)
+        return f"after {self.waited_s:.1f} s: {missing}" if self.waited_s else missing
 
 
 def wait_ready(
@@ -117,7 +121,7 @@ def wait_ready(
     wait = _wait(cell, service, test, limit_s=patience.ready_s, poll_s=patience.poll_s, guard=guard)
     verdict = Verdict.REGRESSED if wait.failed else Verdict.UNDECIDED if wait.waiting else Verdict.SAFE
     evidence = Evidence(
-        rule="workers-ready",
+        rule=READY_RULE,
         verdict=verdict,
         reason=f"{len(wait.workers)} workers have version {version} ready" if wait.is_good else wait.why,
         parameters={"version": version, "limit_s": patience.ready_s},
@@ -141,6 +145,54 @@ def look_ready(cell: Cell, service: str, *, version: int, sequence: int) -> Wait
     waiting = tuple(missing for missing, _ in said if missing) if statuses else ("no worker is running",)
     failed = tuple(why for _, why in said if why)
     return Wait(waiting, failed, 0.0, tuple(_describe(each, service) for each in statuses))
+
+
+class Prepared(NamedTuple):
+    """What cells say of a version that a release wants to give traffic.
+
+    Attributes:
+        evidence: Safe where every worker of every cell has it ready.
+        failed: Why workers cannot have it, in words; empty where none says so.
+    """
+
+    evidence: Evidence
+    failed: str
+
+    @property
+    def is_good(self) -> bool:
+        return self.evidence.verdict is Verdict.SAFE
+
+
+def look_prepared(cells: Mapping[str, Cell], service: str, *, version: int, named: bool) -> Prepared:
+    """Say what is missing until the workers of some cells have `version` ready, without waiting.
+
+    Args:
+        cells: The cells, by name.
+        service: Name of the service.
+        version: The version.
+        named: Whether to say of which cell it is missing.
+
+    Raises:
+        TidegateError: As `RouteStore.read`.
+    """
+    waits = {
+        name: look_ready(cell, service, version=version, sequence=cell.routes.read().sequence)
+        for name, cell in cells.items()
+    }
+    missing, failed = [], []
+    for name, wait in waits.items():
+        where = f"cell {name!r}: " if named else ""
+        if not wait.is_good:
+            missing.append(where + wait.why)
+        failed += [where + why for why in wait.failed]
+    workers = [worker for wait in waits.values() for worker in wait.workers]
+    evidence = Evidence(
+        rule=READY_RULE,
+        verdict=Verdict.UNDECIDED if missing else Verdict.SAFE,
+        reason="; ".join(missing) or f"{len(workers)} workers have version {version} ready",
+        observed={"workers": workers},
+    )
+    return Prepared(evidence, "; ".join(failed))
 
 
 def wait_following(cell: Cell, route: Route, service: str, patience: Patience) -> Evidence:
