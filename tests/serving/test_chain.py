@@ -160,7 +160,7 @@ async def test_a_version_that_answers_nothing_at_all_counts_as_failing_and_its_c
     harness = Harness(tmp_path)
     version = harness.serve(Silent(), fallbacks=[("constant", always(7.0))])  # type: ignore[arg-type]
 
-    calls = await harness.ask(*([float(n)] for n in range(12)), timeout_s=0.02)
+    calls = [call for n in range(12) for call in await harness.ask([float(n)], timeout_s=0.02)]
 
     assert [call.group.answered_by for call in calls] == ["constant"] * 12
     assert not version.breaker.is_closed

@@ -194,6 +194,17 @@ async def test_answers_late_requests_from_the_fallback_and_ignores_the_model_aft
 
 
 @in_loop
+async def test_a_moment_of_silence_is_one_failure_however_many_waited(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    version = harness.serve(Silent(), fallbacks=[("mean", always(5.0))])
+
+    await harness.ask(*[[float(number)] for number in range(40)], timeout_s=0.03)
+
+    assert version.breaker.is_closed  # the loop itself may have stood still, its answers waiting to be read
+    assert version.breaker.n_failed < 5
+
+
+@in_loop
 async def test_runs_nothing_for_a_caller_who_has_gone(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     model = Told(lambda x: x)

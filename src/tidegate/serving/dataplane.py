@@ -484,6 +484,7 @@ class DataPlane:
         self._sweeper = None
         now_s = self.clock.monotonic_s()
         late = [call for call in self._unfinished if call.deadline_s <= now_s]
+        silent: set[LoadedVersion] = set()
         for call in late:
             self._unfinished.discard(call)
             part = call.group.part([call])
@@ -499,9 +500,12 @@ class DataPlane:
             part.flags |= Flag.LATE
             version = call.arm.version
             if version.answered_s < call.started_s:  # it did not only wait: nothing came back all that time
-                self._blame(version)
+                silent.add(version)
             fall_back(part, error)
             self._finished.append(part)
+        for version in silent:
+            # once, however many waited: what they know is the same, and it may be this loop that stood still
+            self._blame(version)
         if self._finished and not self._settling:
             self._settle()
         if self._unfinished:
