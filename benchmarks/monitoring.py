@@ -1,6 +1,6 @@
 """Monitors on real streams: what is found when, what is found for nothing, and how fast it is looked for.
 
-The data are public sets outside the repository: name their folder with `TIDEGATE_DATA`. What is not
+The data are public sets outside the repository: name their folder with `BENCHMARK_DATA`. What is not
 there, or not installed (river, evidently), is left out and said so.
 """
 
@@ -36,7 +36,7 @@ from tidegate.statistics.histogram import Counts
 from tidegate.training.linear import fit_logistic, probability
 
 Floats = npt.NDArray[np.float64]
-DATA = Path(os.environ.get("TIDEGATE_DATA", "data"))
+DATA = Path(os.environ.get("BENCHMARK_DATA", "data"))
 N_MONTHS, N_MONTHS_SHORT = 1_000, 50
 MONTH = 30
 BUDGET = 1.0
@@ -618,7 +618,7 @@ def run(options: Options) -> Iterator[Report]:
         yield Report(
             "monitoring: real streams",
             tables=[
-                Table(f"{DATA} is not there: name the folder of the public sets with TIDEGATE_DATA", [""], [])
+                Table(f"{DATA} is not there: name the folder of the public sets with BENCHMARK_DATA", [""], [])
             ],
         )
     yield from _estimates()

@@ -201,7 +201,6 @@ async def test_a_moment_of_silence_is_one_failure_however_many_waited(tmp_path: 
     await harness.ask(*[[float(number)] for number in range(40)], timeout_s=0.03)
 
     assert version.breaker.is_closed  # the loop itself may have stood still, its answers waiting to be read
-    assert version.breaker.n_failed < 5
 
 
 @in_loop
