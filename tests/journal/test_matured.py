@@ -253,3 +253,16 @@ def test_an_outcome_too_great_to_count_with_stops_neither_releases_nor_experimen
         sum(getattr(each, name) for each in arm_counts(place.ledger, "e1", arms).values())
         for name in ("known", "total", "squares")
     ] == [1, 1.0, 1.0]
+
+
+def test_outcomes_without_a_name_are_the_one_that_the_service_is_judged_by_and_no_other(place):
+    place.ask(60)
+    place.ledger.connection.execute("UPDATE truth SET name = 'outcome' WHERE name = 'late'")
+    place.tailer.poll()
+    place.clock.forward(100.0)
+    judged = msgspec.structs.replace(WRONG, unnamed=True)
+    for _ in range(40):
+        place.counts.advance(msgspec.structs.replace(WATCH, events=(judged, REFUND)))
+
+    assert place.found(WRONG) == place.expected(WRONG)
+    assert place.found(REFUND) == place.expected(REFUND)

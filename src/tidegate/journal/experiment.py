@@ -114,7 +114,7 @@ class ExperimentCounts:
 
     def _count(self, watch: ExperimentWatch, streams: list[Turns], span: tuple[int, int]) -> dict[str, float]:
         connection = self._ledger.connection
-        truth = truth_between(connection, watch.service, watch.event.outcome, span)
+        truth = truth_between(connection, watch.service, watch.event, span)
         known = self._known.get(watch.id)
         if known is None:
             known = self._known[watch.id] = keys_of(connection, watch.id, watch.max_keys)

@@ -25,9 +25,9 @@ from tidegate.core.clock import Clock
 from tidegate.journal.decode import Turns
 from tidegate.journal.firsts import ENTRY, KeySet
 from tidegate.journal.index import PredictionIndex
-from tidegate.journal.ledger import Ledger
+from tidegate.journal.ledger import LATEST, Ledger
 from tidegate.journal.plain import finite, plain
-from tidegate.journal.record import Flag, RecordKind
+from tidegate.journal.record import UNNAMED, Flag, RecordKind
 from tidegate.journal.watch import Column, Counter, EventTally, KeyTally, Rows
 from tidegate.journal.watched import add_counted, counted, keep_keys, keys_of, pieces_of, shares_of
 
@@ -44,6 +44,12 @@ _PAIRS = "pairs"
 _COUNTS = ("pairs", "worse", "better", "candidate_rows", "stable_rows", "candidate_known", "stable_known")
 
 
+_SELECT_TRUTH = f"""
+SELECT request, row, value FROM truth
+WHERE service = :service AND request >= :least AND request < :beyond AND {LATEST}
+"""  # noqa: S608  # a constant
+
+
 class OutcomeEvent(msgspec.Struct, frozen=True):
     """What of an outcome is bad.
 
@@ -53,12 +59,14 @@ class OutcomeEvent(msgspec.Struct, frozen=True):
         against: Output that says beforehand what the outcome will be; "": the outcome itself is the event,
             and where there is none, it did not happen.
         beyond: Difference of the two above which the answer was wrong, where they are numbers.
+        unnamed: Whether an outcome without a name is this one: so it is if the service is judged by it.
     """
 
     name: str
     outcome: str
     against: str = ""
     beyond: float = 0.5
+    unnamed: bool = False
 
 
 class OutcomeWatch(msgspec.Struct, frozen=True):
@@ -166,7 +174,7 @@ class MaturedCounts:
     def _count(self, watch: OutcomeWatch, event: OutcomeEvent, rows: _Matured) -> None:
         connection = self._ledger.connection
         place = place_of(watch.release, event.name)
-        truth = truth_between(connection, watch.service, event.outcome, rows.span)
+        truth = truth_between(connection, watch.service, event, rows.span)
         counter = self._counters.get(place)
         if counter is None:
             changes = pieces_of(connection, place)
@@ -430,15 +438,14 @@ def _rows(part: _Part, share: float, judged: Sequence[tuple[int, bool]]) -> Rows
 
 
 def truth_between(
-    connection: sqlite3.Connection, service: str, name: str, span: tuple[int, int]
+    connection: sqlite3.Connection, service: str, event: OutcomeEvent, span: tuple[int, int]
 ) -> dict[Any, Any]:
     """Return the values of an outcome, by request and row, of requests that began in a span of time."""
     least, beyond = ((ms << 80).to_bytes(16) for ms in span)
+    names = {"name": event.outcome, "other": UNNAMED if event.unnamed else event.outcome}
     found = {}
     for request, row, value in connection.execute(
-        "SELECT request, row, value FROM truth"
-        " WHERE service = ? AND request >= ? AND request < ? AND name = ?",
-        (service, least, beyond, name),
+        _SELECT_TRUTH, {"service": service, "least": least, "beyond": beyond, **names}
     ):
         with suppress(msgspec.MsgspecError):
             found[request, row] = msgspec.json.decode(value)

@@ -104,6 +104,7 @@ def start(
     clock: Clock,
     measured: Experiment | None = None,
     horizon_s: float = 0.0,
+    target: str = "",
     reason: str = "",
     key: str | None = None,
 ) -> Moved:
@@ -118,6 +119,7 @@ def start(
         clock: Says when.
         measured: What counts; None: nothing beyond traffic.
         horizon_s: How long outcomes take, seconds.
+        target: Name of the outcome that the service is judged by: outcomes without a name are this one.
         reason: In the principal's words.
         key: Idempotency key of the decision; a fresh one if None.
 
@@ -153,7 +155,11 @@ def start(
             rule=MEASURED,
             verdict=Verdict.UNDECIDED,
             reason="what the experiment measures",
-            parameters={**msgspec.to_builtins(measured or Experiment()), "horizon_s": horizon_s},
+            parameters={
+                **msgspec.to_builtins(measured or Experiment()),
+                "horizon_s": horizon_s,
+                "target": target,
+            },
         )
         return msgspec.structs.replace(decision, evidence=[*decision.evidence, told])
 
@@ -229,6 +235,7 @@ def running(unit: UnitOfWork, route: ServiceRoute) -> tuple[ExperimentWatch, Exp
     told = [each for each in begun.decision.evidence if each.rule == MEASURED] if begun else []
     parameters = dict(told[0].parameters) if told else {}
     horizon_s = float(parameters.pop("horizon_s", 0.0))
+    target = str(parameters.pop("target", ""))
     measured = msgspec.convert(parameters, Experiment)
     watch = ExperimentWatch(
         f"experiment-{begun.id if begun else 0}",
@@ -236,7 +243,13 @@ def running(unit: UnitOfWork, route: ServiceRoute) -> tuple[ExperimentWatch, Exp
         {arm.name: arm.version for arm in route.arms if arm.parts},
         since_us=begun.decision.at_us if begun else 0,
         horizon_s=horizon_s,
-        event=OutcomeEvent(MEASURED, measured.outcome, measured.against, measured.beyond),
+        event=OutcomeEvent(
+            MEASURED,
+            measured.outcome,
+            measured.against,
+            measured.beyond,
+            unnamed=target != "" and measured.outcome == target,
+        ),
         number=measured.number,
     )
     return watch, measured

@@ -102,6 +102,7 @@ def start_release(
     latency_us: float | None = None,
     mature_s: float | None = None,
     outputs: Collection[str] | None = None,
+    target: str = "",
     reason: str = "",
     key: str | None = None,
 ) -> Begun:
@@ -123,6 +124,7 @@ def start_release(
         latency_us: Objective of the service time; None: stable's 99th percentile of today.
         mature_s: How long outcomes take; the plan's own figure counts first.
         outputs: Names of the candidate's outputs; None does not look at what guardrails compare.
+        target: Name of the outcome that the service is judged by.
         reason: In the principal's words.
         key: Idempotency key; a fresh one if None.
 
@@ -178,6 +180,7 @@ def start_release(
         reason=reason or f"started by {principal.name}",
         latency_us=latency_us,
         mature_s=mature_s,
+        target=target,
     )
     evidence = [gates, _expectation(plan, expected)]
 

@@ -432,7 +432,7 @@ class ReleaseController:
 def outcome_watch(state: State) -> OutcomeWatch | None:
     """Return what a release counts of outcomes; None where it has no guardrail of them."""
     events = tuple(
-        OutcomeEvent(each.name, each.outcome, each.against, each.beyond)
+        OutcomeEvent(each.name, each.outcome, each.against, each.beyond, unnamed=each.outcome == state.target)
         for each in state.rules
         if each.outcome
     )

@@ -90,6 +90,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
         started_us: When it was started, microseconds UTC: for people, never for waiting.
         latency_us: Service time above which a request counts as slow, microseconds; None: none does.
         mature_s: How long the reverse shadow lasts, seconds.
+        target: Name of the outcome that the service is judged by: outcomes without a name are this one.
         stage: Where it stands.
         step: Number of the plan's step, -1 before the first.
         between: A share between this step's and the next one's that was safe to go to; 0 for none.
@@ -121,6 +122,7 @@ class State(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     latency_us: float | None = None
     mature_s: float = 0.0
+    target: str = ""
     stage: Stage = Stage.PREPARING
     step: int = -1
     between: float = 0.0
