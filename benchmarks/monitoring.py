@@ -598,7 +598,7 @@ def _evidently(path: Path, n_rows: int) -> tuple[float, float] | None:
     pl.read_parquet(path, n_rows=n_rows).write_parquet(current)
     pl.read_parquet(path, n_rows=100_000).write_parquet(reference)
     python = os.environ.get("EVIDENTLY_PYTHON", sys.executable)
-    line = [python, "-W", "ignore", "-c", _THEIRS, str(current), str(reference)]
+    line = [python, "-I", "-W", "ignore", "-c", _THEIRS, str(current), str(reference)]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if done.returncode:
         return None
@@ -618,7 +618,9 @@ def run(options: Options) -> Iterator[Report]:
         yield Report(
             "monitoring: real streams",
             tables=[
-                Table(f"{DATA} is not there: name the folder of the public sets with BENCHMARK_DATA", [""], [])
+                Table(
+                    f"{DATA} is not there: name the folder of the public sets with BENCHMARK_DATA", [""], []
+                )
             ],
         )
     yield from _estimates()
