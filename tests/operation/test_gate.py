@@ -9,7 +9,7 @@ from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.core.principal import Principal
 from tidegate.operation.gate import COMPARED, gate_state, override, record_gates
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.state import version_states
 from tidegate.registry.state import Stage
 

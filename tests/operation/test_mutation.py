@@ -16,7 +16,8 @@ from tidegate.core.principal import Principal
 from tidegate.governance.audit import Head
 from tidegate.operation.audit import verify_audit
 from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import Effect, Intent, Outcome, Transaction, new_key, run
+from tidegate.operation.key import new_key
+from tidegate.operation.mutation import Effect, Intent, Outcome, Transaction, run
 from tidegate.registry.store import CommitUnknown, StoreUnavailable
 from tidegate.registry.version import VersionDraft
 

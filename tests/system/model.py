@@ -20,7 +20,7 @@ from tidegate.contract.declare import contract_of
 from tidegate.contract.schema import Contract
 from tidegate.core.decision import Decision
 from tidegate.operation import release
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.register import register
 from tidegate.operation.release import deploy_first, switch_to
 from tidegate.predictor.lookup import LookupOptions

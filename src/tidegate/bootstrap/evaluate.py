@@ -25,7 +25,7 @@ from tidegate.evaluation.recent import AT, Known, recent_rows
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.record import UNNAMED, RecordKind
 from tidegate.operation.evaluate import Evaluated, evaluate, record_evaluation
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.rows import load_rows
 from tidegate.operation.run import find_run
 from tidegate.operation.version import show_version

@@ -24,7 +24,7 @@ from tidegate.gate.probe import Probe, Side
 from tidegate.operation.card import written_card
 from tidegate.operation.examination import examine
 from tidegate.operation.gate import GateState, record_gates
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.rows import load_rows
 from tidegate.operation.subject import GivenRows, Subject, as_champion, read_subject
 from tidegate.operation.version import show_version

@@ -28,7 +28,7 @@ from tidegate.gate.declaration import Gates
 from tidegate.journal.record import JournalMode
 from tidegate.monitoring.declaration import Monitoring
 from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.register import ACTION
 from tidegate.operation.register import register as register_version
 from tidegate.predictor.binding import Binding

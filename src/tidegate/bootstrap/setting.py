@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidegate.bootstrap.process import ServerSettings
 from tidegate.core.home import DEFAULT_HOME
 from tidegate.core.setting import MASK, Layer, Resolved, environment_layer, file_layer, resolve
+
+if TYPE_CHECKING:
+    from tidegate.bootstrap.process import ServerSettings
 
 PREFIX = "TIDEGATE_"
 FILE_VARIABLE = "TIDEGATE_CONFIG"
@@ -90,6 +92,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def server(self) -> ServerSettings:
         """What the processes of a server are told; the stores' URLs go by environment only."""
+        from tidegate.bootstrap.process import ServerSettings
+
         return ServerSettings(
             home=str(Path(self.home).absolute()),
             cell=self.cell,

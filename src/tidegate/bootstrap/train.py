@@ -20,7 +20,7 @@ from tidegate.contract.validate import Validator
 from tidegate.core.digest import Digest
 from tidegate.evaluation.declaration import Evaluation
 from tidegate.feature.definition import ViewDefinition
-from tidegate.operation.mutation import new_key
+from tidegate.operation.key import new_key
 from tidegate.operation.run import record_run
 from tidegate.operation.train import Training, data_digest, train
 from tidegate.predictor.protocol import BuildContext, Spec, build

@@ -59,7 +59,7 @@ def card(
     """
     from tidegate.bootstrap.card import model_card
     from tidegate.operation.card import write_card, written_card
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
     from tidegate.operation.version import show_version
     from tidegate.registry.card_file import asking, read_card
     from tidegate.registry.model_card import render_html, render_markdown

@@ -101,7 +101,7 @@ def snapshot(
     """
     from tidegate.operation.data import find_snapshot
     from tidegate.operation.held import take_guarded
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     local = open_local(home)
     schema = _schema(local, contract)

@@ -166,7 +166,7 @@ def _materialise(
     from tidegate.bootstrap.folder import load_service
     from tidegate.feature.expression import define
     from tidegate.operation.feature import check_meaning, declared_view, materialise_view, table_of
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     declared = load_service(folder, service)
     views = [declared_view(declared, name) for name in names] or list(declared.features)
@@ -223,7 +223,7 @@ def push(
     """
     from tidegate.feature.expression import view_of
     from tidegate.operation.feature import push_events
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     local = open_local(home, must_exist=True)
     definition = _definition(local, view, service)
@@ -290,7 +290,7 @@ def forget(
 ) -> None:
     """Remove old events of a registered VIEW from the online store, except the last of each key."""
     from tidegate.operation.feature import forget_events
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     local = open_local(home, must_exist=True)
     plan = _definition(local, view, service).plan

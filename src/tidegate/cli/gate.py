@@ -60,7 +60,7 @@ def gate(
     """
     from tidegate.bootstrap.gate import gate_version
     from tidegate.operation.gate import gate_state, override
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
     from tidegate.operation.version import show_version
     from tidegate.registry.version import parse_version_label
 

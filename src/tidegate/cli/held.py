@@ -71,7 +71,7 @@ _reason = click.option("--reason", type=REASON, required=True, help="Why, for th
 def release(batch: str, *, reason: str, key: str | None, home: Path | None) -> None:
     """Take the held BATCH: its rows become the next snapshot of their data set."""
     from tidegate.operation.held import judge_batch
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     local = open_local(home, must_exist=True)
     taken = judge_batch(
@@ -96,7 +96,7 @@ def release(batch: str, *, reason: str, key: str | None, home: Path | None) -> N
 def refuse(batch: str, *, reason: str, key: str | None, home: Path | None) -> None:
     """Refuse the held BATCH: its rows never become a snapshot of their data set."""
     from tidegate.operation.held import judge_batch
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
 
     local = open_local(home, must_exist=True)
     judge_batch(

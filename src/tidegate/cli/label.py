@@ -132,7 +132,7 @@ def label(
     stored rows get the columns label, label_probability and label_by.
     """
     from tidegate.data.labelling import label_rows, read_labelling_rules
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
     from tidegate.operation.rows import load_rows, store_parts
 
     local = open_local(home)

@@ -76,7 +76,7 @@ def split(
     Name one of --time, --group and --stratify. Every row stands in exactly one of train, test and gap.
     With --to the parts become snapshots whose parent is the snapshot they were made from.
     """
-    from tidegate.operation.mutation import new_key
+    from tidegate.operation.key import new_key
     from tidegate.operation.rows import load_rows, split_parts, store_parts
 
     local = open_local(home)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-import socket
+import os
 
 import msgspec
 
@@ -29,4 +29,4 @@ def local_principal() -> Principal:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may run under a user id that has no name
         user = "unknown"
-    return Principal(f"{user}@{socket.gethostname()}")
+    return Principal(f"{user}@{os.uname().nodename}")

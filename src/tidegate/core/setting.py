@@ -6,7 +6,6 @@ setting must not look as if it were in force.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -91,6 +90,8 @@ def file_layer(path: Path) -> Layer:
     Raises:
         InvalidSetting: The file cannot be read or is not TOML.
     """
+    import tomllib  # few have such a file, and all commands read settings
+
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -13,7 +13,8 @@ from tidegate.core.clock import Clock
 from tidegate.core.digest import Digest
 from tidegate.core.principal import Principal
 from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import Transaction, UnitOfWork, new_key
+from tidegate.operation.key import new_key
+from tidegate.operation.mutation import Transaction, UnitOfWork
 from tidegate.release import move
 from tidegate.release.readiness import Cell
 from tidegate.release.step import FIRST_DEPLOYMENT, Outcome, Step, route_changed

@@ -17,7 +17,8 @@ from tidegate.journal.ledger import Ledger
 from tidegate.journal.matured import OutcomeEvent
 from tidegate.journal.record import RecordKind
 from tidegate.journal.tally import US_PER_MINUTE, Tally, merge
-from tidegate.operation.mutation import UnitOfWork, check_key, new_key
+from tidegate.operation.key import check_key, new_key
+from tidegate.operation.mutation import UnitOfWork
 from tidegate.operation.release import Making, Moved
 from tidegate.operation.version import list_decisions, show_version
 from tidegate.release.declaration import Experiment

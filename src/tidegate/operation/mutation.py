@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
@@ -11,17 +10,15 @@ import msgspec
 
 from tidegate.core.clock import Clock
 from tidegate.core.digest import Digest, canonical_json, digest_bytes, stored_form
-from tidegate.core.error import Conflict, InvalidSetting
+from tidegate.core.error import Conflict
 from tidegate.core.principal import Principal
 from tidegate.governance.audit import AuditEvent, AuditLog
+from tidegate.operation.key import check_key
 from tidegate.registry.store import CommitUnknown, DecisionStore, StoreUnavailable, VersionStore
 from tidegate.release.book import ReleaseStore
 from tidegate.release.lease import LeaseStore
 
 T = TypeVar("T")
-
-KEY_LENGTH = 200
-"""Most characters of an idempotency key: room for a UUID and a caller's own prefix."""
 
 _LOOKS = 2
 """How often a commit of unknown outcome is looked up again before the caller is told."""
@@ -162,11 +159,6 @@ class Outcome(msgspec.Struct, Generic[T], frozen=True):
     replayed: bool
 
 
-def new_key() -> str:
-    """Return an idempotency key that nobody used before."""
-    return secrets.token_hex(16)
-
-
 def run(
     unit: UnitOfWork,
     intent: Intent,
@@ -207,21 +199,6 @@ def run(
         except StoreUnavailable as error:
             raise unknown from error
     raise unknown
-
-
-def check_key(key: str) -> str:
-    """Return `key` if it can serve as an idempotency key.
-
-    Raises:
-        InvalidSetting: It is empty, too long, or not printable ASCII.
-    """
-    if not (0 < len(key) <= KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise InvalidSetting(
-            f"An idempotency key must have 1 to {KEY_LENGTH} printable ASCII characters. "
-            f"Got {key[:KEY_LENGTH]!r}.",
-            hint="Use a fresh UUID for each change, and the same one to repeat it.",
-        )
-    return key
 
 
 def _attempt(

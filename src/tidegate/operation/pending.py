@@ -14,6 +14,7 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,12 +23,12 @@ from tidegate.core.decision import Decision, Evidence, Verdict
 from tidegate.core.digest import canonical_json
 from tidegate.core.error import Conflict, InvalidSetting, TidegateError
 from tidegate.core.principal import Principal
-from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import UnitOfWork
-from tidegate.registry.store import NotStorable
 from tidegate.route.file import Files, LocalFiles
 from tidegate.route.status import process_start
 from tidegate.route.store import RouteStore
+
+if TYPE_CHECKING:
+    from tidegate.operation.mutation import UnitOfWork
 
 _log = logging.getLogger("tidegate.pending")
 
@@ -205,6 +206,11 @@ def reconcile(
         TidegateError: As `record_decision` and `RouteStore.read`.
         OSError: The notes cannot be read or removed.
     """
+    from tidegate.operation.decide import record_decision
+    from tidegate.registry.store import NotStorable
+
+    # what the database says of a decision that it takes neither now nor later
+    refused = (NotStorable, InvalidSetting, Conflict)
     n_stored = 0
     for move in pending.all():
         if move.number is not None:
@@ -214,7 +220,7 @@ def reconcile(
             try:
                 keep(unit, pending, move, clock=clock)
                 n_stored += 1
-            except _REFUSED as error:
+            except refused as error:
                 _set_aside(pending, move, error)
         elif not move.is_under_way and move.key != except_key:
             # Under a key of its own: whoever repeats the move under its key goes on with it.
@@ -224,13 +230,9 @@ def reconcile(
                     record_decision(unit, _interrupted(move, routes, clock=clock), key=key, clock=clock)
                     n_stored += 1
                 pending.drop(move.key)
-            except _REFUSED as error:
+            except refused as error:
                 _set_aside(pending, move, error)
     return n_stored
-
-
-_REFUSED = (NotStorable, InvalidSetting, Conflict)
-"""What the database says of a decision that it takes neither now nor later."""
 
 
 def _set_aside(pending: PendingMoves, move: Move, error: TidegateError) -> None:
@@ -256,6 +258,8 @@ def keep(unit: UnitOfWork, pending: PendingMoves | None, move: Move, *, clock: C
         CommitUnknown: It was lost during the commit; the note stays.
         ValueError: The move has no decision.
     """
+    from tidegate.operation.decide import record_decision
+
     if move.decision is None:
         raise ValueError("a move without a decision cannot be kept")
     try:

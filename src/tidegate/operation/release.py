@@ -2,7 +2,8 @@
 
 A forward move needs the database: without it nobody knows whether the move was made before, and it is
 refused while traffic stays as it is. A rollback needs local files only, looks at no database before
-traffic has moved, and its decision waits in a file where there is none (`operation.pending`).
+traffic has moved, and its decision waits in a file where there is none (`operation.pending`). So what
+speaks to the database is imported where it is used: under overload a process starts slowly enough.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,11 +21,8 @@ from tidegate.core.decision import Decision
 from tidegate.core.digest import Digest
 from tidegate.core.error import Conflict, TidegateError
 from tidegate.core.principal import Principal
-from tidegate.operation.decide import ACTION
-from tidegate.operation.mutation import UnitOfWork, check_key, new_key
+from tidegate.operation.key import check_key, new_key
 from tidegate.operation.pending import Move, PendingMoves, keep, reconcile
-from tidegate.operation.version import show_version
-from tidegate.registry.store import StoredDecision
 from tidegate.release.readiness import DEFAULT_PATIENCE, Cell, Patience
 from tidegate.release.rollback import switch_back
 from tidegate.release.safe_mode import set_safe_mode
@@ -39,6 +38,9 @@ from tidegate.release.step import (
 from tidegate.release.switch import clear_latch, first_deployment, switch
 from tidegate.route.status import process_start
 from tidegate.route.store import RouteStorageError
+
+if TYPE_CHECKING:
+    from tidegate.operation.mutation import UnitOfWork
 
 FallbackOf = Callable[[Digest], tuple[str, ...]]
 """Maps the digest of a manifest to the names of its fallback chain."""
@@ -87,6 +89,8 @@ def deploy_first(
         Conflict: The service serves a version already.
         TidegateError: The route cannot be written.
     """
+    from tidegate.operation.version import show_version
+
     making = Making(
         cell=cell,
         service=service,
@@ -150,6 +154,8 @@ def switch_to(
         StoreUnavailable: The database cannot be reached; nothing was moved.
         TidegateError: The route cannot be written.
     """
+    from tidegate.operation.version import show_version
+
     making = Making(
         cell=cell,
         service=service,
@@ -286,6 +292,8 @@ def unlatch(
         NotFound: There is no such version.
         TidegateError: As `release.switch.clear_latch`.
     """
+    from tidegate.operation.version import show_version
+
     making = Making(
         cell=cell,
         service=service,
@@ -330,6 +338,9 @@ class Making:
         Raises:
             StoreUnavailable: The database cannot be reached.
         """
+        from tidegate.operation.decide import ACTION
+        from tidegate.registry.store import StoredDecision
+
         self._reconcile(unit)
         with unit.read() as transaction:
             mutation = transaction.mutations.find(self.key)

@@ -14,7 +14,8 @@ from tidegate.core.digest import Digest
 from tidegate.core.error import Corrupt, InvalidSetting, NotFound
 from tidegate.core.principal import Principal
 from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import UnitOfWork, new_key
+from tidegate.operation.key import new_key
+from tidegate.operation.mutation import UnitOfWork
 from tidegate.operation.run import ListedRun
 from tidegate.operation.train import SnapshotRows, train
 from tidegate.registry.artifact import ArtifactStore

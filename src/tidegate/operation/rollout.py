@@ -21,7 +21,8 @@ from tidegate.core.decision import Evidence, Verdict
 from tidegate.core.error import Conflict, InvalidSetting, NotFound, TidegateError
 from tidegate.core.principal import Principal
 from tidegate.operation.book import release_decision, release_state, save_release, stored_release
-from tidegate.operation.mutation import Effect, Intent, Transaction, UnitOfWork, new_key, run
+from tidegate.operation.key import new_key
+from tidegate.operation.mutation import Effect, Intent, Transaction, UnitOfWork, run
 from tidegate.operation.release import FallbackOf
 from tidegate.operation.version import show_version
 from tidegate.registry.store import CommitUnknown, StoreUnavailable

@@ -12,7 +12,8 @@ from tidegate.core.error import NotFound
 from tidegate.core.principal import Principal
 from tidegate.monitoring.signal import Signal, SignalBook, State
 from tidegate.operation.decide import record_decision
-from tidegate.operation.mutation import UnitOfWork, new_key
+from tidegate.operation.key import new_key
+from tidegate.operation.mutation import UnitOfWork
 from tidegate.registry.store import PAGE
 
 KIND = "signal"
