@@ -75,7 +75,7 @@ def start(
         clock=local.clock,
         measured=measured,
         horizon_s=horizon_s if within is None else duration_s(within),
-        target=manifest.evaluation.target if manifest is not None and manifest.evaluation else "",
+        target=manifest.target if manifest is not None else "",
         reason=reason,
         key=key,
     )

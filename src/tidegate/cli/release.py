@@ -113,7 +113,7 @@ def start(
         latency_us=latency_us,
         mature_s=candidate.objectives.outcome_within_s,
         outputs=candidate.contract.output.names,
-        target=candidate.evaluation.target if candidate.evaluation else "",
+        target=candidate.target,
         reason=reason,
         key=key,
     )

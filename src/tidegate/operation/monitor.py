@@ -47,7 +47,7 @@ def watched_subject(unit: UnitOfWork, artifacts: ArtifactStore, service: str) ->
         objectives=manifest.objectives,
         monitoring=manifest.monitoring,
     )
-    return subject, (manifest.evaluation.target if manifest.evaluation else "") or UNNAMED
+    return subject, manifest.target or UNNAMED
 
 
 def examine(

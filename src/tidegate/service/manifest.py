@@ -123,6 +123,11 @@ class Manifest(msgspec.Struct, frozen=True):
         return [{name: row[name] for name in names if name in row} for row in rows]
 
     @property
+    def target(self) -> str:
+        """Name of the outcome that the service is judged by; empty where none is declared."""
+        return self.evaluation.target if self.evaluation is not None else ""
+
+    @property
     def slicing(self) -> Slicing:
         """By what its records are counted apart: the declared slices, and what is protected."""
         declared = self.monitoring.slices if self.monitoring is not None else ()
@@ -135,7 +140,7 @@ class Manifest(msgspec.Struct, frozen=True):
             self.contract,
             [*declared, *evaluation.attributes(self.contract)],
             judged=judged,
-            outcome=evaluation.target,
+            outcome=self.target,
         )
 
     @property
