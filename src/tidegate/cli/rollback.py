@@ -107,10 +107,10 @@ def _tell(service: str, moved: Moved, where: str) -> None:
 
 
 def _taken_away(changed: Mapping[str, Any]) -> str:
+    from tidegate.release.rollback import name_versions
+
     versions = changed.get("taken_away")
     if not versions:
         return ""
-    named = " and ".join(map(str, versions))
-    one = len(versions) == 1
-    latched = (" and is latched" if one else " and are latched") if changed["latched"] else ""
-    return f" Version{'' if one else 's'} {named} {'was' if one else 'were'} taken away{latched}."
+    latched = f" and {'is' if len(versions) == 1 else 'are'} latched" if changed["latched"] else ""
+    return f" {name_versions(versions).capitalize()} taken away{latched}."
