@@ -71,4 +71,8 @@ def test_page_has_its_room_on_the_disk_from_the_start(tmp_path: Path) -> None:
 def test_without_room_for_a_page_the_counts_stay_in_the_process(tmp_path: Path) -> None:
     (tmp_path / "page").symlink_to("/dev/full")
 
-    MetricPage(tmp_path / "page").counter("a_total").add()
+    counter = MetricPage(tmp_path / "page").counter("a_total")
+    counter.add()
+    counter.add(2)
+
+    assert counter._values[counter._index] == 3
