@@ -16,6 +16,8 @@ import multiprocessing
 import shutil
 import statistics
 import struct
+import subprocess
+import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -288,7 +290,9 @@ class Bench:
             process.kill()
 
     def by_command(self) -> None:
-        done = self.server.command("rollback", SERVICE)
+        typed = [sysconfig.get_path("scripts") + "/tidegate", "rollback", SERVICE]
+        home = ["--home", str(self.server.home.root)]
+        done = subprocess.run([*typed, *home], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
 

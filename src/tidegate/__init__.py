@@ -6,10 +6,10 @@ this package, pays only for what it serves with.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; importing `typing` takes a rollback longer than all else
 if TYPE_CHECKING:
+    from typing import Any
+
     from tidegate.bootstrap.publish import register as register
     from tidegate.contract.compare import compare as compare
     from tidegate.contract.declare import (
@@ -93,6 +93,8 @@ __all__ = sorted(_HOMES)  # noqa: PLE0605 - a list of str, sorted
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tidegate' has no attribute {name!r}")
+    from importlib import import_module
+
     return getattr(import_module(f"tidegate.{_HOMES[name]}"), name)
 
 

@@ -12,6 +12,7 @@ from tidegate.control.app import make_app
 from tidegate.core.decision import Decision
 from tidegate.core.principal import Principal
 from tidegate.operation.release import Moved
+from tidegate.operation.rollback import MovedBack
 from tidegate.release.move import NothingToRollBack
 
 ANA = Principal("ana@laptop")
@@ -29,7 +30,7 @@ class Moving(FakePlane):
         self.asked.append((service, request.to, request.keep, request.reason))
         if service == "first":
             raise NothingToRollBack("No earlier version.", hint="Register one.")
-        return self._moved(service, "rollback")
+        return MovedBack(service, {"local": self._moved(service, "rollback")}, 1)
 
     def change_safe_mode(self, service, request):
         self.asked.append((service, request.on))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import msgspec
 import pytest
 
 from tests.system.model import add_version, deploy, write_function
 from tests.system.postgresql import postgresql, serving_on
 from tests.system.server import Load, request, wait_until
-from tidegate.operation.version import list_decisions
+from tidegate.core.lane import NAME
+from tidegate.operation.pending import PendingMoves
+from tidegate.operation.version import list_decisions, show_version
 from tidegate.route.route import CANDIDATE, resize
 
 pytestmark = pytest.mark.slow
@@ -38,17 +43,17 @@ def server(tmp_path_factory, database):
     with serving_on(database, tmp_path_factory.mktemp("dark")) as found:
         for number in (1, 2):
             model = write_function(found.folder / f"v{number}.py", BODY)
-            version = add_version(found, SERVICE, model, sample={"a": [1.0], "b": [2.0]})
+            add_version(found, SERVICE, model, sample={"a": [1.0], "b": [2.0]})
         deploy(found, SERVICE, version=1)
         found.start()
-        give_half(found, version.manifest)
+        give_half(found)
         yield found
 
 
-def give_half(server, manifest):
+def give_half(server):
     """Give version 2 half of the keys, as a release does once it is ready everywhere."""
-    routes = server.local().routes
-    known = {2: manifest}
+    with server.local() as local:
+        routes, known = local.routes, {2: show_version(local.unit, SERVICE, number=2).manifest}
     routes.change(
         SERVICE,
         lambda old: msgspec.structs.replace(old, standby=(2,), manifests={**old.manifests, **known}),
@@ -88,3 +93,30 @@ def test_rollback_in_the_dark_fails_no_request_and_is_told_of_later(server, data
     cleared = server.command("latch", "clear", SERVICE, 2)
     assert cleared.returncode == 0, cleared.stderr
     assert [kind for kind, _, _ in told()][-2:] == ["rollback", "clear-latch"]
+
+
+def test_the_controller_rolls_back_for_a_command_but_not_late(server):
+    wait_until(lambda: server.child("tidegate.control") and (server.home.run / NAME).exists())
+    (controller,) = server.child("tidegate.control")
+    notes = PendingMoves(server.home.run / "pending")
+
+    controller.send_signal(signal.SIGSTOP)
+    try:
+        give_half(server)
+        alone = server.command("rollback")
+        by_whom = [notes.all()[-1].pid]
+        assert server.command("latch", "clear", SERVICE, 2).returncode == 0
+        give_half(server)
+    finally:
+        controller.send_signal(signal.SIGCONT)
+    time.sleep(1.0)  # what it was asked while it was stopped reaches it now
+    left = server.local().routes.read().services[SERVICE]
+    asked = server.command("rollback", "--reason", 'it was "slow"')
+    by_whom.append(notes.all()[-1].pid)
+
+    told = f"Version 1 of {SERVICE} has all the traffic again. Version 2 was taken away and is latched.\n"
+    assert (alone.stdout, asked.stdout) == (told, told)
+    assert [arm.version for arm in left.arms if arm.parts] == [1, 2]
+    assert (by_whom[0] != controller.pid, by_whom[1] == controller.pid) == (True, True)
+    assert notes.all()[-1].decision.reason == 'it was "slow"'
+    assert server.command("latch", "clear", SERVICE, 2).returncode == 0

@@ -81,10 +81,14 @@ def tell_error(code: str, message: str, hint: str) -> None:
         click.echo(hint, err=True)
 
 
-def main() -> None:
-    """Run the command line; errors of ours are told in words."""
+def main(asked: bytes | None = None) -> None:
+    """Run the command line; errors of ours are told in words.
+
+    Args:
+        asked: What the controller answered already (`cli.start`), for the command to tell.
+    """
     try:
-        code = cli.main(prog_name="tidegate", standalone_mode=False)
+        code = cli.main(prog_name="tidegate", standalone_mode=False, obj=asked)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

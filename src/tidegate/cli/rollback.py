@@ -51,34 +51,32 @@ def rollback(
     Needs only local files: it works with the database, the network and the controller down. What is
     taken away is latched, so that nothing automatic brings it back.
     """
-    from tidegate.operation.meant import rollback_meant
-    from tidegate.operation.release import roll_back
+    from msgspec.json import decode
 
-    local = open_local(home, must_exist=True)
-    cells = local.cells
-    routes = {name: cell.routes.read() for name, cell in cells.items()}
-    service, where = rollback_meant(
-        routes, service, own=local.settings.cell, now_us=local.clock.wall_us(), to=to
-    )
-    made = [
-        roll_back(
+    from tidegate.operation.rollback import MovedBack, roll_back_meant
+
+    asked: bytes | None = click.get_current_context().obj
+    if asked is not None:  # the controller has done it already
+        back = decode(asked, type=MovedBack)
+    else:
+        local = open_local(home, must_exist=True)
+        back = roll_back_meant(
             lambda: local.unit,
-            cells[name],
+            local.cells,
             service,
+            own=local.settings.cell,
             principal=local.principal,
             clock=local.clock,
             to=to,
             latch=not keep,
             reason=reason,
-            key=key if key is None or len(where) == 1 else f"{key}.{name}",
+            key=key,
         )
-        for name in where
-    ]
     if as_json:
-        print_json(made[0] if len(made) == 1 else made)
+        print_json(back.one_or_all)
         return
-    for name, moved in zip(where, made, strict=True):
-        _tell(service, moved, f" in cell {name}" if len(cells) > 1 else "")
+    for name, moved in back.moved.items():
+        _tell(back.service, moved, f" in cell {name}" if back.n_cells > 1 else "")
 
 
 def _tell(service: str, moved: Moved, where: str) -> None:

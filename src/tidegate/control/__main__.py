@@ -24,15 +24,16 @@ from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.watcher import Watcher, make_watcher
 from tidegate.control.app import make_app
 from tidegate.control.journal import JournalCollector
+from tidegate.control.lane import Lane
 from tidegate.control.metric import WatchCollector, exposition
 from tidegate.control.traffic import RollBack, SafeMode, Word
 from tidegate.core.error import NotFound
-from tidegate.core.principal import SYSTEM, local_principal
+from tidegate.core.principal import SYSTEM, Principal, local_principal
 from tidegate.core.struct import learn_structs
 from tidegate.feature.online import Pushed
 from tidegate.journal.retention import RetentionPolicy
-from tidegate.operation.meant import service_to_roll_back
-from tidegate.operation.release import Moved, change_safe_mode, roll_back
+from tidegate.operation.release import Moved, change_safe_mode
+from tidegate.operation.rollback import MovedBack, roll_back_meant
 from tidegate.operation.rollout import (
     abort_release,
     approve_release,
@@ -90,13 +91,14 @@ class LocalPlane:
     def push(self, view: str, rows: Sequence[Mapping[str, Any]]) -> Pushed:
         return self._pusher.push(view, rows)
 
-    def roll_back(self, service: str, request: RollBack) -> Moved:
+    def roll_back(self, service: str, request: RollBack, *, by: Principal | None = None) -> MovedBack:
         local = self._local
-        return roll_back(
+        return roll_back_meant(
             lambda: local.unit,
-            local.cell,
-            service or service_to_roll_back(local.routes.read(), now_us=local.clock.wall_us()),
-            principal=self._person,
+            local.cells,
+            service or None,
+            own=local.settings.cell,
+            principal=by or self._person,
             clock=local.clock,
             to=request.to,
             latch=not request.keep,
@@ -197,9 +199,12 @@ def main() -> None:
         copy_to=server.records_delta,
         on_lead=lead,
     )
+    plane = LocalPlane(local, server.n_workers, controller, watcher, copier)
+    lane = Lane(local.home.run, plane)
+    lane.start()
     controller.start()
     uvicorn.run(
-        make_app(LocalPlane(local, server.n_workers, controller, watcher, copier)),
+        make_app(plane),
         host=server.control_host,
         port=server.control_port,
         ssl_certfile=server.tls_certificate or None,
@@ -207,6 +212,7 @@ def main() -> None:
         access_log=False,
         log_level="warning",
     )
+    lane.stop()
     watcher.stop()
     controller.stop()
     if copier is not None:

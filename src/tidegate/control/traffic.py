@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from tidegate.core.error import InvalidSetting, NotFound
 from tidegate.operation.release import Moved
+from tidegate.operation.rollback import MovedBack
 from tidegate.operation.watching import ReleaseView
 from tidegate.release.machine import State
 
@@ -29,8 +30,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 class TrafficPlane(Protocol):
     """Who moves traffic."""
 
-    def roll_back(self, service: str, request: RollBack) -> Moved:
-        """Undo what moved last; of the one service that is meant if `service` is "".
+    def roll_back(self, service: str, request: RollBack) -> MovedBack:
+        """Undo what moved last, in every cell; of the one service that is meant if `service` is "".
 
         Raises NotFound, InvalidSetting, Latched, NothingToRollBack, RouteStorageError.
         """
@@ -104,7 +105,8 @@ def traffic_routes(plane: TrafficPlane) -> list[Route]:
 
     async def roll_back(request: Request) -> Response:
         said = await read_body(request, RollBack)
-        return await in_lane(lambda: plane.roll_back(request.path_params.get("name", ""), said))
+        name = request.path_params.get("name", "")
+        return await in_lane(lambda: plane.roll_back(name, said).one_or_all)
 
     async def safe_mode(request: Request) -> Response:
         said = await read_body(request, SafeMode)
