@@ -63,6 +63,7 @@ class Harness:
         self.loop = asyncio.get_running_loop()
         self.clock = SystemClock()
         self.folder = folder
+        self.yielded: list[bool] = []
         self.journal = JournalWriter(
             folder / "journal", cell="test", node="n", worker=0, clock=self.clock, files=files
         )
@@ -72,6 +73,7 @@ class Harness:
             clock=self.clock,
             metrics=MetricPage(folder / "worker-0.page"),
             new_id=uuid7_factory(self.clock, random.Random(0)),
+            yields=self.yielded.append,
         )
 
     def serve(

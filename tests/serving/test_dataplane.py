@@ -52,6 +52,19 @@ async def test_answers_each_request_with_its_own_rows_when_many_share_a_turn(tmp
 
 
 @in_loop
+async def test_yields_the_core_while_calls_crowd_and_takes_it_for_a_lone_one(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.serve(Told(lambda x: x))
+
+    await harness.ask([1.0])
+    await harness.ask([1.0], [2.0], [3.0], [4.0])
+    crowded = list(harness.yielded)
+    await harness.ask([5.0])
+
+    assert (crowded, harness.yielded) == ([True], [True, False])
+
+
+@in_loop
 async def test_splits_a_large_request_over_turns_without_mixing_rows(tmp_path: Path) -> None:
     harness = Harness(tmp_path)
     model = Told(lambda x: x)

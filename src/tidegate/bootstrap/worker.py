@@ -43,6 +43,7 @@ from tidegate.route.route import Route, ServiceRoute
 from tidegate.route.status import ServiceStatus, StatusFile, WorkerStatus, process_start
 from tidegate.route.store import RouteStore
 from tidegate.serving.call import NotReady
+from tidegate.serving.courtesy import yield_on_linux
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Endpoint, LoadedVersion, UnknownService
 from tidegate.serving.http.cold import ColdHandler, Waiting
@@ -99,6 +100,7 @@ class Worker:
             clock=self._clock,
             metrics=metrics,
             new_id=uuid7_factory(self._clock, random.Random(int.from_bytes(os.urandom(16), "big"))),
+            yields=yield_on_linux,
         )
         self._site = Site()
         self._plane.outbox.is_alone = lambda: len(self._site.connections) < 2

@@ -21,6 +21,7 @@ from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.cache import ResponseCache
 from tidegate.serving.call import BreakerOpen, Call, DeadlineExceeded, Group, Overloaded, SafeMode
+from tidegate.serving.courtesy import Courtesy
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion, UnknownService
 from tidegate.serving.guard import ask_stand_in, fall_back, inspect, is_fault, take_stand_in
 from tidegate.serving.metric import MetricPage
@@ -45,6 +46,7 @@ class DataPlane:
         clock: Clock,
         metrics: MetricPage,
         new_id: Callable[[], bytes],
+        yields: Callable[[bool], None] = lambda crowded: None,
     ) -> None:
         """Make a data plane without services.
 
@@ -54,6 +56,7 @@ class DataPlane:
             clock: Time.
             metrics: Where counts go.
             new_id: Makes request ids, 16 bytes each.
+            yields: As `Courtesy` calls it.
         """
         self.clock = clock
         self.new_id = new_id
@@ -63,6 +66,7 @@ class DataPlane:
         self._loop = loop
         self._journal = JournalLane(journal, loop, clock=clock)
         self._metrics = metrics
+        self._courtesy = Courtesy(yields)
         self._arrived: list[Call] = []
         self._finished: list[Group] = []
         self._settling = False
@@ -202,6 +206,7 @@ class DataPlane:
 
     def _turn(self) -> None:
         calls, self._arrived = self._arrived, []
+        self._courtesy.look(len(calls) + len(self._unfinished))
         self._settling = True
         arms = {call.arm for call in calls}
         if len(arms) == 1:
