@@ -23,11 +23,11 @@ def tidegate(tmp_path, monkeypatch, capsys):
     for name in ("TIDEGATE_HOME", "TIDEGATE_CONFIG", "TIDEGATE_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*arguments: object) -> Said:
+    def run(*arguments: object, asked: bytes | None = None) -> Said:
         monkeypatch.setattr(sys, "argv", ["tidegate", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            main()
+            main(asked)
         said = capsys.readouterr()
         return Said(ended.value.code or 0, said.out, said.err)
 

@@ -13,8 +13,12 @@ import pytest
 
 from tidegate.cli.main import cli
 from tidegate.cli.option import REASON
+from tidegate.core.decision import Decision
 from tidegate.core.digest import digest_bytes
 from tidegate.core.home import Home
+from tidegate.core.principal import Principal
+from tidegate.operation.release import Moved
+from tidegate.operation.rollback import MovedBack
 from tidegate.release import move
 from tidegate.route.route import CANDIDATE, Shadow, resize
 from tidegate.route.store import RouteStore
@@ -281,6 +285,25 @@ def test_a_latch_is_listed_and_cleared(tidegate, store):
     assert cleared.out == "Version 2 of flights may be switched or released to again.\n"
     assert (again.code, "no version flights@2" in again.err) == (1, True)  # only the route knows of it
     assert tidegate("latch", "list").out == "No version is latched.\n"
+
+
+def test_what_the_controller_did_is_told_and_not_done_again(tidegate, store):
+    deploy(store, "flights", 1, 2)
+    told = Decision("rollback", "flights", "committed", Principal("ana@laptop"), 0, version=7)
+    answer = msgspec.json.encode(MovedBack("flights", {"local": Moved(told, 3)}, 1))
+
+    said = tidegate("rollback", asked=answer)
+
+    assert said.out == "Version 7 of flights has all the traffic again.\n"
+    assert route_of(store, "flights").stable == 2
+
+
+def test_what_a_controller_of_another_release_says_is_not_needed(tidegate, store):
+    deploy(store, "flights", 1, 2)
+
+    said = tidegate("rollback", asked=b'{"done":true}')
+
+    assert said.out.startswith("Version 1 of flights has all the traffic again.")
 
 
 def test_a_rollback_moves_traffic_before_any_engine_is_imported():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tidegate.cli.screen import print_json
 
 if TYPE_CHECKING:
     from tidegate.operation.release import Moved
+    from tidegate.operation.rollback import MovedBack
 
 
 @click.command(
@@ -51,14 +53,10 @@ def rollback(
     Needs only local files: it works with the database, the network and the controller down. What is
     taken away is latched, so that nothing automatic brings it back.
     """
-    from msgspec.json import decode
+    from tidegate.operation.rollback import roll_back_meant
 
-    from tidegate.operation.rollback import MovedBack, roll_back_meant
-
-    asked: bytes | None = click.get_current_context().obj
-    if asked is not None:  # the controller has done it already
-        back = decode(asked, type=MovedBack)
-    else:
+    back = _done_already(click.get_current_context().obj)
+    if back is None:
         local = open_local(home, must_exist=True)
         back = roll_back_meant(
             lambda: local.unit,
@@ -77,6 +75,18 @@ def rollback(
         return
     for name, moved in back.moved.items():
         _tell(back.service, moved, f" in cell {name}" if back.n_cells > 1 else "")
+
+
+def _done_already(asked: bytes | None) -> MovedBack | None:
+    """Return what the controller did when it was asked, if it was."""
+    import msgspec
+
+    from tidegate.operation.rollback import MovedBack
+
+    if asked is not None:
+        with suppress(msgspec.MsgspecError):  # a controller of another release: what it did is seen anew
+            return msgspec.json.decode(asked, type=MovedBack)
+    return None
 
 
 def _tell(service: str, moved: Moved, where: str) -> None:
