@@ -55,7 +55,6 @@ AFTER_S = 0.6
 LOOK_S = 0.002
 LIMIT_MS = 250.0
 TRIES = 200
-TRIES_OF_COMMAND = 40
 EXPECTED = frozenset({"overloaded", "deadline_exceeded"})
 """Errors that ten times the capacity makes with any version."""
 
@@ -333,16 +332,15 @@ def _row(name: str, tries: list[Try]) -> list[str]:
 def run(options: Options) -> Iterator[Report]:
     """Roll back again and again under overload, each way, the database killed for the last two."""
     n_tries = 4 if options.short else TRIES
-    n_commands = 2 if options.short else TRIES_OF_COMMAND
     folder = Path(tempfile.mkdtemp(prefix="tidegate-rollback-"))
     try:
         with postgresql() as database, serving_on(database, folder) as server:
-            yield _measure(_prepare(server), database.kill, n_tries, n_commands)
+            yield _measure(_prepare(server), database.kill, n_tries)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int, n_commands: int) -> Report:
+def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int) -> Report:
     target = load.Target(
         bench.server.port, PATH, (b'{"a":1,"b":2}',), {"tidegate-timeout-ms": str(TIMEOUT_MS)}
     )
@@ -352,7 +350,7 @@ def _measure(bench: Bench, kill_database: Callable[[], None], n_tries: int, n_co
     overload = load.Arrivals(target, 1.0, 64, rate_per_s=OVERLOAD * capacity, tick_us=1000.0)
     ways = [
         Way("control port", n_tries, bench.by_control),
-        Way("command, from nothing", n_commands, bench.by_command),
+        Way("command, from nothing", n_tries, bench.by_command),
         Way("ready process, database killed", n_tries, bench.here, first=kill_database),
         Way("the same, controller killed", n_tries, bench.here, before=bench.kill_controller),
     ]
