@@ -17,7 +17,6 @@ import shutil
 import statistics
 import struct
 import subprocess
-import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -31,6 +30,7 @@ import msgspec
 
 from benchmarks import load
 from benchmarks.measure import Goal, Options, Report, Table
+from benchmarks.process import program
 from tests.system.model import add_version, deploy, write_function
 from tests.system.postgresql import postgresql, serving_on
 from tests.system.server import Server, wait_until
@@ -289,7 +289,7 @@ class Bench:
             process.kill()
 
     def by_command(self) -> None:
-        typed = [sysconfig.get_path("scripts") + "/tidegate", "rollback", SERVICE]
+        typed = [program("tidegate"), "rollback", SERVICE]
         home = ["--home", str(self.server.home.root)]
         done = subprocess.run([*typed, *home], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -16,31 +16,18 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from tidegate.control.traffic import MAX_BODY_BYTES, RollBack
+from tidegate.control.traffic import MAX_BODY_BYTES, RollBack, RollBackPlane
 from tidegate.core.error import TidegateError
 from tidegate.core.lane import NAME, Reached
-from tidegate.core.principal import Principal, local_principal
-from tidegate.operation.rollback import MovedBack
+from tidegate.core.principal import Principal, local_principal, person
 
 _log = logging.getLogger("tidegate.lane")
 
 _PATIENCE_S = 2.0
 """How long a caller may take to say a line that it has ready."""
-
-
-class RollBackPlane(Protocol):
-    """Who rolls back."""
-
-    def roll_back(self, service: str, request: RollBack, *, by: Principal | None = None) -> MovedBack:
-        """Undo what moved last; of the one service that is meant if `service` is "".
-
-        Raises TidegateError.
-        """
-        ...
 
 
 class _Said(RollBack, forbid_unknown_fields=True):
@@ -140,4 +127,4 @@ def _peer(caller: socket.socket) -> Principal:
         name = pwd.getpwuid(user).pw_name
     except KeyError:
         name = str(user)
-    return Principal(f"{name}@{os.uname().nodename}")
+    return person(name)

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.core.principal import Principal
 from tidegate.operation.release import Moved
 from tidegate.operation.rollback import MovedBack
 from tidegate.operation.watching import ReleaseView
@@ -27,15 +28,19 @@ _LANE_THREADS = 4
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class TrafficPlane(Protocol):
-    """Who moves traffic."""
+class RollBackPlane(Protocol):
+    """Who rolls back."""
 
-    def roll_back(self, service: str, request: RollBack) -> MovedBack:
+    def roll_back(self, service: str, request: RollBack, *, by: Principal | None = None) -> MovedBack:
         """Undo what moved last, in every cell; of the one service that is meant if `service` is "".
 
         Raises NotFound, InvalidSetting, Latched, NothingToRollBack, RouteStorageError.
         """
         ...
+
+
+class TrafficPlane(RollBackPlane, Protocol):
+    """Who moves traffic."""
 
     def change_safe_mode(self, service: str, request: SafeMode) -> Moved:
         """Switch safe mode. Raises NotFound, InvalidSetting, Latched, RouteStorageError."""

@@ -29,4 +29,9 @@ def local_principal() -> Principal:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may run under a user id that has no name
         user = "unknown"
+    return person(user)
+
+
+def person(user: str) -> Principal:
+    """Return the principal of a user of this machine, by name."""
     return Principal(f"{user}@{os.uname().nodename}")
