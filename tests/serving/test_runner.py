@@ -19,7 +19,7 @@ from tests.serving.plane import Harness, Told, answers, journalled
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import SystemClock
 from tidegate.journal.record import Flag
-from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack
+from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
 from tidegate.serving.quarantine import Notes, Quarantine, RowGuard
 from tidegate.serving.readiness import CheckFailed, check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
@@ -103,10 +103,13 @@ def test_gathers_what_waits_and_keeps_batches_within_the_bound() -> None:
         peer.sendall(b"".join(ask(number, 3) for number in range(2, 7)) + ask(7, 20))
         go_on.set()
         buffer, found = FrameBuffer(), []
-        while len(found) < 7:
+        while sum(len(answer.ids) for answer in found) < 7:
             found += buffer.feed(peer.recv(1 << 16))
 
-    assert [answer.id for answer in found] == list(range(1, 8))
+    # what went into one call is answered by one message
+    assert [answer.ids for answer in found] == [[1], [2, 3], [4, 5], [6], [7]]
+    values = [unpack(answer.parts, sum(answer.n_rows))["y"].tolist() for answer in found]
+    assert values == [[1.0], [2.0] * 3 + [3.0] * 3, [4.0] * 3 + [5.0] * 3, [6.0] * 3, [7.0] * 20]
     assert model.batches == [1, 6, 6, 3, 8, 8, 4]
 
 

@@ -212,6 +212,17 @@ class Group:
         features = arm.version.features
         return cls(arm, calls, inputs if features is None else features.widen(inputs))
 
+    @classmethod
+    def join(cls, groups: list[Group]) -> Group:
+        """Put groups of one arm, without outputs yet, one after another into one."""
+        first = groups[0]
+        if len(groups) == 1:
+            return first
+        calls = [call for group in groups for call in group.calls]
+        joined = cls(first.arm, calls, Batch.concat([group.inputs for group in groups]))
+        joined.flags = first.flags
+        return joined
+
     @staticmethod
     def _gathered(arm: Arm, calls: list[Call]) -> Batch:
         gather = arm.version.decoder.gather

@@ -68,23 +68,26 @@ MOVING = "moving"
 
 
 class Answer(msgspec.Struct, array_like=True, tag="answer"):
-    """What became of an Ask.
+    """What became of the Asks of one worker that went into one call of the model together.
 
     Attributes:
-        id: The Ask's number.
-        parts: Output columns; empty if it failed.
-        predict_us: Duration of the model call it was part of, microseconds.
+        ids: The Asks' numbers.
+        n_rows: Rows of each.
+        parts: Output columns, of one Ask's rows after another's; empty if they failed.
+        predict_us: Duration of that call, microseconds.
         batch_rows: Rows of that call.
         waiting_rows: Rows left waiting in the runner after it.
         error: Code of the failure, or "".
         message: The failure in words.
         standing: Whether the runner's queue stands: more comes than can be answered.
         peers: How many workers are connected.
-        bad_rows: Positions of rows that the model is not asked about, since it did not survive them.
+        bad_rows: Positions of rows that the model is not asked about, since it did not survive them; of
+            a single Ask.
         is_shared: Whether other versions did not survive them either.
     """
 
-    id: int
+    ids: list[int]
+    n_rows: list[int]
     parts: list[Part] = []
     predict_us: float = 0.0
     batch_rows: int = 0

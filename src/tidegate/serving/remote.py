@@ -10,6 +10,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from tidegate.contract.objective import Criticality
+from tidegate.core.error import TidegateError
 from tidegate.journal.record import Flag
 from tidegate.predictor.protocol import PredictorError
 from tidegate.serving.admission import Backlog
@@ -225,30 +226,54 @@ class RemoteExecutor:
             return
         if answer.batch_rows:
             self.backlog.duration.observe(answer.batch_rows, answer.predict_us / 1e6)
-        asked = self._asked.pop(answer.id, None)
-        if asked is None:  # cancelled while it ran
+        asked = [self._asked.pop(ask_id, None) for ask_id in answer.ids]
+        present = [each for each in asked if each is not None]  # the others were cancelled while they ran
+        if not present:
             return
-        link.n_asked -= 1
-        group = asked.group
-        self.backlog.own -= group.n_rows
+        link.n_asked -= len(present)
+        now_s = monotonic()
+        for each in present:
+            self.backlog.own -= each.group.n_rows
+            if answer.batch_rows:
+                self.backlog.compare(each.expected_s, now_s - each.sent_s)
         if answer.batch_rows:
-            self.backlog.compare(asked.expected_s, monotonic() - asked.sent_s)
             self.backlog.told(answer.waiting_rows, standing=answer.standing, peers=answer.peers)
-        if answer.error == DeadlineExceeded.code:
-            group.error = DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
-        elif answer.error == Overloaded.code:
-            group.error = Overloaded(answer.message, hint="Try again after the time in Retry-After.")
-        elif answer.error == QuarantinedInput.code:
-            self._set_apart(asked, answer)
+        if answer.error == QuarantinedInput.code:
+            self._set_apart(present[0], answer)
             return
-        elif answer.error:
-            group.error = PredictorError(answer.message, hint="The model is at fault, not the transport.")
+        if answer.error:
+            for each in present:
+                each.group.error = _error(answer)
+                each.done(each.group)
         else:
-            group.outputs = unpack(answer.parts, group.n_rows)
-            group.predict_us = answer.predict_us
-            group.batch_rows = answer.batch_rows
-        asked.done(group)
+            self._hand_out(asked, answer)
         self._released(link)
+
+    def _hand_out(self, asked: list[_Asked | None], answer: Answer) -> None:
+        """Give outputs to whoever asked for them, in as few groups as there can be.
+
+        What ran together is checked, journalled and answered together: one frame for thirty rows that
+        came one by one costs little more than one for each would.
+        """
+        outputs = unpack(answer.parts, sum(answer.n_rows))
+        together: dict[object, list[tuple[_Asked, range]]] = {}
+        start = 0
+        for each, n_rows in zip(asked, answer.n_rows, strict=True):
+            if each is not None:
+                group = each.group
+                # who asks without calls looks at the group that he gave
+                key = (group.arm, each.done, group.flags) if group.calls else group
+                together.setdefault(key, []).append((each, range(start, start + n_rows)))
+            start += n_rows
+        for parts in together.values():
+            joined = Group.join([each.group for each, _ in parts])
+            if joined.n_rows < outputs.n_rows:
+                joined.outputs = outputs.take([row for _, rows in parts for row in rows])
+            else:
+                joined.outputs = outputs
+            joined.predict_us = answer.predict_us
+            joined.batch_rows = answer.batch_rows
+            parts[0][0].done(joined)
 
     def _set_apart(self, asked: _Asked, answer: Answer) -> None:
         """Refuse the calls whose rows are in quarantine, and ask for the others again."""
@@ -283,6 +308,14 @@ class RemoteExecutor:
             f"The process that runs {self._who} is not there.",
             hint="It is being started again; try in a moment.",
         )
+
+
+def _error(answer: Answer) -> TidegateError:
+    if answer.error == DeadlineExceeded.code:
+        return DeadlineExceeded("The model could not begin in time.", hint="Allow more time.")
+    if answer.error == Overloaded.code:
+        return Overloaded(answer.message, hint="Try again after the time in Retry-After.")
+    return PredictorError(answer.message, hint="The model is at fault, not the transport.")
 
 
 def _due_s(call: Call) -> float:

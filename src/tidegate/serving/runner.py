@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import selectors
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from time import perf_counter
 
 from tidegate.contract.batch import Batch
@@ -76,6 +77,7 @@ class Runner:
         self._queue: CallQueue[tuple[Peer, Ask]] = CallQueue(
             max_batch_rows=max_batch_rows, call_s=self._call_s
         )
+        self._told: set[Peer] = set()
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ)
 
@@ -94,7 +96,8 @@ class Runner:
         """Tell the workers to turn to whoever listens now, and answer what they have asked until they do."""
         self._selector.unregister(self._listener)
         for peer in self._peers():
-            self._answer(peer, Answer(0, error=MOVING))
+            self._answer(peer, Answer([], [], error=MOVING))
+        self._flush()
         give_up_s = self._clock.monotonic_s() + _HAND_OVER_S
         while self._peers() and self._clock.monotonic_s() < give_up_s:
             self._receive(0.0 if len(self._queue) else 0.1)
@@ -111,7 +114,7 @@ class Runner:
                 continue
             peer: Peer = key.data
             if mask & selectors.EVENT_WRITE:
-                self._send(peer, b"")
+                self._send(peer)
             if mask & selectors.EVENT_READ:
                 self._read(peer)
 
@@ -162,10 +165,11 @@ class Runner:
         batch, late, shed = self._queue.take(self._clock.monotonic_s())
         for peer, ask in late:
             message = "There was not enough time left for the model."
-            self._answer(peer, Answer(ask.id, error="deadline_exceeded", message=message))
+            self._answer(peer, Answer([ask.id], [ask.n_rows], error="deadline_exceeded", message=message))
         for peer, ask in shed:
             message = "Newer or more critical requests were served instead."
-            self._answer(peer, Answer(ask.id, error="overloaded", message=message))
+            self._answer(peer, Answer([ask.id], [ask.n_rows], error="overloaded", message=message))
+        self._flush()
         if batch:
             self._on_call(max(ask.deadline_s for _, ask in batch))
             self._run(batch)
@@ -175,6 +179,7 @@ class Runner:
         return self._duration.wait_s(n_rows - 1, max_batch_rows=self._max_batch_rows)
 
     def _run(self, members: list[tuple[Peer, Ask]]) -> None:
+        members.sort(key=lambda member: id(member[0]))  # each worker's rows together, in their order
         inputs = Batch.concat([unpack(ask.parts, ask.n_rows) for _, ask in members])
         rows: list[Fingerprint] = []
         if self._guard is not None:
@@ -193,7 +198,8 @@ class Runner:
             if self._guard is not None and len(rows) == 1:
                 self._guard.quarantine.failed_alone(rows[0])
             peer, ask = members[0]
-            self._answer(peer, Answer(ask.id, error=error.code, message=error.message))
+            self._answer(peer, Answer([ask.id], [ask.n_rows], error=error.code, message=error.message))
+            self._flush()
             return
         n_calls = -(-inputs.n_rows // self._max_batch_rows)
         took_s = (perf_counter() - started_s) / n_calls
@@ -205,13 +211,23 @@ class Runner:
         standing = self._queue.is_standing(self._clock.monotonic_s())
         peers = len(self._selector.get_map()) - 1  # beside the listener
         start = 0
-        for peer, ask in members:
-            part = outputs if len(members) == 1 else outputs.rows(start, start + ask.n_rows)
-            start += ask.n_rows
+        for peer, asks in _by_peer(members):
+            sizes = [ask.n_rows for ask in asks]
+            stop = start + sum(sizes)
+            part = outputs if stop - start == outputs.n_rows else outputs.rows(start, stop)
+            start = stop
             answer = Answer(
-                ask.id, pack(part), took_us, batch_rows, waiting_rows, standing=standing, peers=peers
+                [ask.id for ask in asks],
+                sizes,
+                pack(part),
+                took_us,
+                batch_rows,
+                waiting_rows,
+                standing=standing,
+                peers=peers,
             )
             self._answer(peer, answer)
+        self._flush()
 
     def _refuse(self, members: list[tuple[Peer, Ask]], rows: list[Fingerprint]) -> bool:
         """Answer those whose rows the model does not survive, run the others; False if there are none."""
@@ -230,7 +246,8 @@ class Runner:
                 self._answer(
                     peer,
                     Answer(
-                        ask.id,
+                        [ask.id],
+                        [ask.n_rows],
                         error=QuarantinedInput.code,
                         message=message,
                         bad_rows=bad,
@@ -240,6 +257,7 @@ class Runner:
             else:
                 rest.append((peer, ask))
             start += ask.n_rows
+        self._flush()
         if rest:
             self._run(rest)
         return True
@@ -281,13 +299,21 @@ class Runner:
         return outputs
 
     def _answer(self, peer: Peer, answer: Answer) -> None:
-        peer.waiting.pop(answer.id, None)
+        for ask_id in answer.ids:
+            peer.waiting.pop(ask_id, None)
         if not peer.gone:
-            self._send(peer, encode(answer))
+            peer.unsent += encode(answer)
+            self._told.add(peer)
 
-    def _send(self, peer: Peer, data: bytes) -> None:
+    def _flush(self) -> None:
+        """Send what there is to tell: all that a worker is told at once wakes it once."""
+        for peer in self._told:
+            if not peer.gone:
+                self._send(peer)
+        self._told.clear()
+
+    def _send(self, peer: Peer) -> None:
         """Send without ever waiting: a worker that does not read must not stop the others."""
-        peer.unsent += data
         try:
             while peer.unsent:
                 sent = peer.connection.send(peer.unsent)
@@ -300,3 +326,10 @@ class Runner:
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.unsent else 0)
         if self._selector.get_key(peer.connection).events != wanted:
             self._selector.modify(peer.connection, wanted, peer)
+
+
+def _by_peer(members: list[tuple[Peer, Ask]]) -> Iterator[tuple[Peer, list[Ask]]]:
+    """Return each worker's asks; its members stand together."""
+    for _, run in groupby(members, key=lambda member: id(member[0])):
+        of_one = list(run)
+        yield of_one[0][0], [ask for _, ask in of_one]
