@@ -342,3 +342,50 @@ def test_a_workers_queue_is_told_to_the_others_with_the_answers(tmp_path: Path) 
                 executor.close()
 
         run(test)
+
+
+def test_rows_that_ran_together_come_back_as_one_group_beside_what_expired_meanwhile(tmp_path: Path) -> None:
+    """Who was told that it is too late keeps the group of that answer, which may still wait for a disk."""
+    steps = [(threading.Event(), threading.Event()) for _ in range(2)]
+    waiting = iter(steps)
+
+    def hold(x: Any) -> Any:
+        started, go_on = next(waiting)
+        started.set()
+        go_on.wait(10)
+        return x
+
+    model = Told(hold)
+    with running(model) as path:
+
+        async def test() -> None:
+            loop = asyncio.get_running_loop()
+            harness = Harness(tmp_path)
+            executor = await connected(path, harness)
+            harness.serve(executor)
+            tasks = [asyncio.create_task(harness.ask([1.0]))]
+            await loop.run_in_executor(None, steps[0][0].wait, 10)
+            for values, timeout_s in (([2.0], 10.0), ([3.0], 1.5), ([4.0, 5.0], 10.0)):
+                before = executor.waiting_rows
+                tasks.append(asyncio.create_task(harness.ask(values, timeout_s=timeout_s)))
+                while executor.waiting_rows == before:  # a turn, and so a message, of its own
+                    await asyncio.sleep(0.001)
+            steps[0][1].set()
+            await loop.run_in_executor(None, steps[1][0].wait, 10)
+            (expired,) = await tasks[2]
+            told = expired.group
+            steps[1][1].set()
+            (second,), (fourth,) = await tasks[1], await tasks[3]
+
+            executor.close()  # a failed test would wait for it for ever
+            assert model.batches == [1, 4]
+            assert answers(second) == [2.0]
+            assert answers(fourth) == [4.0, 5.0]
+            assert second.group is fourth.group
+            assert second.group.batch_rows == 4
+            assert expired.group is told
+            assert expired.group.error is not None
+            assert expired.group.error.code == "deadline_exceeded"
+            assert executor.waiting_rows == 0
+
+        run(test)

@@ -58,6 +58,18 @@ class _Asked(NamedTuple):
     expected_s: float
     link: _Link
 
+    @property
+    def kind(self) -> object:
+        """What is equal for rows that may be handed back as one group; the group itself where it stays alone.
+
+        That one without calls is looked at by whoever gave it; calls that were settled meanwhile have a
+        group of their own, in which their answers may still wait for the disk.
+        """
+        group = self.group
+        if not group.calls or any([call.settled for call in group.calls]):  # noqa: C419 - faster than a generator
+            return group
+        return group.arm, self.done, group.flags
+
 
 class RunnerUnavailable(PredictorError):
     """The runner of a version is not there: it crashed, or is being started again."""
@@ -260,10 +272,7 @@ class RemoteExecutor:
         start = 0
         for each, n_rows in zip(asked, answer.n_rows, strict=True):
             if each is not None:
-                group = each.group
-                # who asks without calls looks at the group that he gave
-                key = (group.arm, each.done, group.flags) if group.calls else group
-                together.setdefault(key, []).append((each, range(start, start + n_rows)))
+                together.setdefault(each.kind, []).append((each, range(start, start + n_rows)))
             start += n_rows
         for parts in together.values():
             joined = Group.join([each.group for each, _ in parts])
