@@ -368,8 +368,9 @@ def test_rows_that_ran_together_come_back_as_one_group_beside_what_expired_meanw
             for values, timeout_s in (([2.0], 10.0), ([3.0], 1.5), ([4.0, 5.0], 10.0)):
                 before = executor.waiting_rows
                 tasks.append(asyncio.create_task(harness.ask(values, timeout_s=timeout_s)))
-                while executor.waiting_rows == before:  # a turn, and so a message, of its own
-                    await asyncio.sleep(0.001)
+                for _ in range(3):  # the task's turn and the plane's: a message of its own
+                    await asyncio.sleep(0)
+                assert executor.waiting_rows > before
             steps[0][1].set()
             await loop.run_in_executor(None, steps[1][0].wait, 10)
             (expired,) = await tasks[2]
