@@ -307,10 +307,11 @@ def bind_outputs(schema: Schema, signature: Signature) -> tuple[OutputBinding, .
 
     A field takes the output of its name. Without one, the only output of its type and shape; for a
     float within [0, 1] that is the positive class's column of a binary classifier. Several floats
-    take the columns of the one output as wide as they are many, by class name or else in order.
+    take the columns of the one output as wide as they are many, by class name, or in order where the
+    classes have no names.
 
     Raises:
-        InvalidSetting: There is no such output, or more than one.
+        InvalidSetting: There is no such output, or more than one, or the classes have other names.
     """
     columns = _columns_of_one(schema, signature)
     if columns is not None:
@@ -355,12 +356,29 @@ def _columns_of_one(schema: Schema, signature: Signature) -> tuple[OutputBinding
     order = {as_field_name(name): position for position, name in enumerate(tensor.classes)}
     positions = [order.get(field.name, order.get(field.name.removeprefix("p_"))) for field in fields]
     if any(position is None for position in positions):
+        if any(not _is_number(name) for name in tensor.classes):
+            raise InvalidSetting(
+                f"Which of the classes {', '.join(tensor.classes)} the output fields "
+                f"{', '.join(field.name for field in fields)} are does not follow from their names.",
+                hint=f"Name each as its class, or p_ and the class: "
+                f"{', '.join('p_' + as_field_name(name) for name in tensor.classes)}.",
+                fields=[field.name for field in fields],
+            )
         positions = list(range(len(fields)))
     keys = tensor.classes if tensor.mapping else ()
     return tuple(
         OutputBinding(field.name, tensor.name, position, keys)
         for field, position in zip(fields, positions, strict=True)
     )
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a class is numbered, not named: numbers have an order that fields can follow."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _sources(field: Field, signature: Signature) -> list[OutputBinding]:

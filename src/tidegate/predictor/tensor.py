@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,18 @@ _ROUNDING = 1e-6  # how far float32 sums of leaf weights are seen to stray beyon
 class Gather:
     """Turns columns into one input tensor."""
 
-    def __init__(self, binding: InputBinding, schema: Schema) -> None:
+    def __init__(
+        self, binding: InputBinding, schema: Schema, *, missing: Mapping[str, float | None] | None = None
+    ) -> None:
+        """Take a binding.
+
+        Args:
+            binding: Which fields make up the tensor.
+            schema: The contract's inputs.
+            missing: Field -> what a missing text is to the model; "" unless said, since no graph knows one.
+        """
         self.binding = binding
+        self._missing = missing or {}
         self.fields = binding.fields
         self.dtype = binding.type.dtype
         fields = [schema.by_name[name] for name in binding.fields]
@@ -76,20 +86,22 @@ class Gather:
 
     def _text(self, batch: Batch) -> Column:
         if self._is_single:
-            column = self._as_text(batch.columns[self.fields[0]], is_bytes=self._are_bytes[0])
+            column = self._as_text(batch, self.fields[0], is_bytes=self._are_bytes[0])
             return column.reshape(-1, 1) if self.is_matrix else column
         columns = [
-            self._as_text(batch.columns[name], is_bytes=is_bytes)
+            self._as_text(batch, name, is_bytes=is_bytes)
             for name, is_bytes in zip(self.fields, self._are_bytes, strict=True)
         ]
         return np.stack(columns, axis=1)
 
-    def _as_text(self, column: Column, *, is_bytes: bool) -> Column:
+    def _as_text(self, batch: Batch, name: str, *, is_bytes: bool) -> Column:
+        column = batch.columns[name]
         if self.is_ragged:
             column = np.stack(list(column))
         values = column.tolist() if column.ndim == 1 else column.ravel().tolist()
-        if None in values:  # no runtime knows a missing text
-            values = ["" if value is None else value for value in values]
+        if None in values:
+            missing = self._missing.get(name, "")
+            values = [missing if value is None else value for value in values]
         elif not is_bytes:
             return column
         if is_bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -124,13 +126,24 @@ def compare(
     Raises:
         PredictorError: One of them failed.
     """
+    fields = reference.contract.output.fields
+    return compare_answers(fields, reference.predict(batch), candidate.predict(batch), tolerance=tolerance)
+
+
+def compare_answers(
+    fields: Sequence[Field], expected: Batch, got: Batch, *, tolerance: Tolerance | None = None
+) -> Parity:
+    """Compare two answers to the same rows.
+
+    Args:
+        fields: The output fields.
+        expected: The original's answers.
+        got: Those of what shall stand for it.
+        tolerance: What may differ.
+    """
     allowed = tolerance or Tolerance()
-    expected, got = reference.predict(batch), candidate.predict(batch)
-    outputs = tuple(
-        _compare_field(field, expected[field.name], got[field.name], allowed)
-        for field in reference.contract.output.fields
-    )
-    return Parity(batch.n_rows, outputs, allowed)
+    outputs = tuple(_compare_field(field, expected[field.name], got[field.name], allowed) for field in fields)
+    return Parity(got.n_rows, outputs, allowed)
 
 
 def require_parity(parity: Parity, *, model: str = "model") -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,12 +34,16 @@ class NativeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         classes: What a classifier's labels are, in the order of its scores.
         trusted: skops only: types beyond the safe ones that the file may hold, as a person has
             agreed to.
+        nones: Text fields whose missing values are None to the model; in others they are NaN.
+        times: Field -> dtype of the data frame's column in which the model takes a time or duration.
     """
 
     binding: dict[str, Any]
     frame: tuple[str, ...] = ()
     classes: tuple[str | int | float | bool, ...] = ()
     trusted: tuple[str, ...] = ()
+    nones: tuple[str, ...] = ()
+    times: dict[str, str] = {}
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain JSON values, for a spec."""
@@ -87,7 +92,14 @@ class NativePredictor:
         self._run = run
         self._frame = options.frame
         self._fields = binding.inputs[0].fields
-        self._gather = Gather(binding.inputs[0], contract.input)
+        self._makes = frame_maker(options.nones, options.times)
+        self._gather = Gather(
+            binding.inputs[0],
+            contract.input,
+            missing={name: missing_text(name, options.nones) for name in self._fields}
+            if binding.inputs[0].row_shape
+            else {},
+        )
         self._outputs = [
             (item.tensor, Extract(item, contract.output.by_name[item.field], 0)) for item in binding.outputs
         ]
@@ -100,6 +112,10 @@ class NativePredictor:
             answers = self._run(table)
         except Exception as error:
             raise self._failure(error) from error
+        return self.answered(answers, n_rows)
+
+    def answered(self, answers: Mapping[str, Column], n_rows: int) -> Batch:
+        """Return the contract's columns of what the model gave."""
         return Batch(
             {output.name: output.column(answers[tensor], n_rows) for tensor, output in self._outputs}, n_rows
         )
@@ -122,10 +138,7 @@ class NativePredictor:
         """The model goes with the last reference."""
 
     def _make_frame(self, batch: Batch) -> Any:
-        columns = {
-            source: batch.columns[name] for source, name in zip(self._frame, self._fields, strict=True)
-        }
-        return make_frame(columns)
+        return self._makes(self._frame, self._fields, batch)
 
     def _failure(self, error: Exception) -> PredictorError:
         if isinstance(error, PredictorError):
@@ -138,15 +151,69 @@ class NativePredictor:
         )
 
 
-def make_frame(columns: Mapping[str, Column]) -> Any:
-    """Return a data frame: pandas where it is installed, since that is what most models were fitted on."""
+def missing_text(field: str, nones: Collection[str]) -> float | None:
+    """Return what a missing text of a field is to the model."""
+    return None if field in nones else math.nan
+
+
+def frame_maker(
+    nones: Collection[str], times: Mapping[str, str]
+) -> Callable[[Sequence[str], Sequence[str], Batch], Any]:
+    """Return a function from column names, their fields, and rows to a data frame.
+
+    pandas where it is installed, since that is what most models were fitted on. Each column has the same
+    dtype whatever the rows are: a row must be answered alone as it is among others.
+
+    Args:
+        nones: As in `NativeOptions`.
+        times: Likewise.
+    """
     if importlib.util.find_spec("pandas") is not None:
+        make = _pandas_column
         import pandas as pd  # type: ignore[import-untyped]  # ships no types
 
-        return pd.DataFrame(dict(columns))
+        frame = pd.DataFrame
+    else:
+        make = _polars_column
+        import polars as pl
+
+        frame = pl.DataFrame
+
+    def made(sources: Sequence[str], fields: Sequence[str], batch: Batch) -> Any:
+        columns = {}
+        for source, field in zip(sources, fields, strict=True):
+            column = batch.columns[field]
+            if column.dtype == object and None in (values := column.tolist()):
+                missing = missing_text(field, nones)
+                column = np.array([missing if value is None else value for value in values], dtype=object)
+            columns[source] = make(column, times.get(field, ""))
+        return frame(columns)
+
+    return made
+
+
+def _pandas_column(column: Column, time: str) -> Any:
+    import pandas as pd
+
+    if not time:
+        return pd.Series(column, dtype=column.dtype)
+    if not time.startswith("datetime64"):
+        return pd.Series(column.view("m8[us]")).astype(time)
+    moments = pd.Series(column.view("M8[us]"))
+    return (moments.dt.tz_localize("UTC") if "," in time else moments).astype(time)
+
+
+def _polars_column(column: Column, time: str) -> Any:
     import polars as pl
 
-    return pl.DataFrame({name: pl.Series(name, column.tolist()) for name, column in columns.items()})
+    if not time:
+        return pl.Series([None if value != value else value for value in column.tolist()])  # noqa: PLR0124
+    kind, _, rest = time.partition("[")
+    if kind != "datetime64":
+        return pl.Series(column.view("m8[us]"))
+    moments = pl.Series(column.view("M8[us]"))
+    zone = rest.rstrip("]").partition(", ")[2]
+    return moments.dt.replace_time_zone("UTC").dt.convert_time_zone(zone) if zone else moments
 
 
 def require(feature: str, package: str, *, extra: str) -> None:

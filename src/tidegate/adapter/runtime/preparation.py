@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,23 @@ import numpy as np
 from tidegate.adapter.runtime import convert
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.adapter.runtime.fitted import FittedModel
-from tidegate.adapter.runtime.native import TABLE, NativeOptions, NativePredictor, make_frame
+from tidegate.adapter.runtime.native import (
+    TABLE,
+    NativeOptions,
+    NativePredictor,
+    frame_maker,
+    missing_text,
+)
 from tidegate.adapter.runtime.prepared import Prepared
-from tidegate.adapter.runtime.sample import feature_columns, sample_columns, to_batch
-from tidegate.contract.batch import Batch, Column
+from tidegate.adapter.runtime.sample import (
+    feature_columns,
+    given_rows,
+    none_columns,
+    sample_columns,
+    time_columns,
+    to_batch,
+)
+from tidegate.contract.batch import Batch, Column, missing_rows
 from tidegate.contract.infer import infer_fields
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.digest import Digest
@@ -30,9 +43,12 @@ from tidegate.predictor.binding import (
     bind,
     bind_outputs,
 )
-from tidegate.predictor.protocol import BuildContext, LoadError, Spec, build
-from tidegate.training.parity import Parity, Tolerance, compare
+from tidegate.predictor.protocol import BuildContext, LoadError, PredictorError, Spec, build
+from tidegate.training.parity import Parity, ParityRefused, Tolerance, compare, compare_answers
 
+_LOOSE = Tolerance(absolute=1e-3, relative=1e-2)
+"""What answers to rows as given and as rebuilt may differ by: by how numbers are summed."""
+_GAP_ROWS = 64
 _NO_ARTIFACT = Digest("sha256:" + "0" * 64)
 
 
@@ -60,6 +76,14 @@ class Preparation:
             field.name: fitted.codes[source] for source, field in self._features if source in fitted.codes
         }
         self._rows = to_batch(fields, {field.name: columns[source] for source, field in self._features})
+        named = {source: field.name for source, field in self._features}
+        self._nones = tuple(sorted(named[source] for source in none_columns(sample, sources)))
+        self._times = {
+            named[source]: dtype
+            for source, dtype in time_columns(sample, sources).items()
+            if self._rows[named[source]].dtype == np.int64
+        }
+        self._given = given_rows(sample, sources)
         frame = self._needs_frame()
         self._frame = tuple(sources) if frame else ()
         self._is_list = not frame and self._takes_list()
@@ -72,7 +96,39 @@ class Preparation:
 
     def run(self) -> Prepared:
         native = self._native_predictor(self._fitted)
+        self._require_own_answers(native)
         return self._converted(native) or self._kept(native)
+
+    def _require_own_answers(self, native: NativePredictor) -> None:
+        """See that rows rebuilt from the contract's fields are to the model what they were as they came.
+
+        Everything else is compared with the rebuilt rows. What they have lost, a missing text or a time, no
+        other comparison would find.
+
+        Raises:
+            ParityRefused: They are not.
+        """
+        rows = self._given
+        if rows is None:
+            return
+        if self._is_list and hasattr(rows, "columns"):
+            rows = rows[rows.columns[0]]
+        try:
+            answers = self._fitted.answers(rows, self._native_options().tensors)
+            expected = native.answered(answers, self._rows.n_rows)
+        except Exception:  # noqa: BLE001 - it may take its rows in another form than the sample's
+            return
+        got = native.predict(self._rows)
+        parity = compare_answers(self._contract.output.fields, expected, got, tolerance=_LOOSE)
+        if not parity.passed:
+            raise ParityRefused(
+                f"The {self._fitted.title} answers rows of the sample otherwise when they are rebuilt from "
+                f"the contract's fields: {parity.describe()}.",
+                hint="Something of the rows is lost on the way: look at columns with missing values, and at "
+                "types that are neither numbers, texts nor times. Fit on plain columns, or register an ONNX "
+                "graph.",
+                outputs={output.field: output.largest_absolute for output in parity.outputs},
+            )
 
     def _fields(
         self, sources: Sequence[str], columns: Mapping[str, Column], contract: Contract | None
@@ -99,6 +155,8 @@ class Preparation:
         if self._fitted.kind != "skops":
             return False
         numeric = all(not field.type.dtype.hasobject for _, field in self._features)
+        if self._times:
+            return bool(self._fitted.features)
         if numeric and not convert.needs_columns(self._fitted.native):
             names = tuple(field.name for _, field in self._features)
             try:
@@ -132,11 +190,18 @@ class Preparation:
         if self._is_list:
             return batch[self._features[0][1].name]
         if self._frame:
-            return make_frame({source: batch[field.name] for source, field in self._features})
+            fields = [field.name for _, field in self._features]
+            return frame_maker(self._nones, self._times)(self._frame, fields, batch)
         names = tuple(field.name for _, field in self._features)
         if any(batch[name].dtype.hasobject for name in names) and not self._codes:
-            return np.stack([batch[name] for name in names], axis=1)
+            columns = [self._marked(batch[name].tolist(), name) for name in names]
+            return np.stack(columns, axis=1)
         return np.zeros((batch.n_rows, len(names))) if self._codes else batch.matrix(names, np.float64)
+
+    def _marked(self, values: list[Any], name: str) -> Column:
+        """Return a column of objects in which what is missing is what it is to the model."""
+        missing = missing_text(name, self._nones)
+        return np.array([missing if value is None else value for value in values], dtype=object)
 
     def _native_binding(self, outputs: tuple[Tensor, ...]) -> Binding:
         names = tuple(field.name for _, field in self._features)
@@ -148,7 +213,14 @@ class Preparation:
         return Binding((table,), bind_outputs(self._contract.output, Signature((), outputs)))
 
     def _native_options(self) -> NativeOptions:
-        return NativeOptions(self._native.to_options(), self._frame, self._fitted.classes, self._trusted)
+        return NativeOptions(
+            self._native.to_options(),
+            self._frame,
+            self._fitted.classes,
+            self._trusted,
+            self._nones,
+            self._times if self._frame else {},
+        )
 
     def _native_predictor(self, fitted: FittedModel) -> NativePredictor:
         options = self._native_options()
@@ -212,7 +284,31 @@ class Preparation:
             sources={source: field.name for source, field in self._features},
         )
         candidate = OnnxPredictor(session, self._contract, binding)
-        return binding, compare(native, candidate, self._rows, tolerance=self._tolerance)
+        parity = compare(native, candidate, self._rows, tolerance=self._tolerance)
+        if parity.passed:
+            for rows in self._gaps():
+                try:
+                    expected = native.predict(rows)
+                except PredictorError:  # it takes no missing value there
+                    continue
+                fields = self._contract.output.fields
+                beside = compare_answers(fields, expected, candidate.predict(rows), tolerance=self._tolerance)
+                if not beside.passed:
+                    return binding, beside
+        return binding, parity
+
+    def _gaps(self) -> Iterator[Batch]:
+        """Return rows with values missing that may be, where the sample lacks none: one field, then all."""
+        holes = [
+            field.name
+            for _, field in self._features
+            if field.optional and field.type.is_float and not missing_rows(self._rows[field.name]).any()
+        ]
+        some = self._rows.rows(0, min(_GAP_ROWS, self._rows.n_rows))
+        for empty in [*([name] for name in holes), *([holes] if len(holes) > 1 else ())]:
+            columns = dict(some.columns)
+            columns.update({name: np.full_like(some[name], np.nan) for name in empty})
+            yield Batch(columns, some.n_rows)
 
     def _kept(self, native: NativePredictor) -> Prepared:
         """Store it in its own format, and show that the file answers as the model in memory does."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tidegate.adapter.runtime.fitted import FittedModel
 from tidegate.contract.batch import Batch, Column
@@ -72,7 +73,7 @@ def to_batch(fields: Sequence[Field], columns: Mapping[str, Column]) -> Batch:
     """Return rows of the sample, evenly spread over it, under the contract's names and types."""
     n_rows = len(next(iter(columns.values())))
     if n_rows > PARITY_ROWS:
-        index = np.linspace(0, n_rows - 1, PARITY_ROWS).astype(np.intp)
+        index = _spread(n_rows)
         columns = {name: column[index] for name, column in columns.items()}
     validator = Validator(Schema(tuple(fields)))
     batch = validator.coerce(columns)
@@ -80,3 +81,63 @@ def to_batch(fields: Sequence[Field], columns: Mapping[str, Column]) -> Batch:
     if violations:
         raise ContractViolation.of(violations, hint="These are real rows: correct the contract, or the rows.")
     return batch
+
+
+def _spread(n_rows: int) -> npt.NDArray[np.intp]:
+    """Return the rows of the sample that are looked at, evenly spread over it."""
+    return np.linspace(0, n_rows - 1, min(n_rows, PARITY_ROWS)).astype(np.intp)
+
+
+def given_rows(sample: Any, sources: Sequence[str]) -> Any:
+    """Return the rows that `to_batch` takes, as they were given; None where a model cannot take them so.
+
+    Args:
+        sample: The sample.
+        sources: Its columns that are the model's features.
+    """
+    if isinstance(sample, Mapping):
+        return None
+    if not hasattr(sample, "columns"):
+        array = np.asarray(sample)
+        return array[_spread(len(array))] if array.ndim == 1 or array.shape[1] == len(sources) else None
+    names = {str(name): name for name in sample.columns}
+    chosen = sample[[names[source] for source in sources]]
+    index = _spread(len(sample))
+    return chosen.iloc[index] if hasattr(chosen, "iloc") else chosen[index.tolist()]
+
+
+def none_columns(sample: Any, sources: Sequence[str]) -> frozenset[str]:
+    """Return which columns mark a missing text by None: to a fitted encoder it is another value than NaN."""
+    if isinstance(sample, Mapping):
+        return frozenset(
+            source for source in sources if _has_none(np.asarray(sample[source], dtype=object).ravel())
+        )
+    if not hasattr(sample, "columns"):
+        array = np.asarray(sample)
+        is_none = array.dtype == object and _has_none(array.ravel())
+        return frozenset(sources) if is_none else frozenset()
+    names = {str(name): name for name in sample.columns}
+    return frozenset(source for source in sources if _has_none(np.asarray(sample[names[source]])))
+
+
+def _has_none(values: npt.NDArray[Any]) -> bool:
+    return values.dtype == object and any(value is None for value in values.tolist())
+
+
+def time_columns(sample: Any, sources: Sequence[str]) -> dict[str, str]:
+    """Return column -> the dtype of its times or durations, as pandas writes it, in the sample."""
+    if not (isinstance(sample, Mapping) or hasattr(sample, "columns")):
+        return {}
+    names = {str(name): name for name in (sample if isinstance(sample, Mapping) else sample.columns)}
+    found = {source: _time_dtype(sample[names[source]]) for source in sources}
+    return {source: dtype for source, dtype in found.items() if dtype}
+
+
+def _time_dtype(values: Any) -> str:
+    dtype = getattr(values, "dtype", None)
+    unit, zone = getattr(dtype, "time_unit", None), getattr(dtype, "time_zone", None)
+    if unit is not None:  # of polars
+        is_moment = type(dtype).__name__ == "Datetime"
+        return f"{'datetime64' if is_moment else 'timedelta64'}[{unit}{f', {zone}' if zone else ''}]"
+    text = str(dtype)
+    return text if text.startswith(("datetime64[", "timedelta64[")) else ""
