@@ -9,6 +9,10 @@ from tidegate.core.error import TidegateError
 MIN_COMPRESSED_BYTES = 1024
 """Below this an answer is sent as it is: it fits one packet either way."""
 
+MAX_MEMBERS = 10_000
+"""Of one gzip body: as many as a body may have outcomes. Each costs microseconds, however empty it is."""
+
+_WINDOW_BYTES = 1024
 _LEVEL = 1  # the time of a request matters more here than the last bytes of its answer
 _WBITS = {b"gzip": 31, b"deflate": 15}
 
@@ -64,20 +68,25 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
         len(body) < 2 or (body[0] & 0x0F) != 8 or (body[0] << 8 | body[1]) % 31 != 0
     )
     out = bytearray()
-    rest = body
-    while True:  # a gzip body may have several members (RFC 1952, section 2.2)
+    start, window = 0, len(body)
+    for _ in range(MAX_MEMBERS):  # a gzip body may have several (RFC 1952, section 2.2)
         state = zlib.decompressobj(-15 if raw else 47)
-        try:
-            out += state.decompress(rest, limit + 1 - len(out))
-        except zlib.error as error:
-            raise MiscodedBody(f"The body is not {name.decode()}: {error}.") from error
-        if len(out) > limit:
-            raise body_too_large(limit)
+        while start < len(body) and not state.eof:
+            piece = body[start : start + window]
+            try:
+                out += state.decompress(piece, limit + 1 - len(out))
+            except zlib.error as error:
+                raise MiscodedBody(f"The body is not {name.decode()}: {error}.") from error
+            if len(out) > limit:
+                raise body_too_large(limit)
+            start += len(piece) - len(state.unused_data)
+            window *= 2
         if not state.eof:
             raise MiscodedBody(f"The {name.decode()} body ends too early.")
-        rest = state.unused_data
-        if not rest:
+        if start == len(body):
             return bytes(out)
+        window = _WINDOW_BYTES  # what follows a member is copied with it
+    raise MiscodedBody(f"The {name.decode()} body has more than {MAX_MEMBERS} members.")
 
 
 def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
