@@ -1,6 +1,7 @@
 """One connection: framing, order, refusals and ends, byte by byte."""
 
 import gzip
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -366,6 +367,49 @@ def test_chunked_request_that_is_refused_on_its_head_is_answered_once(server: Se
         assert peer.is_closed
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b'8\r\n{"x": 5}\r\n0\r\nX: ', b'8\r\n{"x": 5}\r\n0\r\n', b"8;x="],
+    ids=["value", "name", "extension"],
+)
+def test_framing_of_a_chunked_body_that_never_ends_is_cut_off(server: Server, start: bytes) -> None:
+    with Peer(server) as peer:
+        peer.send(request(b"", headers="Transfer-Encoding: chunked\r\n") + start)
+        for _ in range(100):
+            try:
+                peer.send(LONG)
+            except OSError:  # it was cut off before all was sent
+                break
+
+        assert b"431" in peer.rest()[:20]
+
+
+def test_framing_of_a_large_chunked_body_earns_no_credit_for_its_trailer(server: Server) -> None:
+    with Peer(server) as peer:
+        peer.send(request(b"", headers="Transfer-Encoding: chunked\r\n"))
+        peer.send(b"3e800\r\n" + bytes(0x3E800) + b"\r\n0\r\nX: ")
+        for _ in range(100):
+            try:
+                peer.send(LONG)
+            except OSError:
+                break
+
+        assert b"431" in peer.rest()[:20]
+
+
+def test_body_in_the_smallest_chunks_is_read_and_kept_small(server: Server, peer: Peer) -> None:
+    n_chunks = 100_000
+    peer.send(request(b"", headers="Transfer-Encoding: chunked\r\n"), b"1\r\n \r\n" * n_chunks)
+    _seen(server, "body", n_chunks)
+
+    (kept,) = server.in_loop(
+        lambda: [one._body for one in server.site.connections if one._body_bytes == n_chunks]
+    )
+    assert sys.getsizeof(kept) < 2 * n_chunks
+    peer.send(b'8\r\n{"x": 5}\r\n0\r\n\r\n')
+    assert peer.answer().json["output"]["y"] == 5
+
+
 # --- expectations ---
 
 
@@ -587,12 +631,13 @@ def _age(server: Server, by_s: float) -> None:
     server.in_loop(later)
 
 
-def _seen(server: Server, state: str) -> None:
-    """Wait until the server has a connection in a state."""
+def _seen(server: Server, state: str, n_bytes: int = 0) -> None:
+    """Wait until the server has a connection in a state, with so much of a body at least."""
     seen = threading.Event()
 
     def look() -> None:
-        if any(connection.state == state for connection in server.site.connections):
+        connections = server.site.connections
+        if any(one.state == state and one._body_bytes >= n_bytes for one in connections):
             seen.set()
         else:
             server.loop.call_later(0.001, look)

@@ -39,6 +39,10 @@ MAX_DISCARDED_BYTES = 256 << 10
 PROBES = 3
 PROBE_S = 0.01
 """Longer than a reset takes on its way back within a data centre, and than most answers take."""
+MAX_FRAMING_BYTES = 2 * MAX_HEAD_BYTES
+"""Of a chunked body: what its chunk extensions and trailer may be."""
+_FRAMING_A_BYTE = 8
+"""What a byte of a chunked body may come with: one in a chunk of its own takes 6."""
 MAX_LINGERED_BYTES = 64 << 20
 """What a client may go on sending after its connection is half closed, before it is cut."""
 
@@ -57,6 +61,7 @@ class Connection(asyncio.Protocol):
         "_declined",
         "_discarding",
         "_exchange",
+        "_framing_bytes",
         "_fresh_head",
         "_head_bytes",
         "_n_headers",
@@ -79,10 +84,11 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._exchange = Exchange(self)
         self._owed: deque[Exchange] = deque()
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._head_bytes = 0
         self._fresh_head = False
+        self._framing_bytes = 0
         self._n_headers = 0
         self._discarding = False
         self._declined: Exchange | None = None  # offers an upgrade; to be read again without
@@ -118,7 +124,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             self._discard(data)
             return
-        end, before = 0, self._exchange
+        end, before, n_before = 0, self._exchange, self._body_bytes
         if self.state == "idle":
             end = data.find(b"\r\n\r\n") + 4
             head = self.site.heads.get(data[:end])
@@ -135,6 +141,9 @@ class Connection(asyncio.Protocol):
             self._decline(rest)
         if self.state == "head":
             self._count_head(len(data))
+        elif self.state == "body":
+            if self._exchange is before and b"transfer-encoding" in before.headers:
+                self._count_framing(len(data), self._body_bytes - n_before)
         elif end > 3 and self.state == "idle" and self._exchange is not before and not self._closing:
             self._remember(data[:end], len(data) - end)
 
@@ -212,6 +221,12 @@ class Connection(asyncio.Protocol):
         if self._head_bytes > 2 * MAX_HEAD_BYTES:
             self._fail(_head_too_large())
 
+    def _count_framing(self, n_bytes: int, n_body: int) -> None:
+        """Bound what comes with a chunked body and is none of it, such as a trailer that never ends."""
+        self._framing_bytes = max(0, self._framing_bytes + n_bytes - (1 + _FRAMING_A_BYTE) * n_body)
+        if self._framing_bytes > MAX_FRAMING_BYTES:
+            self._fail(HeadTooLarge(f"Chunk extensions or trailer exceed {MAX_FRAMING_BYTES} bytes."))
+
     def eof_received(self) -> bool:
         # A client may shut its sending side and still wait for the answers it is owed.
         self._closing = True
@@ -253,6 +268,7 @@ class Connection(asyncio.Protocol):
         self._exchange = Exchange(self)
         self._head_bytes = 0
         self._fresh_head = True
+        self._framing_bytes = 0
         self._n_headers = 0
         self._discarding = False
 
@@ -309,17 +325,22 @@ class Connection(asyncio.Protocol):
         if self._discarding:
             return
         if self._body_bytes > self._exchange.handler.max_body_bytes:
-            self._body.clear()
+            self._body = b""
             self._refuse_on_headers(self._exchange, body_too_large(self._exchange.handler.max_body_bytes))
             return
-        self._body.append(body)
+        if not self._body:
+            self._body = body
+        else:  # gathered as they come: each of very small pieces costs tens of bytes if it is kept
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         if self.state == "linger" or self._declined is not None:
             return
         exchange = self._exchange
-        body = b"".join(self._body) if len(self._body) != 1 else self._body[0]
-        self._body = []
+        body = bytes(self._body)  # no copy, where it came in one piece
+        self._body = b""
         self._body_bytes = 0
         self._head_bytes = 0
         self.state = "idle"
