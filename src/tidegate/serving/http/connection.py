@@ -32,6 +32,8 @@ MAX_HEADERS = 100
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 4096
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
+_LISTS = frozenset({b"accept-encoding", b"connection", b"content-encoding", b"expect", b"transfer-encoding"})
+"""Headers of which several lines are one list (RFC 9110, section 5.3)."""
 MAX_PIPELINED = 64
 """Answers owed on one connection before it is read no further."""
 MAX_DISCARDED_BYTES = 256 << 10
@@ -285,9 +287,15 @@ class Connection(asyncio.Protocol):
             raise _head_too_large()
         if self.state == "head":  # what comes after the body may not change what was decided before it
             name = name.lower()
-            if name == b"host" and name in self._exchange.headers:
-                raise _no_one_host()
-            self._exchange.headers[name] = value
+            if value[-1:] <= b" ":  # the parser strips white space before a value only
+                value = value.rstrip(b" \t")
+            headers = self._exchange.headers
+            if name in headers:
+                if name == b"host":
+                    raise _no_one_host()
+                if name in _LISTS:
+                    value = headers[name] + b", " + value
+            headers[name] = value
 
     def on_headers_complete(self) -> None:
         exchange = self._exchange
@@ -315,7 +323,8 @@ class Connection(asyncio.Protocol):
 
     def _continue(self, exchange: Exchange) -> None:
         """Ask for the body, where the client waits for that (RFC 9110, section 10.1.1)."""
-        is_asked = exchange.headers[b"expect"].lower() == b"100-continue"
+        expected = exchange.headers[b"expect"].lower().split(b",")
+        is_asked = b"100-continue" in map(bytes.strip, expected)
         # an interim answer would be taken for that of the first request that still waits for one
         if is_asked and self._owed[0] is exchange and self._parser.get_http_version() != "1.0":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -410,8 +419,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse_on_headers(self, exchange: Exchange, error: TidegateError) -> None:
         self._discarding = True
-        length = exchange.headers.get(b"content-length", b"0")
-        if b"transfer-encoding" in exchange.headers or int(length) > MAX_DISCARDED_BYTES:
+        length = _length(exchange.headers.get(b"content-length", b"0"))
+        if b"transfer-encoding" in exchange.headers or length > MAX_DISCARDED_BYTES:
             exchange.keep_alive = False
             self._closing = self._unread = True
         elif b"expect" in exchange.headers:
@@ -496,12 +505,17 @@ def _check_framing(exchange: Exchange) -> None:
     headers = exchange.headers
     length = headers.get(b"content-length")
     if length is not None:
-        if int(length) > exchange.handler.max_body_bytes:
+        if _length(length) > exchange.handler.max_body_bytes:
             raise body_too_large(exchange.handler.max_body_bytes)
-    elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].strip().lower() != b"chunked":
+    elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
         raise UnsupportedEncoding(
             "No transfer encoding is taken but chunked.", hint="Say a compression in Content-Encoding."
         )
+
+
+def _length(digits: bytes) -> int:
+    """Return a Content-Length that the parser has taken: below 2**64, but with any number of zeros."""
+    return int(digits[-20:])
 
 
 def _head_too_large() -> HeadTooLarge:
