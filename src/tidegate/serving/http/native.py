@@ -27,6 +27,10 @@ REQUEST_ID_HEADER = b"x-request-id"
 TRACE_HEADER = b"traceparent"
 MAX_CALLER_ID = 128
 MAX_OUTCOMES = 10_000
+MAX_OUTCOME_BYTES = 4 << 20
+"""Of a body of outcomes. Every value is decoded to be checked, and nobody else is served meanwhile."""
+MAX_VALUE_BYTES = 64 << 10
+"""JSON of one outcome's value."""
 MAX_DEPTH = 64
 _Name = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_NAME)]
 _OwnId = Annotated[str, msgspec.Meta(max_length=MAX_OUTCOME_ID)]
@@ -34,6 +38,8 @@ _AwareTime = Annotated[datetime, msgspec.Meta(tz=True)]
 _TRACE = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
 )
+_AS_LISTS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class OneAnswer(msgspec.Struct, omit_defaults=True):
@@ -218,6 +224,7 @@ class OutcomeHandler(NativeFace):
 
     def __init__(self, plane: DataPlane, service: str) -> None:
         super().__init__(plane, service)
+        self.max_body_bytes = MAX_OUTCOME_BYTES
         self._endpoint = plane.endpoint(service)
         self._one = msgspec.json.Decoder(SentOutcome)
         self._many = msgspec.json.Decoder(SentOutcomes)
@@ -290,10 +297,12 @@ class OutcomeHandler(NativeFace):
     def _value(self, value: msgspec.Raw, position: int) -> msgspec.Raw:
         """Return the value in a form that whoever reads the journal can decode."""
         try:
-            plain = msgspec.json.decode(value)
+            if len(value) > MAX_VALUE_BYTES:
+                raise ValueError(f"it has more than {MAX_VALUE_BYTES} bytes")
+            plain = _encode(msgspec.json.decode(value))
             if _is_deep(plain):
                 raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
-            return msgspec.Raw(_encode(plain))
+            return msgspec.Raw(plain)
         except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             raise MalformedBody(
                 f"Field 'value' of outcome {position} is not JSON that can be kept: {error}.",
@@ -307,7 +316,7 @@ class OutcomeHandler(NativeFace):
             if isinstance(time, float) or not MIN_TIME_US <= time <= MAX_TIME_US:
                 raise MalformedBody(
                     f"Field 'event_time' of outcome {position} is not a time: as a number it is whole "
-                    f"microseconds since 1970, in the years 1 to 9999. Got {time:.9g}.",
+                    f"microseconds since 1970, in the years 1 to 9999. Got {_shown(time)}.",
                     hint="Send RFC 3339 with an offset, or microseconds UTC.",
                     field="event_time",
                 )
@@ -327,6 +336,13 @@ def _integral(value: str | float) -> str | int | float:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def _shown(number: float) -> str:
+    try:
+        return f"{number:.9g}"
+    except OverflowError:  # an integer that is no float
+        return "a number of hundreds of digits"
+
+
 def _key(value: str | float, position: int) -> str | int:
     """Return a key as rows have it."""
     key = _integral(value)
@@ -339,19 +355,15 @@ def _key(value: str | float, position: int) -> str | int:
     return key
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: bytes) -> bool:
     """Tell whether lists and objects are nested deeper than whoever reads the journal will follow."""
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        lists = [
-            each.values() if isinstance(each, dict) else each
-            for each in level
-            if isinstance(each, dict | list)
-        ]
-        level = [one for each in lists for one in each]
-        if not level:
-            return False
-    return True
+    if value.count(b"[") + value.count(b"{") <= MAX_DEPTH:
+        return False
+    parts = value.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')  # every second one is a text
+    brackets = b"".join(parts[::2]).translate(_AS_LISTS, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")  # the innermost
+    return bool(brackets)
 
 
 class DocumentHandler:
