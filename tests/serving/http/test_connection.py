@@ -229,6 +229,7 @@ LONG = "x" * 8000
     [
         b"\x00\x01\x02",
         b"nonsense\r\n\r\n",
+        b"BREW /a HTTP/2.0\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /a HTTP/9.9\r\n\r\n",
         b"G@T /a HTTP/1.1\r\n\r\n",
@@ -274,13 +275,11 @@ def test_transfer_encoding_other_than_chunked_is_refused(server: Server) -> None
     "data",
     [
         request(headers=f"X: {LONG}\r\n" * 5),
-        request(path="/" + LONG * 5),
         request(headers="A: b\r\n" * (limits.MAX_HEADERS + 1)),
         b"GET /a HTTP/1.1\r\nHost: t\r\nX: " + LONG.encode() * 50,
-        b"GET /" + LONG.encode() * 50,
         b"GET /a HTTP/1.1\r\nHost: t\r\n" + LONG.encode() * 50,
     ],
-    ids=["headers", "path", "many", "endless value", "endless path", "endless name"],
+    ids=["headers", "many", "endless value", "endless name"],
 )
 def test_head_that_is_too_large_is_431(server: Server, data: bytes) -> None:
     with Peer(server) as peer:
@@ -290,6 +289,48 @@ def test_head_that_is_too_large_is_431(server: Server, data: bytes) -> None:
 
         assert (answer.status, answer.error["code"]) == (431, "headers_too_large")
         assert peer.is_closed
+
+
+@pytest.mark.parametrize(
+    "data", [request(path="/" + LONG * 5), b"GET /" + LONG.encode() * 50], ids=["whole", "endless"]
+)
+def test_target_that_is_too_long_is_414(server: Server, data: bytes) -> None:
+    with Peer(server) as peer:
+        peer.send(data)
+
+        answer = peer.answer()
+
+        assert (answer.status, answer.error["code"]) == (414, "target_too_long")
+        assert peer.is_closed
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "GETT", "M-SEARCH2"])
+def test_method_that_is_not_known_is_501(server: Server, method: str) -> None:
+    with Peer(server) as peer:
+        peer.send(request(method=method))
+
+        answer = peer.answer()
+
+        assert (answer.status, answer.error["code"]) == (501, "unsupported")
+        assert answer.headers["connection"] == "close"
+        assert peer.is_closed
+
+
+@pytest.mark.parametrize("host", ["a b/c", "a/b", "user@a", "a, b", "h\xe9"])
+def test_host_that_is_none_is_400_and_the_connection_stays(peer: Peer, host: str) -> None:
+    peer.send(sent(1).replace(b"Host: t", f"Host: {host}".encode()), sent(2))
+
+    refused = peer.answer()
+
+    assert (refused.status, refused.error["code"]) == (400, "bad_request")
+    assert peer.answer().json["output"]["y"] == 2
+
+
+@pytest.mark.parametrize("host", ["", "a", "a_b.c:80", "[::1]:8080", "%C3%A9.example"])
+def test_host_of_every_form_is_taken(peer: Peer, host: str) -> None:
+    peer.send(sent(1).replace(b"Host: t", f"Host: {host}".encode()))
+
+    assert peer.answer().status == 200
 
 
 def test_head_that_never_ends_is_cut_off_in_small_pieces(server: Server) -> None:
@@ -485,6 +526,21 @@ def test_continue_is_not_sent_while_an_earlier_answer_is_owed(
     assert [peer.answer().status, peer.answer().status] == [200, 200]
 
 
+def test_continue_is_sent_once_the_earlier_answers_are(
+    server: Server, peer: Peer, held: HeldExecutor
+) -> None:
+    head, _, body = sent(3, headers="Expect: 100-continue\r\n").partition(b"\r\n\r\n")
+    peer.send(sent(1, path=HELD), sent(2), head + b"\r\n\r\n")
+    assert held.arrived.wait(10)
+    _seen(server, "body")
+
+    server.in_loop(held.release)
+
+    assert [peer.answer().status for _ in range(3)] == [200, 200, 100]
+    peer.send(body, sent(4))
+    assert [peer.answer().json["output"]["y"] for _ in range(2)] == [3, 4]
+
+
 def test_expectation_of_an_old_client_is_ignored(peer: Peer) -> None:
     peer.send(sent(4, version="1.0", headers="Expect: 100-continue\r\n"))
 
@@ -529,6 +585,16 @@ def test_old_client_may_ask_to_stay(peer: Peer) -> None:
         assert answer.headers["connection"] == "keep-alive"
 
 
+def test_old_client_may_not_stay_after_a_chunked_body(peer: Peer) -> None:
+    framing = "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n"
+    peer.send(request(b'8\r\n{"x": 5}\r\n0\r\n\r\n', version="1.0", headers=framing))
+
+    answer = peer.answer()
+
+    assert (answer.json["output"]["y"], answer.headers["connection"]) == (5, "close")
+    assert peer.is_closed
+
+
 def test_new_client_is_not_told_that_it_may_stay(peer: Peer) -> None:
     peer.send(sent(1, headers="Connection: keep-alive\r\n"))
 
@@ -544,6 +610,25 @@ def test_offer_to_upgrade_is_declined_by_going_on(peer: Peer, offer: str) -> Non
     assert [peer.answer().json["output"]["y"] for _ in range(2)] == [1, 2]
     assert peer.answer().json["name"] == "tidegate"
     assert peer.answer().json["output"]["y"] == 3
+
+
+def test_old_client_that_offers_to_upgrade_stays_an_old_one(peer: Peer) -> None:
+    staying = "Connection: keep-alive, Upgrade\r\nUpgrade: h2c\r\n"
+    peer.send(sent(1, version="1.0", headers=staying).replace(b"Host: t\r\n", b""))
+    assert peer.answer().headers["connection"] == "keep-alive"
+
+    peer.send(sent(2, version="1.0", headers="Connection: Upgrade\r\nUpgrade: h2c\r\n"))
+    answer = peer.answer()
+
+    assert (answer.json["output"]["y"], answer.headers["connection"]) == (2, "close")
+    assert peer.is_closed
+
+
+def test_wish_to_close_is_heard_on_a_line_beside_the_offer_to_upgrade(peer: Peer) -> None:
+    peer.send(sent(1, headers="Connection: close\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"))
+
+    assert peer.answer().headers["connection"] == "close"
+    assert peer.is_closed
 
 
 def test_body_of_a_request_that_offers_to_upgrade_is_no_request(server: Server, peer: Peer) -> None:

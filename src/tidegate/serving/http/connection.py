@@ -8,7 +8,10 @@ has to happen on the headers, before a body is read.
 from __future__ import annotations
 
 import asyncio
+import re
+import string
 from collections import deque
+from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -20,7 +23,9 @@ from tidegate.serving.http.exchange import (
     Head,
     HeadTooLarge,
     HttpError,
+    TargetTooLong,
     TimedOut,
+    Unsupported,
     internal_error,
 )
 
@@ -29,15 +34,20 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 32 << 10
 MAX_HEADERS = 100
+_KNOWN = b"|".join(method.encode() for method in HTTPMethod)
+_UNKNOWN_METHOD = re.compile(rb"(?!(?:%b) )[!#$%%&'*+.^_`|~0-9A-Za-z-]+ [!-~]+ HTTP/1\.[01]\r?\n" % _KNOWN)
 MAX_KNOWN_HEADS = 1024
 MAX_KNOWN_HEAD_BYTES = 4096
 _SPECIAL_HEADERS = frozenset({b"expect", b"transfer-encoding", b"upgrade"})
 _LISTS = frozenset({b"accept-encoding", b"connection", b"content-encoding", b"expect", b"transfer-encoding"})
 """Headers of which several lines are one list (RFC 9110, section 5.3)."""
+_HOST_BYTES = (string.ascii_letters + string.digits + "-._~!$&'()*+,;=%:[]").encode()
+"""What a host and port are written with (RFC 3986, section 3.2)."""
 MAX_PIPELINED = 64
 """Answers owed on one connection before it is read no further."""
 MAX_DISCARDED_BYTES = 256 << 10
 """Body of a refused request that is read and dropped to keep the connection; above, it is closed."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROBES = 3
 PROBE_S = 0.01
 """Longer than a reset takes on its way back within a data centre, and than most answers take."""
@@ -63,6 +73,7 @@ class Connection(asyncio.Protocol):
         "_declined",
         "_discarding",
         "_exchange",
+        "_expecting",
         "_framing_bytes",
         "_fresh_head",
         "_head_bytes",
@@ -94,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._n_headers = 0
         self._discarding = False
         self._declined: Exchange | None = None  # offers an upgrade; to be read again without
+        self._expecting: Exchange | None = None  # its client waits to be asked for the body
         self._closing = False  # no further request is taken; the end comes after what is owed
         self._unread = False
         self._reading_paused = False
@@ -202,6 +214,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             self._fail(error.__context__ or error)
         except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserInvalidMethodError) and _UNKNOWN_METHOD.match(data):
+                self._fail(Unsupported("This method is not known.", hint="Methods are GET, HEAD and POST."))
+                return None
             hint = "Check the request line, headers and framing."
             self._fail(HttpError(f"This is not HTTP/1.1: {error}.", hint=hint))
         return None
@@ -278,7 +293,7 @@ class Connection(asyncio.Protocol):
         self._exchange.target += url
         self._head_bytes += len(url)
         if self._head_bytes > MAX_HEAD_BYTES:
-            raise _head_too_large()
+            raise TargetTooLong(f"The request target exceeds {MAX_HEAD_BYTES} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value)
@@ -303,16 +318,23 @@ class Connection(asyncio.Protocol):
         if b"upgrade" in exchange.headers and self._parser.should_upgrade():
             # The parser takes what follows for the other protocol, even where it is this request's body.
             self._declined = exchange
+            exchange.is_old = self._parser.get_http_version() != "1.1"
             return
         self.state = "body"
         exchange.keep_alive = self._parser.should_keep_alive() and not self.site.draining
         if exchange.keep_alive and b"connection" in exchange.headers:
             exchange.is_old = self._parser.get_http_version() == "1.0"
+            if exchange.is_old and b"transfer-encoding" in exchange.headers:
+                exchange.keep_alive = False  # where its body ends is not certain (RFC 9112, section 6.1)
         self._owed.append(exchange)
         exchange.handler = self.site.find(exchange.method, exchange.target)
         try:
-            if b"host" not in exchange.headers and self._parser.get_http_version() != "1.0":
-                raise _no_one_host()
+            host = exchange.headers.get(b"host")
+            if host is None:
+                if self._parser.get_http_version() != "1.0":
+                    raise _no_one_host()
+            elif host.translate(None, _HOST_BYTES):
+                raise HttpError("The Host header names no host.", hint="Send host or host:port.")
             _check_framing(exchange)
             exchange.handler.admit(exchange)
         except TidegateError as error:
@@ -325,9 +347,13 @@ class Connection(asyncio.Protocol):
         """Ask for the body, where the client waits for that (RFC 9110, section 10.1.1)."""
         expected = exchange.headers[b"expect"].lower().split(b",")
         is_asked = b"100-continue" in map(bytes.strip, expected)
+        if not is_asked or self._parser.get_http_version() == "1.0":
+            return
         # an interim answer would be taken for that of the first request that still waits for one
-        if is_asked and self._owed[0] is exchange and self._parser.get_http_version() != "1.0":
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._owed[0] is exchange:
+            self._transport.write(_CONTINUE)
+        else:
+            self._expecting = exchange
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -352,6 +378,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
         self._body_bytes = 0
         self._head_bytes = 0
+        self._expecting = None
         self.state = "idle"
         self.touched_s = self.site.now_s
         if not exchange.keep_alive:
@@ -387,6 +414,9 @@ class Connection(asyncio.Protocol):
                 owed.clear()
                 self._closing = True
                 break
+        if owed and owed[0] is self._expecting and not self._closing:
+            self._expecting = None
+            self._transport.write(_CONTINUE)
         if not owed and self._closing:
             self._close()
         elif self._reading_paused:
@@ -485,7 +515,8 @@ class Connection(asyncio.Protocol):
 
 def _without_upgrade(exchange: Exchange) -> bytes:
     """Return the head of a request as it would have been without its offer to upgrade."""
-    lines = [b"%b %b HTTP/1.1" % (exchange.method, exchange.target)]
+    version = b"1.0" if exchange.is_old else b"1.1"
+    lines = [b"%b %b HTTP/%b" % (exchange.method, exchange.target, version)]
     for name, value in exchange.headers.items():
         if name == b"connection":
             tokens = [token.strip().lower() for token in value.split(b",")]

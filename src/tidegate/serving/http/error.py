@@ -17,6 +17,7 @@ STATUS: dict[str, int] = {
     "too_many_rows": 413,
     "body_too_large": 413,
     "headers_too_large": 431,
+    "target_too_long": 414,
     "unsupported_encoding": 415,
     "request_timeout": 408,
     "method_not_allowed": 405,
@@ -51,7 +52,7 @@ STATUS: dict[str, int] = {
 }
 """Status on the native face, by error code."""
 
-PROTOCOL_STATUS = {400, 404, 405, 413, 415, 429, 431, 408, 500, 501, 503}
+PROTOCOL_STATUS = {400, 404, 405, 413, 414, 415, 429, 431, 408, 500, 501, 503}
 """Statuses the Open Inference Protocol face keeps; see `protocol_status`."""
 
 MAX_RETRY_S = 60

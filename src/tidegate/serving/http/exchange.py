@@ -35,6 +35,12 @@ class HeadTooLarge(TidegateError):
     code = "headers_too_large"
 
 
+class TargetTooLong(TidegateError):
+    """The address in the request line exceeds its bound."""
+
+    code = "target_too_long"
+
+
 class TimedOut(TidegateError):
     """The client did not finish its request in time."""
 
