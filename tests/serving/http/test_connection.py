@@ -126,7 +126,12 @@ def test_head_has_no_body_and_the_length_of_one(peer: Peer) -> None:
 
 
 def test_query_escapes_and_absolute_form_name_the_same_resource(peer: Peer) -> None:
-    for path in ("/v2/health/live?verbose=1", "/v2/health/liv%65", "http://other:80/v2/health/live"):
+    for path in (
+        "/v2/health/live?verbose=1",
+        "/v2/health/liv%65",
+        "http://other:80/v2/health/live",
+        "HTTPS://other/v2/health/live",
+    ):
         peer.send(request(b"", method="GET", path=path))
         assert peer.answer().json == {"live": True}
 
@@ -384,6 +389,20 @@ def test_wrong_method_is_405_and_says_which(peer: Peer, method: str) -> None:
     assert answer.headers["allow"] == "POST"
     peer.send(sent(1))
     assert peer.answer().status == 200
+
+
+def test_wrong_method_where_there_is_something_to_get_may_ask_for_its_head(peer: Peer) -> None:
+    peer.send(request(b"", method="PUT", path="/v2"))
+
+    answer = peer.answer()
+
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_path_that_begins_like_a_scheme_is_a_path(peer: Peer) -> None:
+    peer.send(request(b"", method="GET", path="/http://x/v2"))
+
+    assert peer.answer().status == 404
 
 
 def test_connect_is_refused_and_the_connection_goes_on(peer: Peer) -> None:

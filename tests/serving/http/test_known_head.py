@@ -142,9 +142,10 @@ def test_the_callers_own_id_is_journalled_whatever_else_is_in_the_head(server: S
     assert [row["caller"] for row in records(server.folder)] == ["mine-0", "mine-0", "mine-1", "old"]
 
 
-def test_a_head_that_cannot_be_used_is_refused_each_time(server: Server, peer: Peer) -> None:
+@pytest.mark.parametrize("timeout", ["soon", "1_000", "0", "nan"])
+def test_a_head_that_cannot_be_used_is_refused_each_time(server: Server, peer: Peer, timeout: str) -> None:
     for _ in range(4):
-        peer.send(request('{"x": 1}', headers="tidegate-timeout-ms: soon\r\n"))
+        peer.send(request('{"x": 1}', headers=f"tidegate-timeout-ms: {timeout}\r\n"))
         assert peer.answer().status == 400
 
     assert ask(peer, 2) == 2.0

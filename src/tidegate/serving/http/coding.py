@@ -109,17 +109,18 @@ def compress(body: bytes, accepted: bytes) -> tuple[bytes, bytes]:
 
 def _preferred(accepted: bytes) -> bytes | None:
     """Return gzip or deflate, whichever has the greater weight (RFC 9110, section 12.5.3)."""
-    best, best_weight = None, 0.0
+    weights: dict[bytes, float] = {}
     for item in accepted.lower().split(b","):
-        name, _, parameter = item.partition(b";")
-        coding = name.strip()
-        key, _, value = parameter.partition(b"=")
+        name, *parameters = item.split(b";")
         weight = 1.0
-        if key.strip() == b"q":
-            try:
-                weight = float(value)
-            except ValueError:
-                weight = 0.0
-        if coding in _WBITS and weight > best_weight:
-            best, best_weight = coding, weight
-    return best
+        for parameter in parameters:
+            key, _, value = parameter.partition(b"=")
+            if key.strip() == b"q":
+                try:
+                    weight = float(value)
+                except ValueError:
+                    weight = 0.0
+        weights[name.strip()] = weight
+    others = weights.get(b"*", 0.0)
+    weight, best = max((weights.get(coding, others), coding) for coding in _WBITS)
+    return best if weight > 0 else None

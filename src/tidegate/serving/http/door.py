@@ -54,7 +54,7 @@ def read_timeout_s(exchange: Exchange, default_s: float) -> float:
     if raw is None:
         return default_s
     try:
-        timeout_ms = float(raw)
+        timeout_ms = -1.0 if b"_" in raw else float(raw)
     except ValueError:
         timeout_ms = -1.0
     if not 0 < timeout_ms <= MAX_TIMEOUT_MS:

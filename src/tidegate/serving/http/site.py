@@ -66,7 +66,8 @@ class Site:
                 return self.on_demand(method, path) or _Refusal(path, self._not_found(path))
         handler = methods.get(b"GET" if method == b"HEAD" else method)
         if handler is None:
-            allowed = ", ".join(sorted(name.decode() for name in methods))
+            names = {*methods, b"HEAD"} if b"GET" in methods else methods
+            allowed = ", ".join(sorted(name.decode() for name in names))
             path = _path(target)
             error = NotAllowed(
                 f"{_shown(path)} does not take this method.", hint=f"Use {allowed}.", allow=allowed
@@ -193,8 +194,10 @@ class Site:
 def _path(target: bytes) -> bytes:
     """Return the path of a request target, without query and with its escapes resolved."""
     path = target.partition(b"?")[0].partition(b"#")[0]
-    if path[:7].lower() == b"http://":  # absolute form, RFC 9112 section 3.2.2
-        path = b"/" + path[7:].partition(b"/")[2]
+    if path[:4].lower() == b"http":  # absolute form, RFC 9112 section 3.2.2
+        scheme, is_absolute, rest = path.partition(b"://")
+        if is_absolute and scheme.lower() in (b"http", b"https"):
+            path = b"/" + rest.partition(b"/")[2]
     return unquote_to_bytes(path) if b"%" in path else path
 
 
