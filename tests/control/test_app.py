@@ -165,6 +165,21 @@ def test_an_error_has_one_shape(path, method, status, code):
     assert set(error) == {"code", "message", "hint"}
 
 
+@pytest.mark.parametrize(
+    ("path", "method", "allowed"),
+    [
+        ("/status", "POST", "GET, HEAD"),
+        ("/rollback", "GET", "POST"),
+        ("/services/x/safe-mode", "PUT", "POST"),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_ones(path, method, allowed):
+    answer = get(FakePlane(), path, method)
+
+    assert (answer.status, answer.headers["allow"]) == (405, allowed)
+    assert answer.json()["error"]["hint"] == f"Use {allowed}."
+
+
 def test_a_database_that_is_down_is_unavailable_not_a_bug():
     plane = FakePlane()
     plane.fault = StoreUnavailable("The metadata database cannot be reached.", hint="Start it.")

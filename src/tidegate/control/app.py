@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import msgspec
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -137,5 +138,10 @@ async def _on_unknown_page(request: Request, _: Exception) -> Response:
     return _error("not_found", f"There is no page {request.url.path}.", f"Pages: {pages}.", status=404)
 
 
-async def _on_wrong_method(request: Request, _: Exception) -> Response:
-    return _error("method_not_allowed", f"{request.url.path} is only read.", "Use GET.", status=405)
+async def _on_wrong_method(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    allowed = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+    message = f"{request.url.path} does not take this method."
+    answer = _error("method_not_allowed", message, f"Use {allowed}.", status=405)
+    answer.headers["allow"] = allowed
+    return answer
