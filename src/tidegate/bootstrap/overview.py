@@ -156,9 +156,14 @@ def _server(local: Local) -> ServerView | None:
     settings = record.settings
     return ServerView(
         record.pid,
-        f"{settings.scheme}://{settings.host}:{settings.port}",
-        f"{settings.scheme}://{settings.control_host}:{settings.control_port}",
+        port_url(settings.scheme, settings.host, settings.port),
+        port_url(settings.scheme, settings.control_host, settings.control_port),
     )
+
+
+def port_url(scheme: str, host: str, port: int) -> str:
+    """Return the address of a port, with an IPv6 host in brackets (RFC 3986, section 3.2.2)."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _service(route: ServiceRoute, live: list[WorkerStatus], *, is_hidden: bool, sequence: int) -> ServiceView:

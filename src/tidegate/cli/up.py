@@ -49,6 +49,7 @@ def up(
     later ones move by `tidegate switch`. Ctrl-C stops the server after it has answered what it took.
     """
     from tidegate.bootstrap import start
+    from tidegate.bootstrap.overview import port_url
 
     local = open_local(
         home,
@@ -76,6 +77,8 @@ def up(
     settings = local.settings
     click.echo(f"Home {local.home.root}")
     scheme = settings.server.scheme
-    click.echo(f"Data port {scheme}://{settings.host}:{settings.port}  (openapi.json describes it)")
-    click.echo(f"Control port {scheme}://{settings.control_host}:{settings.control_port}  (status, metrics)")
+    data_url = port_url(scheme, settings.host, settings.port)
+    control_url = port_url(scheme, settings.control_host, settings.control_port)
+    click.echo(f"Data port {data_url}  (openapi.json describes it)")
+    click.echo(f"Control port {control_url}  (status, metrics)")
     start.serve(local)
