@@ -11,6 +11,7 @@ import asyncio
 import re
 import string
 from collections import deque
+from functools import lru_cache
 from http import HTTPMethod
 from typing import TYPE_CHECKING, Any
 
@@ -302,8 +303,7 @@ class Connection(asyncio.Protocol):
             raise _head_too_large()
         if self.state == "head":  # what comes after the body may not change what was decided before it
             name = name.lower()
-            if value[-1:] <= b" ":  # the parser strips white space before a value only
-                value = value.rstrip(b" \t")
+            value = value.rstrip()  # the parser takes white space off its beginning only
             headers = self._exchange.headers
             if name in headers:
                 if name == b"host":
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
             if host is None:
                 if self._parser.get_http_version() != "1.0":
                     raise _no_one_host()
-            elif host.translate(None, _HOST_BYTES):
+            elif not _is_host(host):
                 raise HttpError("The Host header names no host.", hint="Send host or host:port.")
             _check_framing(exchange)
             exchange.handler.admit(exchange)
@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
         if self.state == "linger" or self._declined is not None:
             return
         exchange = self._exchange
-        body = bytes(self._body)  # no copy, where it came in one piece
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         self._body = b""
         self._body_bytes = 0
         self._head_bytes = 0
@@ -530,6 +530,11 @@ def _no_one_host() -> HttpError:
     return HttpError(
         "A request of HTTP/1.1 names its host once.", hint="Send one Host header (RFC 9112, section 3.2)."
     )
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return not value.translate(None, _HOST_BYTES)
 
 
 def _check_framing(exchange: Exchange) -> None:
