@@ -6,14 +6,18 @@ import asyncio
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.feature import open_source
 from tidegate.bootstrap.process import WorkerSettings, socket_path
 from tidegate.bootstrap.stage import Stage
+from tidegate.contract.objective import Limits
 from tidegate.contract.tolerance import tolerances
 from tidegate.core.clock import SystemClock
 from tidegate.core.digest import Digest
+from tidegate.core.error import TidegateError
 from tidegate.predictor.protocol import BuildContext, Predictor, Spec, build
 from tidegate.service.manifest import CheckInputs, Manifest
 from tidegate.serving.duration import DurationModel
@@ -27,6 +31,17 @@ _RUNNER_START_S = 60.0
 _RUNNER_RETURN_S = 2.0
 """How long a worker that replaces another waits for a runner: the other services wait for the worker."""
 
+_MAX_LIMITS = 4096
+
+
+class _Bounds(msgspec.Struct):
+    """What is read of a manifest whose version is not loaded."""
+
+    limits: Limits = Limits()
+
+
+_decode_bounds = msgspec.json.Decoder(_Bounds).decode
+
 
 class VersionLoader:
     """Loads versions for one worker."""
@@ -36,6 +51,7 @@ class VersionLoader:
         self._loop = loop
         self._clock = SystemClock()
         self._checks: WeakKeyDictionary[LoadedVersion, CheckInputs] = WeakKeyDictionary()
+        self._limits: dict[str, Limits] = {}
         self._artifacts = LocalArtifactStore(settings.server.place.artifacts)
 
     async def load(self, number: int, digest: str, stage: Stage, *, is_new: bool = True) -> LoadedVersion:
@@ -113,6 +129,22 @@ class VersionLoader:
         if checks is not None:
             self._checks[version] = checks
         return version
+
+    def limits(self, digest: str) -> Limits:
+        """Return the bounds that a manifest declares, the usual ones where it cannot be read.
+
+        The loop reads it itself: a small file, once for each version that is asked for.
+        """
+        found = self._limits.get(digest)
+        if found is None:
+            try:
+                found = _decode_bounds(self._artifacts.read_bytes(Digest(digest))).limits
+            except (TidegateError, OSError, msgspec.MsgspecError):
+                return Limits()
+            if len(self._limits) >= _MAX_LIMITS:
+                self._limits.clear()
+            self._limits[digest] = found
+        return found
 
     async def check(self, version: LoadedVersion, *, timeout_s: float) -> None:
         """Put its check inputs to a loaded version once more; nothing happens if it has none.

@@ -32,6 +32,7 @@ from tidegate.bootstrap.pulse import Pulse
 from tidegate.bootstrap.stage import Stage, read_stage
 from tidegate.bootstrap.tls import tls_context
 from tidegate.bootstrap.version import VersionLoader
+from tidegate.contract.objective import Limits
 from tidegate.core.clock import SystemClock
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import uuid7_factory
@@ -399,11 +400,22 @@ class Worker:
                 name,
                 load=self._cold.demand,
                 find=self._site.find,
+                limits=self._limits,
                 waiting=self._waiting,
                 is_protocol=is_protocol,
                 loop=self._loop,
             )
         return handler
+
+    def _limits(self, name: str) -> Limits:
+        """Return the widest bounds of a service's versions, of one that is not loaded too."""
+        service = self._follower.route.services.get(name)
+        manifests = [service.manifests[number] for number in service.versions] if service is not None else []
+        each = [self._loader.limits(digest) for digest in manifests] or [Limits()]
+        return Limits(
+            max_body_bytes=max(limits.max_body_bytes for limits in each),
+            deadline_ms=max(limits.deadline_ms for limits in each),
+        )
 
     async def _load_service(self, name: str) -> None:
         """Load a service that somebody asks for, and serve it.

@@ -37,11 +37,13 @@ class Wish(NamedTuple):
         timeout_s: The time that it may take, seconds.
         criticality: How much it matters.
         caller: Who sends it, where callers are told apart by a header.
+        waited_s: What it has waited already for its model to be loaded, seconds; `timeout_s` is the rest.
     """
 
     timeout_s: float
     criticality: int
     caller: str = ""
+    waited_s: float = 0.0
 
 
 def read_timeout_s(exchange: Exchange, default_s: float) -> float:

@@ -340,7 +340,7 @@ def _wish(exchange: Exchange, request: InferRequest) -> Wish:
                 f"The parameter 'timeout' is {timeout_us:g}.",
                 hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
             )
-        wish = wish._replace(timeout_s=timeout_us / 1e6)
+        wish = wish._replace(timeout_s=timeout_us / 1e6 - wish.waited_s)
     if parameters.criticality is not None:
         wish = wish._replace(criticality=read_criticality(parameters.criticality.encode()))
     elif parameters.priority:
