@@ -282,6 +282,7 @@ class Endpoint:
         # what a caller may name: a version that is only still loaded will be closed, a latched one is bad
         allowed = set(route.versions) - {latch.version for latch in route.latched}
         self.pinnable = {number: version for number, version in versions.items() if number in allowed}
+        self.awaited = frozenset(allowed - versions.keys())  # what could be named if it were loaded
         self._secret = secret
         self.safe_mode = route.safe_mode
         stable = route.arm(STABLE)
@@ -348,6 +349,15 @@ class Endpoint:
         if self._choose is None:
             return self.arms[0], bucket
         return self._by_name.get(self._choose(bucket).name, self.arms[0]), bucket
+
+    def not_loaded(self, number: int) -> NotReady:
+        """Return the error for a request that names a version which is awaited here."""
+        return NotReady(
+            f"Version {number} of service {self.service!r} is not loaded in this worker.",
+            hint="Try again in a moment; `tidegate status` shows what it waits for.",
+            service=self.service,
+            version=number,
+        )
 
     def pin(self, number: int) -> Arm:
         """Return the arm of requests that name a version themselves: no share of the route is theirs.

@@ -110,6 +110,7 @@ class Service:
         limits: Limits | None = None,
         versions: Sequence[int] = (1,),
         standby: Sequence[int] = (),
+        awaited: Sequence[int] = (),
         held: bool = False,
         deployed: bool = True,
         contracts: Mapping[int, Contract] | None = None,
@@ -122,6 +123,7 @@ class Service:
         self.limits = limits
         self.versions = versions
         self.standby = standby
+        self.awaited = awaited
         self.held = held
         self.deployed = deployed
         self.executors: list[Any] = []
@@ -140,8 +142,8 @@ class Service:
             generation=1,
             salt="salt",
             arms=arms,
-            standby=tuple(self.standby),
-            manifests=dict.fromkeys(loaded, DIGEST),
+            standby=(*self.standby, *self.awaited),
+            manifests=dict.fromkeys([*loaded, *self.awaited], DIGEST),
         )
         return Endpoint(route, loaded if self.deployed else {}, secret=bytes(32))
 

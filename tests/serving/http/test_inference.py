@@ -75,6 +75,7 @@ def services() -> list[Service]:
             mixed,
             versions=(1, 2),
             standby=(3,),
+            awaited=(4,),
         ),
         Service(
             "vector",
@@ -657,7 +658,7 @@ def test_key_decides_the_version_where_the_path_does_not(server: Server) -> None
 def test_unknown_version_and_model_are_404(server: Server) -> None:
     status, answer = infer(server, "mixed/versions/9", *MIXED)
     assert status == 404
-    assert answer == {"error": "Model 'mixed' has no version '9' here. Versions that can be named: 1, 2, 3."}
+    assert answer["error"].endswith("has no version '9' here. Versions that can be named: 1, 2, 3, 4.")
 
     status, answer = infer(server, "nope", GOOD)
     assert status == 404
@@ -669,6 +670,17 @@ def test_model_that_is_not_loaded_is_503(server: Server) -> None:
 
     assert status == 503
     assert "no version ready" in answer["error"]
+
+
+def test_version_in_the_path_that_the_route_names_is_503_until_it_is_loaded(server: Server) -> None:
+    base = "/v2/models/mixed/versions/4"
+    told = "Version 4 of service 'mixed' is not loaded in this worker."
+
+    infer_status, answer, _ = server.request("POST", f"{base}/infer", {"inputs": MIXED})
+    assert (infer_status, answer["error"].startswith(told)) == (503, True)
+    assert [server.request("GET", base + path)[0] for path in ("", "/config", "/stats")] == [503, 503, 200]
+    status, answer, _ = server.request("GET", f"{base}/ready")
+    assert (status, answer) == (400, {"name": "mixed", "ready": False, "error": told})
 
 
 def test_candidate_of_a_wider_contract_gets_what_it_takes(tmp_path: Any) -> None:

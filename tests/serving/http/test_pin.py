@@ -19,6 +19,7 @@ def service(name, *, pinning):
         limits=Limits(pinning=pinning),
         versions=(1, 2),
         standby=(3,),
+        awaited=(4,),
     )
 
 
@@ -68,6 +69,7 @@ def test_the_protocol_takes_the_headers_too(server):
         ("shut", {"tidegate-version": "1"}, 403, "does not let callers choose"),
         ("shut", {"tidegate-arm": "candidate"}, 403, "does not let callers choose"),
         ("open", {"tidegate-version": "9"}, 404, "no version 9 ready"),
+        ("open", {"tidegate-version": "4"}, 503, "Version 4 of service 'open' is not loaded"),
         ("open", {"tidegate-version": "-1"}, 400, "tidegate-version is '-1'"),
         ("open", {"tidegate-arm": "nobody"}, 404, "no arm 'nobody'"),
         ("open", {"tidegate-version": "1", "tidegate-arm": "stable"}, 400, "names both"),

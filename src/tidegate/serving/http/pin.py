@@ -30,6 +30,7 @@ def pinned_arm(exchange: Exchange, endpoint: Endpoint) -> Arm | None:
     Raises:
         PinningOff: The service does not allow it.
         HttpError: The version is no number, or both headers are there.
+        NotReady: The route has the version, but it is not loaded.
         UnknownArm: The route has no such version or arm, or it is latched.
     """
     headers = exchange.headers
@@ -67,6 +68,8 @@ def _number(version: bytes, endpoint: Endpoint) -> int:
             hint="Send the version's number.",
         )
     number = int(version)
+    if number in endpoint.awaited:
+        raise endpoint.not_loaded(number)
     if number not in endpoint.pinnable:
         known = ", ".join(map(str, sorted(endpoint.pinnable)))
         raise UnknownArm(

@@ -108,7 +108,24 @@ def service_resources(plane: DataPlane, name: str, *, metrics: Path) -> Resource
         found[pinned + b"/ready"] = _get(plane, lambda: (200, {"name": name, "ready": True}), name)
         found[pinned + b"/stats"] = _get(plane, _statistics_of(metrics, (name, number)), name)
         found.update(_description(plane, pinned, endpoint, signatures, version))
+    for number in sorted(endpoint.awaited):
+        found.update(_awaited(plane, endpoint, number, metrics=metrics))
     return found
+
+
+def _awaited(plane: DataPlane, endpoint: Endpoint, number: int, *, metrics: Path) -> Resources:
+    """Return the resources of a version that the route names and that is not loaded."""
+    name = endpoint.service
+    base = f"/v2/models/{name}/versions/{number}".encode()
+    unready = {"name": name, "ready": False, "error": endpoint.not_loaded(number).message}
+    refusal = _AwaitedHandler(plane, endpoint, number)
+    return {
+        base: {b"GET": refusal},
+        base + b"/config": {b"GET": refusal},
+        base + b"/infer": {b"POST": refusal},
+        base + b"/ready": _get(plane, lambda: (400, unready), name),
+        base + b"/stats": _get(plane, _statistics_of(metrics, (name, number)), name),
+    }
 
 
 def _description(
@@ -249,3 +266,19 @@ class _UnsupportedHandler(ProtocolFace):
             hint="Versions move by releases: see `tidegate release` and `tidegate versions`.",
             service=self.service,
         )
+
+
+class _AwaitedHandler(ProtocolFace):
+    """Refuses, on their headers, requests for a version that is not loaded."""
+
+    def __init__(self, plane: DataPlane, endpoint: Endpoint, number: int) -> None:
+        super().__init__(plane, endpoint.service)
+        self._endpoint = endpoint
+        self._number = number
+
+    def admit(self, exchange: Exchange) -> None:
+        """Say what is missing."""
+        raise self._endpoint.not_loaded(self._number)
+
+    def handle(self, exchange: Exchange, body: bytes) -> None:
+        """Answer nothing: no request is let in."""
