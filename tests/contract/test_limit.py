@@ -38,6 +38,23 @@ def test_a_bound_of_zero_has_no_sign():
     assert math.copysign(1, wire_limit(field).high) == 1
 
 
+@pytest.mark.parametrize("kind", FLOATS)
+def test_a_number_beyond_the_range_is_sent_if_it_is_rounded_into_it(kind):
+    top = column_limit(Field("x", kind)).high
+    low, high = wire_limit(Field("x", kind))
+
+    assert (float(kind.dtype.type(high)), low) == (top, -high)
+    with np.errstate(over="ignore"):
+        assert np.isinf(kind.dtype.type(math.nextafter(high, math.inf)))
+
+
+def test_a_bound_beyond_the_range_leaves_what_is_rounded_into_it():
+    least, most = wire_limit(Field("x", DataType.FLOAT32))
+
+    assert wire_limit(Field("x", DataType.FLOAT32, gt=-1e39, le=1e39)) == (least, most)
+    assert wire_limit(Field("x", DataType.FLOAT32, le=3.4028235e38)).high == 3.4028235e38
+
+
 def test_large_integer_bounds_are_exact():
     assert column_limit(Field("n", DataType.INT64, gt=2**62, le=2**62 + 1)) == (2**62 + 1, 2**62 + 1)
 

@@ -2,11 +2,12 @@ import base64
 
 import jsonschema_rs
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidegate.contract.decode import RowDecoder, RowEncoder
+from tidegate.contract.decode import ContractViolation, RowDecoder, RowEncoder
 from tidegate.contract.field import DataType, Field
 from tidegate.contract.jsonschema import answer_schema, columns_schema, row_schema, value_schema
 from tidegate.contract.openapi import Described, openapi_document
@@ -55,7 +56,8 @@ def test_answer_fits_the_json_schema(data, schema):
         (Field("x", DataType.FLOAT64, gt=0.0), [0, "1", None, True]),
         (Field("x", DataType.INT8), [128, -129, 0.5]),
         (Field("x", DataType.UINT64), [-1, 2**64]),
-        (Field("x", DataType.FLOAT32), [1e39]),
+        (Field("x", DataType.FLOAT32), [1e39, 3.4028236e38]),
+        (Field("x", DataType.FLOAT16), [65520, -65520.0]),
         (Field("x", DataType.STRING, min_length=1, max_length=2, pattern="^a"), ["", "abc", "b", 1]),
         (Field("x", DataType.CATEGORY, categories=("a",)), ["b", None]),
         (Field("x", DataType.CATEGORY, categories=("a",), optional=True), ["b"]),
@@ -70,6 +72,46 @@ def test_value_that_is_refused_does_not_fit_the_json_schema(field, bad):
     schema = row_schema(Schema((field,)))
 
     assert not any(accepts(schema, {"x": value}) for value in bad)
+
+
+DURATIONS = Schema((Field("x", DataType.DURATION),))
+
+
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        *[(text, True) for text in ("PT1H30M", "PT1H", "PT0.5H", "P0.5D", "+PT1S", "P1D", "PT1H1.5M")],
+        *[(text, True) for text in ("-P1DT2H3M4.5S", "PT1M1S", "P1DT1H", "PT1.123456789S", "PT5400S")],
+        *[(text, False) for text in ("P", "PT", "P1DT", "P0.5DT1H", "PT0.5H1M", "PT1M1H", "P1W", "PT.5S")],
+        *[(text, False) for text in ("PT1.S", "1D", "P1H", "--PT1S", "P-1D")],
+    ],
+)
+def test_durations_fit_the_json_schema_as_they_are_decoded(text, taken):
+    decoder = RowDecoder(DURATIONS)
+    try:
+        decoder.decode(msgspec.json.encode({"x": text}))
+        decoded = True
+    except ContractViolation:
+        decoded = False
+
+    assert (decoded, accepts(row_schema(DURATIONS), {"x": text})) == (taken, taken)
+
+
+@given(st.from_regex(value_schema(DURATIONS.fields[0])["anyOf"][0]["pattern"], fullmatch=True))
+def test_every_duration_that_fits_the_json_schema_is_decoded(text):
+    RowDecoder(DURATIONS).decode(msgspec.json.encode({"x": text}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"), [(DataType.FLOAT32, b"-3.4028235e38"), (DataType.FLOAT16, b"65519.999")]
+)
+def test_the_greatest_number_as_others_write_it_is_taken(kind, sent):
+    schema = Schema((Field("x", kind),))
+    decoder = RowDecoder(schema)
+    rows, _ = decoder.decode(b'{"x": %b}' % sent)
+
+    assert abs(decoder.gather(rows)["x"][0]) == np.finfo(kind.dtype).max
+    assert accepts(row_schema(schema), {"x": float(sent)})
 
 
 def test_row_schema_requires_what_is_not_optional_and_no_more():

@@ -9,7 +9,7 @@ import base64
 from typing import Any
 
 from tidegate.contract.field import DataType, Field
-from tidegate.contract.limit import type_limit, wire_limit
+from tidegate.contract.limit import wire_limit
 from tidegate.contract.requirement import requirement
 from tidegate.contract.schema import Schema
 
@@ -17,7 +17,12 @@ JsonSchema = dict[str, Any]
 
 _BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _ANSWERED_DURATION = r"^-?P(?:[0-9]+D)?(?:T[0-9]+(?:\.[0-9]+)?S)?$"
-_DURATION = r"^-?P(?:\d{1,6}D(?:T(?:\d{1,6}H)?(?:\d{1,6}M)?\d{1,6}S)?|T(?:\d{1,6}H)?(?:\d{1,6}M)?\d{1,6}S)$"
+_WHOLE = "[0-9]{1,8}"
+"""Of a unit: with eight digits each, all units together are within 64 bits of microseconds."""
+_LAST = rf"{_WHOLE}(?:\.[0-9]{{1,9}})?"
+_TIME = rf"T(?:{_LAST}H|(?:{_WHOLE}H)?{_LAST}M|(?:{_WHOLE}H)?(?:{_WHOLE}M)?{_LAST}S)"
+_DURATION = rf"^[-+]?P(?:{_LAST}D|(?:{_WHOLE}D)?{_TIME})$"
+"""At least one unit, and a fraction of the last one only, as the decoder takes them."""
 _SHAPES = {DataType.INT32: "int32", DataType.INT64: "int64", DataType.FLOAT32: "float"}
 
 
@@ -121,7 +126,7 @@ def _number(field: Field) -> JsonSchema:
         if value is not None:
             schema[keyword] = value
     if kind is not DataType.FLOAT64:
-        low, high = type_limit(kind)
+        low, high = wire_limit(field)
         if field.ge is None and field.gt is None:
             schema["minimum"] = low
         if field.le is None and field.lt is None:

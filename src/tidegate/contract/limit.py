@@ -38,6 +38,20 @@ def type_limit(kind: DataType) -> Limit:
     raise ValueError(f"type {kind.value} has no range")
 
 
+def rounding_limit(dtype: np.dtype[Any]) -> Limit:
+    """Return the numbers that a float type holds once they are rounded: a little more than its range.
+
+    The greatest float32, in the digits that most languages print of it (3.4028235e38), is above itself.
+    """
+    info = np.finfo(dtype)
+    top = float(info.max)
+    if info.bits < 64:
+        # from half a step above on, the nearest number with an even last digit is infinity
+        half_step = (top - float(np.nextafter(info.max, dtype.type(0)))) / 2
+        top = math.nextafter(top + half_step, 0.0)
+    return Limit(-top, top)
+
+
 def column_limit(field: Field) -> Limit:
     """Return the limits of a column's elements, in the column's own dtype.
 
@@ -71,9 +85,15 @@ def wire_limit(field: Field) -> Limit:
     """
     low, high = column_limit(field)
     if field.type.is_float:
-        if field.ge is not None and _rounded(field.ge, field.type) == low:
+        least, most = type_limit(field.type)
+        widest = rounding_limit(field.type.dtype)
+        if low == least:
+            low = widest.low if field.ge is None else min(low, max(widest.low, field.ge))
+        elif field.ge is not None and _rounded(field.ge, field.type) == low:
             low = min(low, field.ge)
-        if field.le is not None and _rounded(field.le, field.type) == high:
+        if high == most:
+            high = widest.high if field.le is None else max(high, min(widest.high, field.le))
+        elif field.le is not None and _rounded(field.le, field.type) == high:
             high = max(high, field.le)
         return Limit(low + 0.0, high + 0.0)
     return Limit(low, high)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tidegate.contract.field import DataType, Field
-from tidegate.contract.limit import type_limit
+from tidegate.contract.limit import rounding_limit, type_limit
 from tidegate.contract.wire import duration_of, timestamp_of
 
 _SHOWN_CATEGORIES = 10
@@ -54,7 +54,7 @@ def _beyond(field: Field, value: Any) -> str:
         return ""
     if type(value) is not int and not (isinstance(value, float) and math.isfinite(value)):
         return ""
-    low, high = type_limit(field.type)
+    low, high = rounding_limit(field.type.dtype) if field.type.is_float else type_limit(field.type)
     return "" if low <= value <= high else f", which {field.type.value} cannot hold"
 
 

@@ -178,8 +178,8 @@ def test_data_that_is_not_json_is_refused(data: bytes, datatype: str) -> None:
         ("INT32", [2**31]),
         ("UINT64", [2**64]),
         ("INT64", [-(2**63) - 1]),
-        ("FP16", [65536.0]),
-        ("FP32", [3.5e38]),
+        ("FP16", [65520]),
+        ("FP32", [3.4028236e38]),
     ],
 )
 @pytest.mark.parametrize("times", [1, 300])
@@ -191,6 +191,15 @@ def test_value_out_of_range_is_refused_without_being_shown(
 
     if datatype not in ("FP16", "FP32"):
         assert str(values[0]) not in str(caught.value)
+
+
+@pytest.mark.parametrize(("datatype", "top"), [("FP16", 65519.99), ("FP32", 3.4028235e38)])
+@pytest.mark.parametrize("times", [1, 300])
+def test_value_that_is_rounded_into_the_range_is_taken(datatype: str, top: float, times: int) -> None:
+    array = read_json(sent(datatype, [2 * times + 1], [top, -top] * times + [None]))
+
+    greatest = np.finfo(DATATYPES[datatype]).max
+    assert np.array_equal(array, [greatest, -greatest] * times + [np.nan], equal_nan=True)
 
 
 @pytest.mark.parametrize(

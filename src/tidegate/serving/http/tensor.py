@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tidegate.contract.limit import rounding_limit
 from tidegate.contract.protocol import DATATYPES
 from tidegate.core.error import TidegateError
 
@@ -222,8 +223,8 @@ def _decoder(datatype: str, depth: int) -> Callable[[msgspec.Raw], list[Any]]:
     if dtype.kind == "b":
         kind = bool
     elif dtype.kind == "f":
-        top = float(np.finfo(dtype).max)
-        kind = Annotated[float, msgspec.Meta(ge=-top, le=top)] | None
+        low, high = rounding_limit(dtype)
+        kind = Annotated[float, msgspec.Meta(ge=low, le=high)] | None
     elif dtype.kind in "iu":
         kind = int  # numpy refuses what the dtype cannot hold; msgspec takes no bound beyond int64
     else:
