@@ -1,10 +1,12 @@
 import datetime as dt
+import math
 
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from tidegate.contract.decode import ContractViolation
 from tidegate.contract.field import DataType, Field
@@ -86,6 +88,18 @@ def test_column_converts_where_nothing_is_lost(target, given_, expected):
         (field(DataType.STRING), objects("a", None), "of row 1 must be string. Got NoneType"),
         (field(DataType.STRING), np.array([1]), "must be text. Got int64"),
         (field(DataType.BYTES), objects(3), "must be bytes. Got int"),
+        (
+            field(DataType.FLOAT32),
+            np.array([1, 2**24 + 1]),
+            "of row 1 has an integer that float32 does not hold",
+        ),
+        (
+            field(DataType.FLOAT64, 2),
+            np.array([[1, 2**63 - 1]]),
+            "of row 0 has an integer that float64 does not",
+        ),
+        (field(DataType.FLOAT16), np.array([65520]), "of row 0 has an integer that float16 does not hold"),
+        (field(DataType.FLOAT16), np.array([2**16]), "has a value that does not fit float16"),
         (field(DataType.TIMESTAMP), np.array(["NaT"], "M8[us]"), "has a missing time"),
         (field(DataType.TIMESTAMP), np.array([1], "m8[s]"), "must be timestamp"),
         (field(DataType.TIMESTAMP), objects("2013-10-01"), "must be timestamps"),
@@ -101,6 +115,32 @@ def test_column_that_would_lose_something_is_refused_by_name(target, given_, pro
 
     assert problem in caught.value.message
     assert caught.value.context["field"] == "x"
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.int16, np.int32, np.int64, np.uint16, np.uint32, np.uint64]),
+        st.integers(1, 4),
+        fill=st.nothing(),
+    ),
+    st.sampled_from([DataType.FLOAT16, DataType.FLOAT32, DataType.FLOAT64]),
+)
+@example(np.array([-(2**31)], np.int32), DataType.FLOAT32)
+@example(np.array([-(2**63), 2**62], np.int64), DataType.FLOAT32)
+@example(np.array([2**24 + 2], np.uint32), DataType.FLOAT32)
+def test_integers_become_floats_only_where_they_stay_what_they_are(column, kind):
+    with np.errstate(over="ignore"):
+        floats = [float(value) for value in column.astype(kind.dtype)]
+    exact = all(
+        math.isfinite(got) and int(got) == int(value) for got, value in zip(floats, column, strict=True)
+    )
+    try:
+        converted = coerced(field(kind), column)
+    except ContractViolation:
+        assert not exact
+    else:
+        assert exact
+        assert converted.tolist() == floats
 
 
 def test_an_empty_vector_is_of_any_type():

@@ -81,6 +81,13 @@ def missing_column(field: Field, n_rows: int) -> Column:
     return out
 
 
+def keeps_all(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
+    """Tell whether whatever one type holds is the same in another: numpy rounds int64 to float64."""
+    if source.kind in "iu" and target.kind == "f":
+        return 8 * source.itemsize <= _digits(target)
+    return np.can_cast(source, target)
+
+
 def _filled(field: Field, array: Column) -> Column:
     """Return a column with the default in each row that has no value; itself where none is missing."""
     hole = missing_rows(array)
@@ -131,11 +138,29 @@ def _convert_elements(field: Field, array: Column) -> Column:
 def _to_float(field: Field, array: Column) -> Column:
     with np.errstate(over="ignore"):
         out = array.astype(field.type.dtype)
+    if array.dtype.kind in "iu" and not keeps_all(array.dtype, out.dtype):
+        lost = _rounded(array, _digits(out.dtype))
+        if lost.any():
+            kind = field.type.value
+            _refuse(field, f"has an integer that {kind} does not hold exactly", _first_row(lost))
     if out.dtype.itemsize < 8 and array.dtype.itemsize > out.dtype.itemsize:
         lost = np.isinf(out) & np.isfinite(array)
         if lost.any():
             _refuse(field, f"has a value that does not fit {field.type.value}", _first_row(lost))
     return out
+
+
+def _digits(dtype: np.dtype[Any]) -> int:
+    """Return how many binary digits of an integer a float type holds."""
+    return int(np.finfo(dtype).nmant) + 1
+
+
+def _rounded(array: Column, n_digits: int) -> Any:
+    """Return where an integer has more than so many binary digits, zeros at its end apart."""
+    wide = array.astype(np.uint64)
+    size = np.where(array < 0, -wide, wide)  # modulo 2**64 a number and its negative are what they should be
+    last_bit = np.maximum(size & -size, 1)
+    return size // last_bit >= 1 << n_digits
 
 
 def _to_integer(field: Field, array: Column) -> Column:

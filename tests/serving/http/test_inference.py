@@ -105,6 +105,11 @@ def services() -> list[Service]:
             contract_of([scalar("size", DataType.INT32)], [Field("values", DataType.FLOAT32, shape=(None,))]),
             ragged,
         ),
+        Service(
+            "double",
+            contract_of([scalar("x", DataType.FLOAT64)], [scalar("y", DataType.FLOAT64)]),
+            lambda batch: {"y": batch["x"]},
+        ),
         Service("absent", contract_of([scalar("x")], [scalar("y")]), picky, deployed=False),
     ]
 
@@ -236,6 +241,27 @@ def test_datatype_that_loses_nothing_is_taken(server: Server) -> None:
     for datatype in ("FP16", "FP64", "INT8", "UINT32"):
         status, answer = infer(server, "vector", tensor("INPUT", datatype, [1, 3], [1, 2, 3]))
         assert (status, outputs_of(answer)) == (200, {"OUTPUT": [2.0, 3.0, 4.0]})
+
+
+@pytest.mark.parametrize(
+    ("model", "datatype", "largest"), [("picky", "FP32", 2**24), ("double", "FP64", 2**53)]
+)
+@pytest.mark.parametrize("is_binary", [False, True])
+def test_integer_that_the_datatype_would_round_is_refused(
+    server: Server, model: str, datatype: str, largest: int, is_binary: bool
+) -> None:
+    def ask(value: int) -> Any:
+        data = None if is_binary else [1, value]
+        more = {"binary_data_size": 16} if is_binary else {}
+        request = {"inputs": [tensor("x", "INT64", [2], data, **more)]}
+        blob = np.array([1, value], "<i8").tobytes() if is_binary else b""
+        return infer_binary(server, model, request, blob)[:2]
+
+    status, answer = ask(largest + 1)
+    assert status == 400
+    assert f"Field 'x' of row 1 has an integer that {datatype.replace('FP', 'float')}" in answer["error"]
+    status, answer = ask(largest)
+    assert status == (500 if model == "picky" else 200)  # the picky model does not like large numbers
 
 
 def test_chosen_outputs_come_in_the_order_asked(server: Server) -> None:

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from tidegate.contract.batch import Batch, BlockColumns
+from tidegate.contract.convert import keeps_all
 from tidegate.contract.limit import column_limit
-from tidegate.contract.protocol import datatype_of
+from tidegate.contract.protocol import DATATYPES, datatype_of
 from tidegate.contract.schema import Contract, DataType, Field
 from tidegate.serving.http.tensor import Array
 
@@ -125,10 +126,11 @@ class MatrixPort:
 class _RangeCheck:
     """Dtype and range of all columns of an array at once."""
 
-    __slots__ = ("_dtype", "_high_row", "_highs", "_low_row", "_lows", "_width")
+    __slots__ = ("_dtype", "_high_row", "_highs", "_low_row", "_lows", "_widens_from", "_width")
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self._dtype = fields[0].type.dtype
+        self._widens_from = frozenset(dtype for dtype in DATATYPES.values() if keeps_all(dtype, self._dtype))
         limits = [column_limit(field) for field in fields]
         self._lows = [limit.low for limit in limits]
         self._highs = [limit.high for limit in limits]
@@ -139,7 +141,7 @@ class _RangeCheck:
     def accept(self, array: Array) -> Array | None:
         """Return the array in the fields' dtype if that loses nothing and all is in range, else None."""
         if array.dtype != self._dtype:
-            if not np.can_cast(array.dtype, self._dtype, "safe"):
+            if array.dtype not in self._widens_from:
                 return None
             array = array.astype(self._dtype)
         size = array.size
