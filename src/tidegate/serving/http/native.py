@@ -322,8 +322,11 @@ class OutcomeHandler(NativeFace):
                 )
             return time
         try:
-            return timestamp_us(msgspec.convert(time, _AwareTime))
-        except msgspec.ValidationError as error:
+            instant_us = timestamp_us(msgspec.convert(time, _AwareTime))
+            if not MIN_TIME_US <= instant_us <= MAX_TIME_US:
+                raise ValueError("with its offset it is outside the years 1 to 9999")
+            return instant_us
+        except ValueError as error:
             raise MalformedBody(
                 f"Field 'event_time' of outcome {position} is not a time: {error}.",
                 hint="Send RFC 3339 with an offset, or microseconds UTC.",
