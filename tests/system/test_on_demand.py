@@ -49,7 +49,7 @@ def test_a_service_of_no_name_is_not_found(server):
     with server.client() as client:
         missing = client.post("/services/none/predict", {"a": 1.0, "b": 2.0})
 
-    assert (missing.status, missing.code) == (404, "not_found")
+    assert (missing.status, missing.code) == (404, "unknown_service")
 
 
 def test_a_switch_loads_the_next_version_everywhere_first(server):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tidegate.contract.batch import Column, missing_rows
 from tidegate.contract.field import DataType, Field
+from tidegate.contract.protocol import datatype_of, datatype_of_dtype
 from tidegate.contract.violation import ContractViolation
 from tidegate.contract.wire import missing_value
 
@@ -131,8 +132,16 @@ def _convert_elements(field: Field, array: Column) -> Column:
         return _to_integer(field, array)
     if kind is DataType.BOOL and array.dtype.kind in "iu" and bool(((array == 0) | (array == 1)).all()):
         return array.astype(np.bool_)
-    as_tensor = _AS_TENSOR if kind.is_time else ""
-    return _refuse(field, f"must be {kind.value}{as_tensor}. Got {array.dtype}")
+    as_tensor = _AS_TENSOR if kind.is_time else f" ({datatype_of(field)})"
+    return _refuse(field, f"must be {kind.value}{as_tensor}. Got {_named(array.dtype)}")
+
+
+def _named(dtype: np.dtype[Any]) -> str:
+    """Return a dtype in numpy's word and in the one that whoever sent a tensor knows."""
+    try:
+        return f"{dtype} ({datatype_of_dtype(dtype)})"
+    except KeyError:
+        return str(dtype)
 
 
 def _to_float(field: Field, array: Column) -> Column:
@@ -198,7 +207,8 @@ def _to_numpy_times(field: Field, array: Column) -> Column:
 
 def _to_objects(field: Field, array: Column) -> Column:
     if array.dtype.kind not in "OUS":
-        _refuse(field, f"must be {'bytes' if field.type is DataType.BYTES else 'text'}. Got {array.dtype}")
+        kind = "bytes" if field.type is DataType.BYTES else "text"
+        _refuse(field, f"must be {kind} (BYTES). Got {_named(array.dtype)}")
     wanted = bytes if field.type is DataType.BYTES else str
     values = array.ravel().tolist()
     if array.dtype == object and all(type(value) is wanted for value in values):
@@ -225,7 +235,8 @@ def _to_object(field: Field, value: Any, position: int, array: Column) -> Any:
             return str(value)
     except UnicodeError:
         _refuse(field, "must be valid UTF-8", row)
-    return _refuse(field, f"must be {field.type.value}. Got {type(value).__name__}", row)
+    got = "null" if value is None else type(value).__name__
+    return _refuse(field, f"must be {field.type.value} (BYTES). Got {got}", row)
 
 
 def _first_row(marked: Any) -> int:

@@ -379,6 +379,17 @@ def test_unknown_resource_is_404_and_the_connection_stays(peer: Peer) -> None:
     assert good.status == 200
 
 
+@pytest.mark.parametrize("verb", ["predict", "outcomes"])
+def test_service_of_no_name_is_unknown_and_others_are_listed(peer: Peer, verb: str) -> None:
+    peer.send(request(path=f"/services/nope/{verb}"), request(path=f"/services/echo/{verb}s"))
+
+    unknown, other = peer.answer(), peer.answer()
+
+    assert (unknown.status, unknown.error["code"]) == (404, "unknown_service")
+    assert "echo" in unknown.error["hint"]
+    assert (other.status, other.error["code"]) == (404, "not_found")
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
 def test_wrong_method_is_405_and_says_which(peer: Peer, method: str) -> None:
     peer.send(request(method=method))

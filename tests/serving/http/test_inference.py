@@ -291,7 +291,9 @@ def test_unknown_members_and_null_members_are_ignored(server: Server) -> None:
             "headers": None,
             "priority": 1,
             "mine": "x",
-            "binary_data_output": False,
+            "binary_data_output": None,
+            "timeout": None,
+            "criticality": None,
         },
     )
     assert status == 200
@@ -425,6 +427,7 @@ def test_raw_body_is_the_one_input(server: Server) -> None:
 @pytest.mark.parametrize(
     ("model", "body", "expected"),
     [
+        ("blob", b"", struct.pack("<I", 0)),
         ("blob", b"\xff\x00any", struct.pack("<I", 5) + b"\xff\x00any"),
         ("image", bytes([1, 2, 3, 3, 4, 5]), struct.pack("<3f", 2, 3, 4)),
         ("picky", struct.pack("<f", 7), struct.pack("<f", 7)),
@@ -520,7 +523,7 @@ GOOD = tensor("input", "FP32", [1, 4], [1, 2, 3, 4])
         ([tensor("input", "FP32", [1, 4], [1] * 3)], "has 3 elements"),
         ([tensor("input", "FP32", [0, 4], [])], "no rows"),
         ([tensor("input", "BF16", [1, 4], [1] * 4)], "FP32: every BF16"),
-        ([tensor("input", "BYTES", [1, 4], ["1"] * 4)], "Field 'f0'"),
+        ([tensor("input", "BYTES", [1, 4], ["1"] * 4)], "'f0' must be float32 (FP32). Got object (BYTES)."),
         ([tensor("input", "FP32", [1, 4], [1, None, 1, 1])], "Field 'f1' of row 0 must be a number"),
         ([tensor("input", "FP64", [1, 4], [1, 1e300, 1, 1])], "Field 'f1' of row 0"),
         ([tensor("input", "FP32", [1, 4], [1, 2, 3, -2e6])], "Field 'f3' of row 0 must be a number"),
@@ -732,6 +735,25 @@ def test_candidate_of_a_wider_contract_gets_what_it_takes(tmp_path: Any) -> None
             native.add((str(answer["version"]), answer["output"]["y"]))
 
     assert seen == native == {("1", 1.0), ("2", 1.5)}
+
+
+@pytest.mark.parametrize(
+    ("headers", "parameters", "way"),
+    [
+        ({"tidegate-timeout-ms": "20"}, {}, "'tidegate-timeout-ms'"),
+        ({"tidegate-timeout-ms": "9000"}, {"timeout": 20_000}, "the parameter 'timeout'"),
+    ],
+)
+def test_whoever_was_out_of_time_is_told_the_way_to_allow_more(
+    tmp_path: Any, headers: dict[str, str], parameters: dict[str, Any], way: str
+) -> None:
+    slow = Service("slow", contract_of([scalar("x")], [scalar("y")]), lambda b: {"y": b["x"]}, held=True)
+    request = {"inputs": [tensor("x", "FP32", [1], [1])], "parameters": parameters}
+    with serving(tmp_path, slow) as server:
+        status, answer, _ = server.request("POST", "/v2/models/slow/infer", request, headers)
+
+    assert status == 503
+    assert f"Allow more time by {way}, or" in answer["error"]
 
 
 def test_timeout_parameter_ends_the_wait(tmp_path: Any) -> None:

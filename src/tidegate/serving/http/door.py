@@ -37,12 +37,14 @@ class Wish(NamedTuple):
         timeout_s: The time that it may take, seconds.
         criticality: How much it matters.
         caller: Who sends it, where callers are told apart by a header.
+        by_parameter: Whether the protocol's parameter `timeout` gave the time, and no header.
         waited_s: What it has waited already for its model to be loaded, seconds; `timeout_s` is the rest.
     """
 
     timeout_s: float
     criticality: int
     caller: str = ""
+    by_parameter: bool = False
     waited_s: float = 0.0
 
 

@@ -13,7 +13,7 @@ from tidegate.contract.objective import Criticality
 from tidegate.contract.violation import MalformedBody
 from tidegate.core.error import TidegateError
 from tidegate.core.identifier import format_uuid
-from tidegate.serving.call import Call
+from tidegate.serving.call import Call, DeadlineExceeded
 from tidegate.serving.dataplane import DataPlane
 from tidegate.serving.endpoint import Arm, Endpoint, LoadedVersion
 from tidegate.serving.http.coding import MIN_COMPRESSED_BYTES, compress
@@ -57,14 +57,14 @@ class RequestParameters(msgspec.Struct, frozen=True):
     """Parameters of a request; others are ignored.
 
     Attributes:
-        binary_data_output: Whether outputs are to be binary where they do not say themselves.
+        binary_data_output: Whether outputs are to be binary where they do not say themselves; None: not.
         timeout: Time the request may take, microseconds; 0 leaves it to the service.
         priority: 1 is highest and means `critical`, 2 `normal`, what is above `batch`; 0 leaves it to
             the header or the service.
         criticality: The same by name; goes before the priority.
     """
 
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
     timeout: float | None = None
     priority: Annotated[int, msgspec.Meta(ge=0)] | None = None
     criticality: str | None = None
@@ -184,9 +184,10 @@ class InferHandler(ProtocolFace):
         headers = exchange.headers
         if JSON_LENGTH_HEADER in headers:
             body, blob = _split(body, headers[JSON_LENGTH_HEADER])
+            is_raw = not body
         else:
-            blob = _NO_BLOB
-        if body or not blob:
+            blob, is_raw = _NO_BLOB, False
+        if not is_raw:
             request = _read_request(body)
             wanted = _wanted(request, signature)
             inputs = signature.read(request.inputs, blob)
@@ -247,7 +248,7 @@ class _Reply:
     def __call__(self, call: Call) -> None:
         exchange = self._exchange
         if call.error is not None:
-            respond_error(exchange, call.error)
+            respond_error(exchange, _put_off(call.error, exchange))
             return
         try:
             tensors, blobs = self.signature.write(self._wanted, call.outputs)
@@ -273,6 +274,15 @@ class _Reply:
             body, coding = compress(body, exchange.headers[b"accept-encoding"])
             headers += coding
         exchange.respond(200, body, content_type=kind, headers=headers)
+
+
+def _put_off(error: TidegateError, exchange: Exchange) -> TidegateError:
+    """Return an error whose hint names the way by which the caller set the deadline."""
+    wish = exchange.wish
+    if wish is None or not wish.by_parameter or not isinstance(error, DeadlineExceeded):
+        return error
+    hint = "Allow more time by the parameter 'timeout', or send fewer rows."
+    return DeadlineExceeded(error.message, hint=hint, **error.context)
 
 
 def _split(body: bytes, length: bytes) -> tuple[bytes, memoryview]:
@@ -304,7 +314,7 @@ def _read_request(body: bytes) -> InferRequest:
 
 def _wanted(request: InferRequest, signature: Signature) -> Sequence[RequestedOutput]:
     """Return the outputs that a request asks for, and in which form."""
-    binary = request.parameters is not None and request.parameters.binary_data_output
+    binary = request.parameters is not None and request.parameters.binary_data_output is True
     if not request.outputs:
         return signature.request_all(binary=binary)
     found: dict[str, RequestedOutput] = {}
@@ -340,7 +350,8 @@ def _wish(exchange: Exchange, request: InferRequest) -> Wish:
                 f"The parameter 'timeout' is {timeout_us:g}.",
                 hint=f"Send microseconds above 0, at most {MAX_TIMEOUT_MS * 1000:.0f}.",
             )
-        wish = wish._replace(timeout_s=timeout_us / 1e6 - wish.waited_s)
+        wish = wish._replace(timeout_s=timeout_us / 1e6 - wish.waited_s, by_parameter=True)
+        exchange.wish = wish
     if parameters.criticality is not None:
         wish = wish._replace(criticality=read_criticality(parameters.criticality.encode()))
     elif parameters.priority:

@@ -11,6 +11,7 @@ from time import monotonic, sleep, time
 from urllib.parse import unquote_to_bytes
 
 from tidegate.core.error import NotFound, TidegateError
+from tidegate.serving.endpoint import UnknownService
 from tidegate.serving.http.connection import Connection
 from tidegate.serving.http.error import native_error, protocol_error
 from tidegate.serving.http.exchange import Exchange, Handler, Head, NotAllowed, Unsupported
@@ -156,6 +157,17 @@ class Site:
             )
         if path.startswith(b"/v2/models/"):
             return self._no_model(path.split(b"/")[3:])
+        if path.startswith(b"/services/"):
+            names = {
+                path.split(b"/")[2].decode() for path in self._resources if path.startswith(b"/services/")
+            }
+            name = _shown(path.split(b"/")[2])
+            if name not in names:
+                return UnknownService(
+                    f"There is no service {name!r} here.",
+                    hint=f"Known: {', '.join(sorted(names)[:20]) or 'none yet'}.",
+                    service=name,
+                )
         posts = sorted(path.decode() for path, methods in self._resources.items() if b"POST" in methods)
         predict = [path for path in posts if path.endswith("/predict")]
         return NotFound(
