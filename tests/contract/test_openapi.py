@@ -140,7 +140,17 @@ def test_document_has_the_paths_of_both_faces():
         "/v2/models/flight-delay",
         "/v2/models/flight-delay/ready",
         "/v2/models/flight-delay/infer",
+        "/v2/models/flight-delay/versions/{version}",
+        "/v2/models/flight-delay/versions/{version}/ready",
+        "/v2/models/flight-delay/versions/{version}/infer",
     }
+    operations = [
+        each["operationId"]
+        for path in document["paths"].values()
+        for method, each in path.items()
+        if method != "parameters"
+    ]
+    assert len(set(operations)) == len(operations)
 
 
 def resolved(document, path, method="post"):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tidegate.contract.jsonschema import JsonSchema, answer_schema, columns_schema, row_schema
+from tidegate.contract.objective import Criticality
 from tidegate.contract.protocol import DATATYPES, TensorMetadata, tensor_metadata
 from tidegate.contract.schema import Contract
 
@@ -28,12 +29,47 @@ _PREDICTION_ID: JsonSchema = {
     "description": "Names the prediction in outcomes and in the journal.",
 }
 _REFUSALS = {
-    "400": "The body is not JSON of any form that carries rows.",
+    "400": "The body is not JSON of any form that carries rows, or a header cannot be used.",
+    "403": "The service does not let callers choose who answers.",
+    "404": "There is no such service, version or arm.",
+    "408": "The request was not complete in time.",
     "413": "The body or the number of rows is above the limit.",
+    "415": "The body is compressed in a way that is not taken.",
     "422": "A row does not fulfil the contract; the message names field and row.",
+    "429": "The caller has sent more than its share.",
+    "431": "The request line and headers are above the limit.",
     "500": "The model failed, or its answer broke the contract.",
     "503": "Too much is waiting, or the service is not ready.",
     "504": "The answer could not be made in time.",
+}
+_OUTCOME_REFUSALS = ("400", "404", "408", "413", "415", "431", "503")
+_PROTOCOL_REFUSALS = ("400", "404", "408", "413", "415", "429", "431", "500", "501", "503")
+"""On that face whatever its protocol has no status for is 400, and what is out of time 503."""
+
+_HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
+    "tidegate-timeout-ms": (
+        "Time the request may take, milliseconds.",
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
+    ),
+    "tidegate-criticality": (
+        "How much it matters: under overload the least is refused first.",
+        {"enum": [one.name.lower() for one in Criticality]},
+    ),
+    "tidegate-version": (
+        "Number of the version that is to answer, where the service allows it.",
+        {"type": "string", "pattern": "^[0-9]{1,9}$"},
+    ),
+    "tidegate-arm": ("Name of the arm that is to answer, likewise.", {"type": "string"}),
+    "x-request-id": ("The caller's own id, journalled.", {"type": "string"}),
+    "traceparent": ("W3C trace context, journalled.", {"type": "string"}),
+}
+
+_VERSION = {
+    "name": "version",
+    "in": "path",
+    "required": True,
+    "description": "Number of the version that is to answer.",
+    "schema": {"type": "integer", "minimum": 1},
 }
 
 
@@ -70,9 +106,11 @@ def openapi_document(
         schemas |= _service_schemas(name, service, max_rows)
         paths[f"/services/{name}/predict"] = {"post": _predict(name)}
         paths[f"/services/{name}/outcomes"] = {"post": _outcomes(name)}
-        paths[f"/v2/models/{name}"] = {"get": _metadata(name)}
-        paths[f"/v2/models/{name}/ready"] = {"get": _ready(name)}
-        paths[f"/v2/models/{name}/infer"] = {"post": _infer(name)}
+        for part, of in (("", ""), ("/versions/{version}", "version.")):
+            base, shared = f"/v2/models/{name}{part}", {"parameters": [_VERSION]} if part else {}
+            paths[base] = {**shared, "get": _metadata(name, of)}
+            paths[f"{base}/ready"] = {**shared, "get": _ready(name, of)}
+            paths[f"{base}/infer"] = {**shared, "post": _infer(name, of)}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
@@ -160,17 +198,10 @@ def _protocol_schemas(name: str, service: Described) -> dict[str, JsonSchema]:
 
 
 def _predict(name: str) -> dict[str, Any]:
-    timeout = {
-        "name": "tidegate-timeout-ms",
-        "in": "header",
-        "required": False,
-        "description": "Time the request may take, milliseconds.",
-        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
-    }
     return {
         "operationId": f"{name}.predict",
         "summary": f"Predict with {name}: one row as an object, several as rows or columns.",
-        "parameters": [timeout],
+        "parameters": _headers(),
         "requestBody": _body(_ref(f"{name}.Request")),
         "responses": {"200": _answer("The prediction.", _ref(f"{name}.Answer")), **_errors(_REFUSALS)},
     }
@@ -185,12 +216,12 @@ def _outcomes(name: str) -> dict[str, Any]:
         "requestBody": _body({"anyOf": [_ref("Outcome"), several]}),
         "responses": {
             "202": _answer("Journalled.", accepted),
-            **_errors({code: _REFUSALS[code] for code in ("400", "413", "503")}),
+            **_errors({code: _REFUSALS[code] for code in _OUTCOME_REFUSALS}),
         },
     }
 
 
-def _metadata(name: str) -> dict[str, Any]:
+def _metadata(name: str, of: str) -> dict[str, Any]:
     tensor = _object(
         {
             "name": {"type": "string"},
@@ -211,31 +242,39 @@ def _metadata(name: str) -> dict[str, Any]:
         "required": ["name", "platform", "inputs", "outputs"],
     }
     return {
-        "operationId": f"{name}.metadata",
+        "operationId": f"{name}.{of}metadata",
         "summary": f"Tensors of {name}, in the Open Inference Protocol.",
-        "responses": {"200": _answer("The metadata.", content), **_protocol_errors("404", "503")},
+        "responses": {"200": _answer("The metadata.", content), **_protocol_errors("404", "431", "503")},
     }
 
 
-def _ready(name: str) -> dict[str, Any]:
+def _ready(name: str, of: str) -> dict[str, Any]:
     content = {"type": "object", "properties": {"name": {"type": "string"}, "ready": {"type": "boolean"}}}
     return {
-        "operationId": f"{name}.ready",
+        "operationId": f"{name}.{of}ready",
         "summary": f"Tell whether {name} answers, in the Open Inference Protocol.",
-        "responses": {"200": _answer("It does.", content), **_protocol_errors("400", "404")},
+        "responses": {"200": _answer("It does.", content), **_protocol_errors("400", "404", "431")},
     }
 
 
-def _infer(name: str) -> dict[str, Any]:
+def _infer(name: str, of: str) -> dict[str, Any]:
     return {
-        "operationId": f"{name}.infer",
+        "operationId": f"{name}.{of}infer",
         "summary": f"Predict with {name}, in the Open Inference Protocol.",
+        "parameters": _headers(),
         "requestBody": _body(_ref(f"{name}.InferRequest")),
         "responses": {
             "200": _answer("The output tensors.", _ref(f"{name}.InferResponse")),
-            **_protocol_errors("400", "404", "500", "503"),
+            **_protocol_errors(*_PROTOCOL_REFUSALS),
         },
     }
+
+
+def _headers() -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, (text, schema) in _HEADERS.items()
+    ]
 
 
 def _tensor(name: str, datatype: str) -> JsonSchema:
