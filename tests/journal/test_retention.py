@@ -106,12 +106,13 @@ def test_a_segment_that_is_old_counted_stored_and_mature_goes(place: Place) -> N
     assert (again.rows, place.requests) == (0, 12)
 
 
-def test_nothing_goes_without_a_policy(place: Place) -> None:
+@pytest.mark.parametrize("policy", [RetentionPolicy(), RetentionPolicy(keep_days=-1, max_bytes=-1)])
+def test_nothing_goes_without_a_policy(place: Place, policy: RetentionPolicy) -> None:
     place.write()
     place.tailer.poll()
     place.clock.forward(1000 * DAY_S)
 
-    assert place.keeper.clear(RetentionPolicy()).count == 0
+    assert place.keeper.clear(policy).count == 0
     assert place.reasons() == {""}
 
 

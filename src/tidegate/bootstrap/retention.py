@@ -62,7 +62,7 @@ class Retention:
         self._rolled = 0
         self._maturity: Maturity | None = None
         self._keeper: SegmentKeeper | None = None
-        if self._local is not None and store is not None and (policy.keep_days or policy.max_bytes):
+        if self._local is not None and store is not None and (policy.keep_days > 0 or policy.max_bytes > 0):
             self._keeper = SegmentKeeper(
                 journal,
                 ledger,
@@ -91,7 +91,7 @@ class Retention:
 
     def _look(self) -> None:
         today = datetime.now(UTC).date()
-        if self._store is not None and self._records_keep_days and self._cleared_on != today:
+        if self._store is not None and self._records_keep_days > 0 and self._cleared_on != today:
             self._store.retain(self._records_keep_days, today=today)
             self._cleared_on = today
         self._roll_up()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from tidegate.core.home import DEFAULT_HOME
 from tidegate.core.setting import MASK, Layer, Resolved, environment_layer, file_layer, resolve
@@ -21,6 +22,14 @@ FILE = Path("tidegate.toml")
 """Read from the current folder if it is there; `TIDEGATE_CONFIG` names another."""
 
 SECRET = frozenset({"alert_urls", "database_url", "online_store"})
+
+Port = Annotated[int, Meta(ge=1, le=65_535, description="A port is 1 to 65535.")]
+Days = Annotated[int, Meta(ge=0, le=36_500, description="Days are 0 to 36500; 0 deletes nothing.")]
+Megabytes = Annotated[int, Meta(ge=0, le=1 << 30, description="Megabytes are 0 or more; 0 leaves it open.")]
+
+_STORE = r"^$|^rediss?://[^/\s]|^unix://[^\s]"
+_WEB = r"^$|^https?://[^/\s]"
+_ALERT = r"\s*(https?://[^/,\s][^,]*|(?!https?:)[A-Za-z][\w+.-]*://[^,]*)?"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,25 +78,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     home: str = str(DEFAULT_HOME)
     database_url: str = ""
-    online_store: str = ""
-    online_store_ms: int = 50
+    online_store: Annotated[
+        str, Meta(pattern=_STORE, description="Write redis://HOST, rediss://HOST or unix://PATH.")
+    ] = ""
+    online_store_ms: Annotated[int, Meta(ge=1, le=60_000, description="Milliseconds, from 1 to 60000.")] = 50
     cell: str = "local"
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: Port = 8080
     control_host: str = "127.0.0.1"
-    control_port: int = 8081
+    control_port: Port = 8081
     tls_certificate: str = ""
     tls_key: str = ""
-    workers: int = 2
-    memory_mb: int = 0
-    on_demand_above: int = 64
-    records_keep_days: int = 0
+    workers: Annotated[int, Meta(ge=1, le=256, description="1 to 256 workers.")] = 2
+    memory_mb: Megabytes = 0
+    on_demand_above: Annotated[int, Meta(ge=0, description="A number of services, 0 or more.")] = 64
+    records_keep_days: Days = 0
     records_delta: str = ""
-    journal_keep_days: int = 0
-    journal_max_mb: int = 0
-    alert_urls: str = ""
-    trace_url: str = ""
-    trace_share: float = 0.01
+    journal_keep_days: Days = 0
+    journal_max_mb: Megabytes = 0
+    alert_urls: Annotated[
+        str,
+        Meta(
+            pattern=f"^{_ALERT}(,{_ALERT})*$",
+            description="Each is https://HOST/..., or an address of apprise such as mailto://...",
+        ),
+    ] = ""
+    trace_url: Annotated[str, Meta(pattern=_WEB, description="Write http://HOST:4318.")] = ""
+    trace_share: Annotated[float, Meta(ge=0, le=1, description="A part is 0 to 1.")] = 0.01
 
     @property
     def server(self) -> ServerSettings:
@@ -134,7 +151,8 @@ def read_settings(
         environment: Environment variables; this process's if None.
 
     Raises:
-        InvalidSetting: A name is unknown, a value has the wrong type, or the file cannot be read.
+        InvalidSetting: A name is unknown, a value has the wrong type or lies outside its bounds, or the file
+            cannot be read.
     """
     variables = dict(os.environ if environment is None else environment)
     named = variables.pop(FILE_VARIABLE, None)
@@ -143,7 +161,7 @@ def read_settings(
         layers.append(file_layer(Path(named) if named is not None else FILE))
     layers.append(environment_layer(variables, prefix=PREFIX))
     layers.append(Layer("flag", flags or {}, "--"))
-    return resolve(Settings, *layers)
+    return resolve(Settings, *layers, secret=SECRET)
 
 
 def masked(name: str, value: Any) -> Any:

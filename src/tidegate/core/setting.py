@@ -6,9 +6,9 @@ setting must not look as if it were in force.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 import msgspec
 
@@ -50,15 +50,17 @@ class Resolved(msgspec.Struct, Generic[S], frozen=True):
     sources: dict[str, str]
 
 
-def resolve(kind: type[S], *layers: Layer) -> Resolved[S]:
+def resolve(kind: type[S], *layers: Layer, secret: Collection[str] = ()) -> Resolved[S]:
     """Put settings together; later layers win.
 
     Args:
-        kind: Struct whose fields are the settings, each with a default.
+        kind: Struct whose fields are the settings, each with a default, and its bounds as `msgspec.Meta`.
         layers: Values by place, least first. None stands for "not given here".
+        secret: Names of settings whose values are not shown.
 
     Raises:
-        InvalidSetting: A name is unknown or a value has the wrong type; the message says where.
+        InvalidSetting: A name is unknown, or a value has the wrong type or is out of its bounds; the message
+            says where.
     """
     known = {field.name: field for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
@@ -76,12 +78,20 @@ def resolve(kind: type[S], *layers: Layer) -> Resolved[S]:
             try:
                 values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
             except msgspec.ValidationError as error:
+                shown = repr(MASK if name in secret else value)
                 raise InvalidSetting(
-                    f"The setting {layer.spell(name)!r} ({layer.source}) cannot be {value!r}: {error}.",
+                    f"The setting {layer.spell(name)!r} ({layer.source}) cannot be {shown}: {error}.",
+                    hint=_allowed(known[name].type),
                     setting=name,
                 ) from error
             sources[name] = layer.source
     return Resolved(kind(**values), sources)
+
+
+def _allowed(kind: Any) -> str:
+    """Return what a setting may be, in the words that stand beside its bounds."""
+    said = [each.description for each in get_args(kind) if isinstance(each, msgspec.Meta)]
+    return next((each for each in said if each), "")
 
 
 def file_layer(path: Path) -> Layer:

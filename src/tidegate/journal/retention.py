@@ -186,14 +186,14 @@ class SegmentKeeper:
             OSError: A file cannot be deleted; what was begun is ended by the next call.
         """
         self._finish()
-        if not policy.keep_days and not policy.max_bytes:
+        if policy.keep_days <= 0 and policy.max_bytes <= 0:
             return ClearedSegments()
         held = self.segments()
         total, now_us = sum(each.size_bytes for each in held), self._clock.wall_us()
         going = []
         for each in sorted(held, key=lambda one: one.last_us):
-            is_old = bool(policy.keep_days) and now_us - each.last_us > policy.keep_days * _US_PER_DAY
-            is_much = bool(policy.max_bytes) and total > policy.max_bytes
+            is_old = policy.keep_days > 0 and now_us - each.last_us > policy.keep_days * _US_PER_DAY
+            is_much = policy.max_bytes > 0 and total > policy.max_bytes
             if not each.reason and (is_old or is_much):
                 going.append(each)
                 total -= each.size_bytes

@@ -17,6 +17,7 @@ import pytest
 
 from tests.journal.fake import START_US, FakeClock, new_ids, new_stream, new_turn, new_writer
 from tidegate.adapter.parquet.record import RecordStore, RecordsUnavailable
+from tidegate.core.error import InvalidSetting
 from tidegate.journal.ledger import Ledger
 from tidegate.journal.tailer import Tailer
 from tidegate.journal.tally import merge
@@ -213,6 +214,19 @@ def test_old_days_are_deleted_and_their_records_do_not_come_back(place: Place) -
     tailer.poll()
     store.flush()
     assert len(place.ids()) == 10
+
+
+def test_records_are_not_kept_for_less_than_no_days(place: Place) -> None:
+    place.write(5)
+    tailer, store = place.follow()
+    tailer.poll()
+    store.flush()
+
+    with pytest.raises(InvalidSetting, match="-1 days"):
+        store.retain(-1, today=DAY)
+    assert len(store.parts()) == 1
+    tailer.close()
+    store.close()
 
 
 FOLLOWER = """

@@ -25,7 +25,7 @@ from tidegate.adapter.parquet.part import DRAFT, REPLACED, WHOLE, Part, part_of,
 from tidegate.adapter.parquet.stack import TableStack
 from tidegate.adapter.parquet.table import TIME, table_of
 from tidegate.core.clock import Clock
-from tidegate.core.error import TidegateError
+from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.journal.codec import FORMAT, STREAM, TURN
 from tidegate.journal.decode import Ints, StreamCodec, Turns, decode_stream, mask_of
 from tidegate.journal.reader import Frame, SegmentReader, list_segments
@@ -316,7 +316,15 @@ class RecordStore:
         return read_parts(self._index, service, since=since, until=until)
 
     def retain(self, keep_days: int, *, today: date) -> int:
-        """Delete the files of days that are over for longer than `keep_days`; returns how many records."""
+        """Delete the files of days that are over for longer than `keep_days`; returns how many records.
+
+        Raises:
+            InvalidSetting: `keep_days` is negative: even what comes today would be old.
+        """
+        if keep_days < 0:
+            raise InvalidSetting(
+                f"Records cannot be kept for {keep_days} days.", hint="Give 0 or more days.", days=keep_days
+            )
         until = today - timedelta(days=keep_days + 1)
         old = self.parts(until=until)
         with self._translated(), self._transaction() as index:
