@@ -163,7 +163,7 @@ def test_a_report_that_cannot_be_made_keeps_no_signal_back(tmp_path, monkeypatch
 
 
 def test_a_home_without_traffic_is_watched_without_complaint(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("TIDEGATE_ALERT_URLS", "no address")
+    monkeypatch.setenv("TIDEGATE_ALERT_URLS", "nowhere://x")
     with Local(read_settings({"home": str(tmp_path)}).settings) as local:
         make_watcher(local).look()
 

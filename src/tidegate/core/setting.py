@@ -78,10 +78,11 @@ def resolve(kind: type[S], *layers: Layer, secret: Collection[str] = ()) -> Reso
             try:
                 values[name] = msgspec.convert(value, known[name].type, strict=not isinstance(value, str))
             except msgspec.ValidationError as error:
-                shown = repr(MASK if name in secret else value)
+                shown, allowed = repr(MASK if name in secret else value), _allowed(known[name].type)
                 raise InvalidSetting(
-                    f"The setting {layer.spell(name)!r} ({layer.source}) cannot be {shown}: {error}.",
-                    hint=_allowed(known[name].type),
+                    f"The setting {layer.spell(name)!r} ({layer.source}) cannot be {shown}"
+                    + ("." if allowed else f": {error}."),
+                    hint=allowed,
                     setting=name,
                 ) from error
             sources[name] = layer.source
