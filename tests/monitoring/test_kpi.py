@@ -116,7 +116,6 @@ def test_the_report_shows_it_by_day_and_month():
     ("kpis", "words"),
     [
         ([Kpi("revenue"), Kpi("revenue")], "twice"),
-        ([Kpi("revenue", better="up")], "'higher' or 'lower'"),  # type: ignore[arg-type]  # what is refused
         ([Kpi("revenue", tolerance=-0.1)], "at least 0"),
         ([Kpi("my revenue")], "cannot be used"),
     ],

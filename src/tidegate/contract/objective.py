@@ -6,6 +6,7 @@ from enum import IntEnum
 
 import msgspec
 
+from tidegate.core.declared import check_above, check_types
 from tidegate.core.error import InvalidSetting
 
 
@@ -33,6 +34,20 @@ class Objectives(msgspec.Struct, frozen=True):
     availability: float | None = None
     outcome_within_s: float | None = None
     tolerance: dict[str, float] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse what no service can hold.
+
+        Raises:
+            InvalidSetting: A value has another type or is out of its range; the message names it.
+        """
+        check_types(self)
+        check_above(self, 0, "latency_p99_ms", "availability", "outcome_within_s")
+        if self.availability is not None and not self.availability < 1:
+            raise InvalidSetting(f"availability must lie between 0 and 1, got {self.availability}.")
+        for name, value in self.tolerance.items():
+            if not value >= 0:
+                raise InvalidSetting(f"tolerance of {name!r} must be at least 0, got {value}.", field=name)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -69,8 +84,11 @@ class Limits(msgspec.Struct, frozen=True):
         """Refuse what contradicts itself.
 
         Raises:
-            InvalidSetting: A value is out of its range; the message names it.
+            InvalidSetting: A value has another type or is out of its range; the message names it.
         """
+        check_types(self)
+        check_above(self, 0, "deadline_ms")
+        check_above(self, 1, "max_rows", "max_body_bytes", "max_waiting_rows", "caller_burst", or_equal=True)
         known = [one.name.lower() for one in Criticality]
         if self.criticality not in known:
             raise InvalidSetting(
@@ -81,8 +99,6 @@ class Limits(msgspec.Struct, frozen=True):
                 f"Limits.caller_rate_per_s is {self.caller_rate_per_s}, expected a number above 0.",
                 hint="Leave it out for no bound.",
             )
-        if self.caller_burst < 1:
-            raise InvalidSetting(f"Limits.caller_burst is {self.caller_burst}, expected at least 1.")
 
 
 class Cache(msgspec.Struct, frozen=True):
@@ -100,8 +116,9 @@ class Cache(msgspec.Struct, frozen=True):
         """Refuse what keeps nothing.
 
         Raises:
-            InvalidSetting: A value is not above 0.
+            InvalidSetting: A value has another type or is not above 0.
         """
+        check_types(self)
         if not (self.ttl_s > 0 and self.max_bytes > 0):
             raise InvalidSetting(
                 f"A cache of {self.ttl_s:g} s and {self.max_bytes} bytes keeps nothing.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 
 LOADS = ("", "always", "on-demand")
@@ -33,8 +34,9 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
         """Refuse what cannot be.
 
         Raises:
-            InvalidSetting: A value is out of its range; the message names it.
+            InvalidSetting: A value has another type or is out of its range; the message names it.
         """
+        check_types(self)
         if self.load not in LOADS:
             raise InvalidSetting(
                 f"Placement.load is {self.load!r}.", hint="Use 'always', 'on-demand', or leave it out."

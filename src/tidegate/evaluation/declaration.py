@@ -12,6 +12,7 @@ import msgspec
 
 from tidegate.contract.field import DataType, Role
 from tidegate.contract.schema import Contract, Field
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 
 Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
@@ -33,6 +34,14 @@ class CostMatrix(msgspec.Struct, frozen=True):
     false_negative: float
     true_negative: float
     currency: str
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
     def threshold(self) -> float:
         """Return the probability from which acting is worth more than not, if it is calibrated.
@@ -66,6 +75,14 @@ class Monotone(msgspec.Struct, frozen=True, tag="monotone"):
     direction: Literal["rising", "falling"]
     tolerance: float = 1e-9
 
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
+
 
 class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
     """A rule: another value of one column, all else equal, does not change the prediction.
@@ -77,6 +94,14 @@ class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
 
     column: str
     tolerance: float = 1e-9
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
 
 class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -113,6 +138,14 @@ class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     costs: CostMatrix | None = None
     protected: Sequence[str] = ()
     rules: Sequence[Monotone | Invariant] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
     def checked(self, contract: Contract) -> Evaluation:
         """Return the declaration, as it fits a contract.

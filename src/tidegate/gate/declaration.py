@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 
 NAMES = (
@@ -77,6 +78,14 @@ class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     level: float = 0.95
     keep_sensitive: bool = False
     left_out: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
     def checked(self) -> Gates:
         """Return the declaration if it can be used.

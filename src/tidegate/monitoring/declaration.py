@@ -9,6 +9,7 @@ import msgspec
 
 from tidegate.contract.schema import Contract
 from tidegate.contract.slicing import MAX_FIELDS, can_be_sliced
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
 from tidegate.statistics.budget import AlarmBudget
@@ -42,6 +43,14 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = ""
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
+
 
 class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """How closely a service is watched.
@@ -70,6 +79,14 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     kpis: Sequence[Kpi] = ()
     owner: str = ""
     reference_days: int = 28
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
     @property
     def budget(self) -> AlarmBudget:
@@ -107,10 +124,9 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         if len(set(names)) < len(names):
             raise InvalidSetting(f"Monitoring names a KPI twice: {', '.join(sorted(names))}.")
         for kpi in self.kpis:
-            if kpi.better not in ("higher", "lower") or (kpi.tolerance or 0.0) < 0:
+            if (kpi.tolerance or 0.0) < 0:
                 raise InvalidSetting(
-                    f"The KPI {kpi.name!r} is better {kpi.better!r}, with tolerance {kpi.tolerance}.",
-                    hint="better is 'higher' or 'lower', tolerance at least 0.",
+                    f"The tolerance of the KPI {kpi.name!r} is at least 0. Got {kpi.tolerance}."
                 )
         if self.tolerance < 0 or self.min_effect < 0 or (self.max_loss is not None and self.max_loss <= 0):
             raise InvalidSetting("Monitoring: tolerance and min_effect are at least 0, max_loss above 0.")

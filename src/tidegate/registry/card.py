@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 
 
@@ -27,6 +28,14 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     out_of_scope: str = ""
     training_data: str = ""
     ethics: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
     @property
     def missing(self) -> tuple[str, ...]:

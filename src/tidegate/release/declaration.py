@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import msgspec
 
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting
 
 
@@ -29,16 +30,32 @@ class Experiment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     number: bool = False
     alpha: float = 0.05
 
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
+
     def checked(self, outputs: Collection[str]) -> Experiment:
         """Return the declaration, as it fits a service.
 
         Raises:
             InvalidSetting: It contradicts itself, or compares with what is no output.
         """
-        if not 0 < self.alpha < 1 or not all(0 < share < 1 for share in self.arms.values()):
-            raise InvalidSetting("An experiment's alpha and shares lie between 0 and 1.")
+        if not 0 < self.alpha < 1:
+            raise InvalidSetting(f"An experiment's alpha lies between 0 and 1. Got {self.alpha}.")
+        for arm, share in self.arms.items():
+            if not 0 < share < 1:
+                raise InvalidSetting(
+                    f"The share of arm {arm!r} of an experiment lies between 0 and 1. Got {share}.", arm=arm
+                )
         if sum(self.arms.values()) >= 1:
-            raise InvalidSetting("The arms of an experiment leave some keys to stable.")
+            raise InvalidSetting(
+                f"The arms of an experiment leave some keys to stable. Got {self.arms}, which leaves none.",
+                hint="Give shares that add up to less than 1.",
+            )
         if self.against and (self.number or not self.outcome or self.against not in outputs):
             raise InvalidSetting(
                 f"An experiment compares an outcome with an output. Got outcome {self.outcome!r} against "

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 import numpy as np
 
+from tidegate.core.declared import check_types
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.statistics.allowance import BETS, growth
 from tidegate.statistics.eprocess import drift, safety_test
@@ -55,6 +56,7 @@ class Guardrail(msgspec.Struct, frozen=True, omit_defaults=True):
     every_step: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if bool(self.outcome) == (self.name in KINDS) or "/" in self.name:
             raise InvalidSetting(
                 f"A guardrail is named {', '.join(KINDS)}, or has an outcome and a name of its own without a "
@@ -79,6 +81,14 @@ class PlanStep(msgspec.Struct, frozen=True):
     share: float
     least_s: float = 60.0
 
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
+
 
 class ShadowStep(msgspec.Struct, frozen=True):
     """The stretch before any user is answered by the candidate.
@@ -99,6 +109,14 @@ class ShadowStep(msgspec.Struct, frozen=True):
     max_disagreement: float | None = 0.5
     max_slice_disagreement: float | None = 0.8
     slow_us: float = 1000.0
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -12,6 +12,7 @@ from tidegate.contract.declare import Input, Output, contract_of
 from tidegate.contract.objective import Limits
 from tidegate.contract.placement import Placement
 from tidegate.contract.schema import Contract
+from tidegate.core.declared import check_types, typed
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.core.identifier import check_name
 from tidegate.evaluation.declaration import Evaluation
@@ -52,6 +53,7 @@ def duration_s(text: str | float) -> float:
     return float(match[1]) * _UNIT_S[match[2]]
 
 
+@typed
 def Objectives(  # noqa: N802 - reads as the class it makes
     *,
     latency_p99_ms: float | None = None,
@@ -72,18 +74,11 @@ def Objectives(  # noqa: N802 - reads as the class it makes
     Raises:
         InvalidSetting: A value is out of its range.
     """
-    if latency_p99_ms is not None and latency_p99_ms <= 0:
-        raise InvalidSetting(f"latency_p99_ms must be above 0, got {latency_p99_ms}.")
-    if availability is not None and not 0 < availability < 1:
-        raise InvalidSetting(f"availability must lie between 0 and 1, got {availability}.")
     horizon_s = None if outcome_within is None else duration_s(outcome_within)
-    given = dict(tolerance or {})
-    for name, value in given.items():
-        if not value >= 0:
-            raise InvalidSetting(f"tolerance of {name!r} must be at least 0, got {value}.", field=name)
-    return objective.Objectives(latency_p99_ms, availability, horizon_s, given)
+    return objective.Objectives(latency_p99_ms, availability, horizon_s, dict(tolerance or {}))
 
 
+@typed
 def Cache(  # noqa: N802 - reads as the class it makes
     ttl: str | float, *, max_mb: float = 64
 ) -> objective.Cache:
@@ -99,6 +94,7 @@ def Cache(  # noqa: N802 - reads as the class it makes
     return objective.Cache(duration_s(ttl), int(max_mb * (1 << 20)))
 
 
+@typed
 def Remote(  # noqa: N802 - reads as the class it makes
     url: str, *, model: str, version: str = "", timeout: str | float = 10.0, hedge: bool = False
 ) -> RemoteOptions:
@@ -137,6 +133,9 @@ class Lookup:
     table: str
     default: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -147,6 +146,9 @@ class Constant:
     """
 
     outputs: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,9 @@ class Rule:
 
     outputs: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
 
 @dataclass(frozen=True)
 class Cheaper:
@@ -169,6 +174,9 @@ class Cheaper:
     """
 
     model: str
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 Fallback = Lookup | Constant | Rule | Cheaper
@@ -207,6 +215,7 @@ Trainer = Callable[[Any, Mapping[str, Any]], Trained]
 class Service:
     """A named promise: contract, objectives, and what happens when the model cannot answer."""
 
+    @typed
     def __init__(
         self,
         name: str,

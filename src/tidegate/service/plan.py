@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tidegate.core.declared import typed
 from tidegate.release import plan
 from tidegate.release.plan import Guardrail, PlanStep, ShadowStep
 from tidegate.service.declare import duration_s
@@ -12,6 +13,7 @@ _DEFAULT = plan.Plan()
 _SHARES = tuple(step.share for step in _DEFAULT.steps)
 
 
+@typed
 def Plan(  # noqa: N802 - reads as the class it makes
     *,
     steps: Sequence[float] = _SHARES,
