@@ -14,6 +14,7 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.contract.declare import contract_of
+from tidegate.journal.ledger import Ledger
 from tidegate.route.route import Latch, resize
 
 SERVICE = "sum"
@@ -123,6 +124,40 @@ def test_a_plan_file_that_says_something_else_than_it_seems_is_refused(
     assert said.code == 1
     assert words in said.err
     assert tidegate("release", "list").out == "There never was a release here.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("decisions", "list"),
+        ("release", "list"),
+        ("runs", "list"),
+        ("audit", "list", "--service"),
+        ("signals", "list"),
+        ("latch", "list"),
+        ("journal", "show"),
+        ("journal", "count"),
+        ("journal", "slices"),
+        ("journal", "export", "parquet"),
+        ("data", "list"),
+        ("data", "held"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_nothing_is_said_of_a_name_that_nobody_knows(tidegate, home, arguments, more):
+    Ledger(home.home.ledger).close()
+
+    said = tidegate(*arguments, "nobody", *more)
+
+    assert (said.code, said.out) == (1, "")
+    assert "Error (not_found): " in said.err
+    assert "'nobody'" in said.err
+
+
+def test_that_nothing_was_decided_is_said_only_where_nothing_was(tidegate, home):
+    assert tidegate("decisions", "list", "--kind", "foo").out == "No decision matches.\n"
+    assert tidegate("decisions", "list", SERVICE, "--kind", "rollback").out == "No decision matches.\n"
+    assert tidegate("latch", "list", SERVICE).out == "No version is latched.\n"
 
 
 def test_a_plan_file_is_followed(tidegate, home, tmp_path):

@@ -187,7 +187,7 @@ def test_an_answered_prediction_is_in_the_journal(site):
         (("--id", "xyz"), 2, "'xyz' is no prediction's id"),
         (("--id", "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef.x"), 2, "is no prediction's id"),
         (("--id", "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef"), 0, "No record of the journal matches."),
-        (("nobody",), 0, "No record of the journal matches."),
+        (("nobody",), 1, "No version of a service 'nobody' is registered."),
     ],
 )
 def test_a_search_of_the_journal_that_finds_nothing_says_so(site, arguments, code, words):

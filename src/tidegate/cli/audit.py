@@ -69,10 +69,13 @@ def head(home: Path | None) -> None:
 def list_(service: str | None, last: int, home: Path | None, as_json: bool) -> None:
     """List the latest entries: who changed what, and when."""
     from tidegate.operation.audit import audit_head, list_entries
+    from tidegate.operation.version import check_service
 
     unit = open_local(home, must_exist=True).unit
     after = 0 if service else max(0, audit_head(unit).sequence - last)
     entries = list_entries(unit, service=service, after=after, limit=10_000)[-last:]
+    if not entries:
+        check_service(unit, service)
     if as_json:
         print_json(entries)
         return

@@ -246,10 +246,12 @@ def _example(finding: Finding, place: int) -> str:
 @json_option
 def list_(name: str | None, home: Path | None, as_json: bool) -> None:
     """List the snapshots, of the data set NAME or of all."""
-    from tidegate.operation.data import list_snapshots
+    from tidegate.operation.data import check_data_set, list_snapshots
 
     local = open_local(home, must_exist=True)
     found = list_snapshots(local.unit, name)
+    if not found:
+        check_data_set(local.unit, name)
     if as_json:
         print_json(found)
         return

@@ -45,14 +45,18 @@ def list_all(
     service: str | None, *, kind: str | None, version: int | None, home: Path | None, as_json: bool
 ) -> None:
     """List what was decided about one SERVICE or all; `--json` gives the whole evidence."""
-    from tidegate.operation.version import list_decisions
+    from tidegate.operation.version import check_service, list_decisions
 
-    found = list_decisions(open_local(home, must_exist=True).unit, service, kind=kind, version=version)
+    unit = open_local(home, must_exist=True).unit
+    found = list_decisions(unit, service, kind=kind, version=version)
+    if not found and not list_decisions(unit, service, limit=1):  # a data set is decided about, too
+        check_service(unit, service)
     if as_json:
         print_json(found)
         return
     if not found:
-        click.echo("Nothing was decided yet.")
+        asked = kind is not None or version is not None
+        click.echo("No decision matches." if asked else "Nothing was decided yet.")
         return
     print_table(
         ("#number", "when", "service", "decision", "#version", "outcome", "by", "why"),

@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 @json_option
 def held(name: str | None, *, with_judged: bool, home: Path | None, as_json: bool) -> None:
     """List the batches that wait for a person, of the data set NAME or of all."""
+    from tidegate.operation.data import check_data_set
     from tidegate.operation.held import State, list_batches
 
     local = open_local(home, must_exist=True)
-    found = [each for each in list_batches(local.unit, name) if with_judged or each.state is State.HELD]
+    batches = list_batches(local.unit)
+    check_data_set(local.unit, name, others={each.name for each in batches})
+    found = [
+        each for each in batches if name in (None, each.name) and (with_judged or each.state is State.HELD)
+    ]
     if as_json:
         print_json(found)
         return

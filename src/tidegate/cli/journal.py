@@ -104,6 +104,7 @@ def show(
     """Show records, oldest first, a line each; `--json` gives one whole record a line."""
     from tidegate.journal.record import RecordKind
     from tidegate.operation.journal import JournalView, Wanted
+    from tidegate.operation.version import check_service
 
     wanted = Wanted(
         service=service,
@@ -114,12 +115,15 @@ def show(
         prediction_id=prediction_id,
         errors_only=errors,
     )
-    view = JournalView(open_local(home, must_exist=True).home.journal, wanted)
+    local = open_local(home, must_exist=True)
+    view = JournalView(local.home.journal, wanted)
     n_shown = 0
     try:
         for record in _first_look(view.read(), last):
             _print_record(record, as_json)
             n_shown += 1
+        if not n_shown:
+            check_service(local.unit, service)
         if not n_shown and not follow:
             click.echo("No record of the journal matches.", err=True)
         while follow:
@@ -210,11 +214,14 @@ def count(service: str | None, since: int | None, home: Path | None, as_json: bo
     """Show the counts that the controller keeps: requests, errors, service times, joined outcomes."""
     from tidegate.journal.tally import Tally
     from tidegate.operation.journal import count as count_records
+    from tidegate.operation.version import check_service
 
-    place = open_local(home, must_exist=True).home
+    local = open_local(home, must_exist=True)
     counted = count_records(
-        place.ledger, service, since_minute=None if since is None else since // 60_000_000
+        local.home.ledger, service, since_minute=None if since is None else since // 60_000_000
     )
+    if not counted.tallies:
+        check_service(local.unit, service)
     if as_json:
         print_json(counted)
         return
@@ -253,11 +260,14 @@ def slices(service: str, *, version: int | None, since: int | None, home: Path |
     Slices are the fields that `tg.Monitoring(slices=...)` declares, and the protected ones.
     """
     from tidegate.operation.journal import slices as read_views
+    from tidegate.operation.version import check_service
 
-    place = open_local(home, must_exist=True).home
+    local = open_local(home, must_exist=True)
     found = read_views(
-        place.ledger, service, version=version, since_minute=0 if since is None else since // 60_000_000
+        local.home.ledger, service, version=version, since_minute=0 if since is None else since // 60_000_000
     )
+    if not found:
+        check_service(local.unit, service)
     if as_json:
         print_json(found)
         return
@@ -306,9 +316,12 @@ def export(
     Files that are there are replaced. The exit status is 3 if some of the journal could not be read.
     """
     from tidegate.bootstrap.export import export as export_home
+    from tidegate.operation.version import check_service
 
-    place = open_local(home, must_exist=True).home
-    report = export_home(place, target, service=service, since_us=since, until_us=until)
+    local = open_local(home, must_exist=True)
+    report = export_home(local.home, target, service=service, since_us=since, until_us=until)
+    if not report.files:
+        check_service(local.unit, service)
     if as_json:
         files = [
             {"path": str(file.path), "service": file.service, "day": file.day, "rows": file.rows}

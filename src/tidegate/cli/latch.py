@@ -24,7 +24,12 @@ def latch() -> None:
 @json_option
 def list_latches(service: str | None, *, home: Path | None, as_json: bool) -> None:
     """List the latched versions of one SERVICE or all, with who rolled them back and why."""
-    route = open_local(home, must_exist=True).routes.read()
+    from tidegate.operation.version import check_service
+
+    local = open_local(home, must_exist=True)
+    route = local.routes.read()
+    if service not in route.services:
+        check_service(local.unit, service)
     found = [
         (name, each)
         for name, one in sorted(route.services.items())

@@ -260,13 +260,17 @@ def status(service: str | None, *, home: Path | None, as_json: bool) -> None:
 def list_all(service: str | None, *, home: Path | None, as_json: bool) -> None:
     """List the releases of one SERVICE or all."""
     from tidegate.operation.rollout import list_releases
+    from tidegate.operation.version import check_service
 
-    found = list_releases(open_local(home, must_exist=True).unit, service)
+    unit = open_local(home, must_exist=True).unit
+    found = list_releases(unit, service)
+    if not found:
+        check_service(unit, service)
     if as_json:
         print_json(found)
         return
     if not found:
-        click.echo("There never was a release here.")
+        click.echo(f"There never was a release {f'of {service}' if service else 'here'}.")
         return
     print_table(
         ("release", "started", "service", "#version", "stage", "by", "why"),

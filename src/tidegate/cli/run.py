@@ -27,14 +27,17 @@ def runs() -> None:
 def list_(service: str | None, home: Path | None, as_json: bool) -> None:
     """List the runs, of one SERVICE or of all, oldest first."""
     from tidegate.operation.run import list_runs
+    from tidegate.operation.version import check_service
 
     local = open_local(home, must_exist=True)
     found = list_runs(local.unit, local.artifacts, service)
+    if not found:
+        check_service(local.unit, service)
     if as_json:
         print_json(found)
         return
     if not found:
-        click.echo("Nothing was trained here yet.")
+        click.echo(f"Nothing was trained {f'of {service}' if service else 'here'} yet.")
         return
     print_table(
         (

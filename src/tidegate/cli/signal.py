@@ -35,9 +35,12 @@ def list_signals(service: str | None, *, with_past: bool, home: Path | None, as_
     """List the signals of SERVICE or of all, the latest first."""
     from tidegate.monitoring.signal import State
     from tidegate.operation.signal import stored_signals
+    from tidegate.operation.version import check_service
 
     local = open_local(home, must_exist=True)
     found = stored_signals(local.unit, service)
+    if not found:
+        check_service(local.unit, service)
     shown = [each for each in found if with_past or each.state is not State.RESOLVED]
     if as_json:
         print_json(shown)

@@ -310,6 +310,21 @@ def list_snapshots(unit: UnitOfWork, name: str | None = None) -> list[NamedSnaps
     return found
 
 
+def check_data_set(unit: UnitOfWork, name: str | None, *, others: Collection[str] = ()) -> None:
+    """Pass if a data set that is named is known: it has a snapshot, or is among `others`.
+
+    Raises:
+        NotFound: It is not.
+    """
+    known = sorted({*others, *(one.name for one in list_snapshots(unit))})
+    if name is not None and name not in known:
+        raise NotFound(
+            f"There is no data set {name!r}.",
+            hint=f"Data sets: {', '.join(known[:10])}." if known else "No snapshot was taken yet.",
+            name=name,
+        )
+
+
 def find_snapshot(unit: UnitOfWork, store: FileStore, label: str) -> tuple[Digest, Snapshot]:
     """Return the snapshot that `label` names: a digest, `name@number`, or `name` for the latest.
 

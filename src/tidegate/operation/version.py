@@ -58,6 +58,18 @@ def list_decisions(
         return transaction.decisions.page(service, kind=kind, version=version, after=after, limit=limit)
 
 
+def check_service(unit: UnitOfWork, service: str | None) -> None:
+    """Pass if a service that is named is registered: of a misspelt one, nothing found is no answer.
+
+    Raises:
+        NotFound: `service` is named and has no version at all.
+    """
+    if service is not None:
+        with unit.read() as transaction:
+            if transaction.versions.latest(service) is None:
+                raise _no_service(service, transaction.versions.services())
+
+
 def _no_service(service: str, known: list[str]) -> NotFound:
     listed = ", ".join(known[:10]) + (" …" if len(known) > 10 else "")
     return NotFound(
