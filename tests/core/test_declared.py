@@ -100,6 +100,25 @@ def test_a_share_that_is_none_is_told_with_its_arm(arms):
         declare(experiment=tg.Experiment(arms=arms))
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"objectives": tg.Objectives(tolerance={"z": 0.1})},
+            "'z', which is none of its numeric outputs. It has: p.",
+        ),
+        ({"gates": tg.Gates(known_leaks=("zz",))}, "names 'zz', which is none of its inputs. It has: x."),
+        ({"evaluation": tg.Evaluation(classes=("a",))}, "two classes or more, each once. Got a."),
+        ({"evaluation": tg.Evaluation(classes=("a", "a"))}, "two classes or more, each once. Got a, a."),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(more, said):
+    with pytest.raises(InvalidSetting) as refused:
+        declare(**more)
+
+    assert said in str(refused.value)
+
+
 def test_a_long_value_is_cut():
     with pytest.raises(InvalidSetting) as refused:
         tg.Card(owner=["somebody"] * 1000)

@@ -171,6 +171,11 @@ class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
                 hint=f"Output fields: {', '.join(contract.output.names)}.",
                 field=self.output,
             )
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise InvalidSetting(
+                f"An evaluation has two classes or more, each once. Got {', '.join(self.classes)}.",
+                hint="Name them in the order of the output: tg.Evaluation(classes=('no', 'yes')).",
+            )
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise InvalidSetting(f"A threshold is a probability. Got {self.threshold}.")
         if self.costs is not None:

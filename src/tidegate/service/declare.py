@@ -11,7 +11,7 @@ from tidegate.contract import objective
 from tidegate.contract.declare import Input, Output, contract_of
 from tidegate.contract.objective import Limits
 from tidegate.contract.placement import Placement
-from tidegate.contract.schema import Contract
+from tidegate.contract.schema import Contract, DataType
 from tidegate.core.declared import check_types, typed
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.core.identifier import check_name
@@ -288,6 +288,7 @@ class Service:
         self.cache = cache
         self.side_effects = side_effects
         self._check_fallbacks()
+        self._check_names()
         self._check_features()
         self._check_cache()
         self._trainer: Trainer | None = None
@@ -333,6 +334,27 @@ class Service:
                 hint="return tg.Trained(model=model, sample=X)",
             )
         return trained
+
+    def _check_names(self) -> None:
+        """Refuse names that no field has: what is said of them would be in force nowhere."""
+        numbers = [
+            field.name
+            for field in self.contract.output.fields
+            if not field.type.is_text and field.type not in (DataType.BOOL, DataType.BYTES)
+        ]
+        leaks = self.gates.known_leaks if self.gates is not None else ()
+        for what, names, known in (
+            ("Objectives(tolerance=...)", self.objectives.tolerance, numbers),
+            ("Gates(known_leaks=...)", leaks, self.contract.input.names),
+        ):
+            for name in names:
+                if name not in known:
+                    raise InvalidSetting(
+                        f"tg.{what} of service {self.name!r} names {name!r}, which is none of its "
+                        f"{'numeric outputs' if known is numbers else 'inputs'}.",
+                        hint=f"It has: {', '.join(known)}.",
+                        field=name,
+                    )
 
     def _check_features(self) -> None:
         if self.features and self.cache is not None:
