@@ -8,7 +8,7 @@ from tests.system.model import write_sum
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import publish
 from tidegate.bootstrap.setting import Settings
-from tidegate.bootstrap.start import prepare_home
+from tidegate.bootstrap.start import prepare_folder, prepare_home
 from tidegate.core.error import NotFound
 from tidegate.registry.store import StoreUnavailable
 from tidegate.route.store import RouteStore
@@ -45,6 +45,31 @@ def test_everything_that_is_registered_is_served(tmp_path):
 def test_an_empty_home_is_refused(tmp_path):
     with Local(settings(tmp_path)) as local, pytest.raises(NotFound, match="Nothing is registered"):
         prepare_home(local)
+
+
+SERVICE = """
+import tidegate as tg
+
+class Asked(tg.Input):
+    x: float
+
+class Told(tg.Output):
+    p: float
+
+service = tg.Service("untrained", input=Asked, output=Told)
+"""
+
+
+@pytest.mark.parametrize(("home", "flag"), [("service/.tidegate", ""), ("home2", " --home {}/home2")])
+def test_the_way_out_of_an_untrained_service_names_a_home_elsewhere(tmp_path, home, flag):
+    folder = tmp_path / "service"
+    folder.mkdir()
+    (folder / "service.py").write_text(SERVICE)
+
+    with Local(Settings(home=str(tmp_path / home))) as local, pytest.raises(NotFound) as refused:
+        prepare_folder(local, folder)
+
+    assert refused.value.hint == f"Train one first: tidegate train {folder}{flag.format(tmp_path)}"
 
 
 def test_what_has_a_route_is_served_without_the_database(tmp_path):

@@ -268,6 +268,7 @@ def test_a_second_server_on_the_same_home_is_refused(site):
 
     assert done.returncode == 1
     assert "Error (server_running)" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("flag", ["--host", "--control-host"])

@@ -68,3 +68,9 @@ def test_a_service_takes_no_name_of_the_protocols_own():
         check_name("service", "stats")
 
     assert check_name("arm", "stats") == "stats"
+
+
+@pytest.mark.parametrize("text", ["nonsense", "01a1fb68", "01a1fb68-cfe4-7738-8a8e-6a3f7ba4a1ef00", ""])
+def test_what_is_no_prediction_id_is_told_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="32 hexadecimal digits"):
+        parse_prediction_id(text)

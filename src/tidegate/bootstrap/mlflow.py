@@ -14,11 +14,13 @@ from tidegate.adapter.mlflow.store import LoggedRun, MlflowStore, describe_onnx
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import Origin, Published, publish
 from tidegate.contract.schema import Contract
+from tidegate.core.error import NotFound
 from tidegate.operation.run import find_run
 from tidegate.registry.version import version_label
 from tidegate.service.manifest import Manifest
 
 MODEL_FOLDER = "model"
+_SQLITE = "sqlite:///"
 
 
 def import_model(
@@ -46,10 +48,17 @@ def import_model(
 
     Raises:
         MissingExtra: MLflow is not installed.
-        NotFound: There is no such model.
+        NotFound: There is no such model, or no such store.
         InvalidSetting: It is a pickle, or of a kind that Tidegate does not take.
         TidegateError: As `publish`.
     """
+    path = Path(tracking.removeprefix(_SQLITE).partition("?")[0])
+    if tracking.startswith(_SQLITE) and not path.exists():  # MLflow would make one, and find nothing in it
+        raise NotFound(
+            f"There is no MLflow store at {path.absolute()}.",
+            hint="Name its file: --tracking sqlite:///mlflow.db, or sqlite:////srv/mlflow.db.",
+            path=str(path),
+        )
     store = MlflowStore(tracking)
     found = store.find_model(source)
     with tempfile.TemporaryDirectory(prefix="tidegate-mlflow-") as folder:

@@ -22,6 +22,7 @@ from tidegate.bootstrap.tls import tls_context
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import digest_file
 from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.core.home import DEFAULT_HOME, Home
 from tidegate.operation.release import deploy_first
 from tidegate.operation.version import list_services, list_versions
 from tidegate.registry.store import StoreUnavailable
@@ -64,11 +65,17 @@ def prepare_folder(
         if service.name not in known:
             raise NotFound(
                 f"No version of service {service.name!r} is registered in {local.home.root}.",
-                hint=f"Train one first: tidegate train {folder}",
+                hint=f"Train one first: tidegate train {folder}{_home_flag(local, folder)}",
                 service=service.name,
             )
         _deploy(local, service.name, notes, routed.get(service.name))
     return _routed(local, notes)
+
+
+def _home_flag(local: Local, folder: Path) -> str:
+    """Return how a command is told of a home that is not beside the service."""
+    root = local.home.root
+    return "" if root == (folder / DEFAULT_HOME).absolute() else f" --home {root}"
 
 
 def prepare_model(local: Local, path: Path, *, name: str | None = None) -> Prepared:
@@ -165,6 +172,20 @@ def check_server(server: ServerSettings) -> None:
         from tidegate.bootstrap.delta import check_delta  # nobody else needs what it imports
 
         check_delta(server.records_delta)
+
+
+def check_alone(home: Home) -> None:
+    """Pass if no server runs on a home.
+
+    The supervisor makes sure of it once more; this is told before anything is registered, moved or printed.
+
+    Raises:
+        ServerRunning: One does.
+    """
+    from tidegate.bootstrap.supervisor import ServerRunning, read_record  # nobody else needs what it imports
+
+    if read_record(home) is not None:
+        raise ServerRunning.of(home)
 
 
 def serve(local: Local) -> NoReturn:

@@ -65,6 +65,15 @@ class ServerRunning(TidegateError):
 
     code = "server_running"
 
+    @classmethod
+    def of(cls, home: Home) -> ServerRunning:
+        """Return the error of a home that has a server."""
+        return cls(
+            f"A server is running on the home {home.root}.",
+            hint="Stop it first, or give this one another home with --home.",
+            home=str(home.root),
+        )
+
 
 class ServerRecord(msgspec.Struct, frozen=True):
     """What a running server leaves in its home, for whoever wants to talk to it."""
@@ -151,11 +160,7 @@ class Supervisor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
-            raise ServerRunning(
-                f"A server is running on the home {self._home.root}.",
-                hint="Stop it first, or give this one another home with --home.",
-                home=str(self._home.root),
-            ) from None
+            raise ServerRunning.of(self._home) from None
         self._lock = lock
         raise_descriptors()
         was_killed = record.exists()

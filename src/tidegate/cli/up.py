@@ -63,6 +63,7 @@ def up(
         tls_key=tls_key and str(tls_key),
         cell=cell,
     )
+    start.check_alone(local.home)
     start.check_server(local.settings.server)
     start.check_open(local.settings.host, is_open=is_open)
     start.check_open(local.settings.control_host, is_open=is_open)

@@ -70,10 +70,10 @@ class SystemRefused(TidegateError):
 _SYSTEM_HINTS = {
     errno.ENOSPC: "The disk is full: make room, or name a folder on another one with --home.",
     errno.EDQUOT: "The disk quota is used up: make room, or name another folder with --home.",
-    errno.EACCES: "Name a folder that you may write with --home, or change who may write this one.",
-    errno.EPERM: "Name a folder that you may write with --home, or change who may write this one.",
+    errno.EACCES: "Name a folder that you may write (of a home: --home), or change who may write it.",
+    errno.EPERM: "Name a folder that you may write (of a home: --home), or change who may write it.",
     errno.EROFS: "The disk may only be read: name a folder on another one with --home.",
-    errno.ENOENT: "Check the path; a home can only be made where folders can be.",
+    errno.ENOENT: "Check the path: all but its last part must be there.",
     errno.ENOTDIR: "A part of the path is a file: name another folder.",
     errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n`.",
 }

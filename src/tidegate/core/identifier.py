@@ -86,9 +86,12 @@ def parse_uuid(text: str) -> bytes:
     Raises:
         ValueError: It is not 32 hexadecimal digits, hyphens aside.
     """
-    raw = bytes.fromhex(text.replace("-", ""))
+    try:
+        raw = bytes.fromhex(text.replace("-", ""))
+    except ValueError:
+        raw = b""
     if len(raw) != 16:
-        raise ValueError(f"a UUID has 16 bytes, got {len(raw)}")
+        raise ValueError("it has 32 hexadecimal digits, hyphens aside")
     return raw
 
 
