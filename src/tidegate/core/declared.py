@@ -35,7 +35,7 @@ def check_types(declared: object) -> None:
     Raises:
         InvalidSetting: One is not; the message names it.
     """
-    kind = type(declared)
+    kind: Any = type(declared)
     for name, hint in _hints(kind).items():
         _check(kind.__name__, name, getattr(declared, name), hint)
 
