@@ -16,9 +16,10 @@ from tests.journal.fake import FakeClock, new_ids, new_turn, new_writer
 from tidegate.contract.batch import Batch
 from tidegate.contract.layout import journal_layout
 from tidegate.core.clock import SystemClock
+from tidegate.core.digest import Digest
 from tidegate.journal.codec import encode_outcomes
 from tidegate.journal.ledger import Ledger
-from tidegate.journal.record import Outcome, Stream
+from tidegate.journal.record import Outcome, RecordKind, Stream
 from tidegate.journal.tailer import Tailer
 from tidegate.service.manifest import Manifest
 
@@ -201,8 +202,27 @@ def test_outcomes_without_a_name_judge_a_version_too_and_others_are_named(painte
     assert "of earlier answers" in late.err
 
 
-def answer(tidegate, home, *, at_us, n, seed, name="late"):
-    """Write predictions of paint@1 with their outcomes into the journal, and count them."""
+@pytest.mark.parametrize("same_contract", [True, False])
+def test_answers_given_in_the_shadow_are_judged_with_the_inputs_of_their_requests(
+    painted, tmp_path, same_contract
+):
+    now_us = SystemClock().wall_us()
+    answer(painted, tmp_path / "home", at_us=now_us - 3_600_000_000, n=80, seed=1, shadowed=same_contract)
+
+    found = painted("evaluate", "paint", "--recent", "1d", "--json")
+    report = json.loads(found.out)["report"]
+
+    assert found.code == 0
+    assert report["n_rows"] == 80
+    assert bool(report.get("importance")) == same_contract
+    assert any("another contract" in note for note in report["notes"]) != same_contract
+
+
+def answer(tidegate, home, *, at_us, n, seed, name="late", shadowed=None):
+    """Write predictions of paint@1 with their outcomes into the journal, and count them.
+
+    With `shadowed` it answered beside paint@2, whose contract is the same or another one.
+    """
     (version,) = json.loads(tidegate("versions", "paint", "--json").out)
     digest = version["manifest"].removeprefix("sha256:")
     path = next(
@@ -219,6 +239,11 @@ def answer(tidegate, home, *, at_us, n, seed, name="late"):
     )
     ids = new_ids(n, at_us=at_us, seed=seed)
     turn = new_turn(ids, at_us=at_us, inputs=Batch({"x": x, "z": z}, n), outputs=Batch({"p": chance}, n))
+    if shadowed is not None:
+        fingerprint = stream.contract if shadowed else Digest("sha256:" + "0" * 64)
+        first = msgspec.structs.replace(stream, version=2, contract=fingerprint)
+        writer.append([writer.stream(first).encode(turn)])
+        stream = msgspec.structs.replace(stream, arm="shadow", kind=RecordKind.SHADOW)
     writer.append([writer.stream(stream).encode(turn)])
     outcomes = [
         Outcome(

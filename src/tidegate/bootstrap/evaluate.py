@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from tidegate.adapter.parquet.export import contract_digits
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.export import export
 from tidegate.bootstrap.local import Local
@@ -39,6 +40,7 @@ _REFITTED = (
     "The figures are of the model that was tried; robustness, rules and importance are of the registered "
     "one, which was fitted on these rows too."
 )
+_NO_INPUTS = "Inputs: they are not all in the journal any more, or some were of another contract."
 
 Model = Callable[[Batch], Batch]
 
@@ -228,9 +230,9 @@ def _by_outcomes(
     with tempfile.TemporaryDirectory(prefix="tidegate-recent-") as folder:
         since_us = min((each.at_us for each in known), default=now_us)
         files = export(local.home, Path(folder), service=version.service, since_us=since_us).files
-        rows = recent_rows(
-            known, [file.path for file in files], target=goal, output=field.name, version=version.number
-        )
+        own_digits = contract_digits(manifest.contract.fingerprint)  # another contract's inputs are not its own
+        paths = [file.path for file in files if file.contract == own_digits]
+        rows = recent_rows(known, paths, target=goal, output=field.name, version=version.number)
     columns = rows.columns
     # What a record says of time is the arrival; where the event has its own, that is the age.
     own = declared.event_time if declared.event_time in columns else AT
@@ -243,7 +245,7 @@ def _by_outcomes(
         evaluated_at_us=now_us,
         every_us=every_us,
     )
-    notes = [] if rows.has_inputs else ["Inputs: they are no longer all in the journal."]
+    notes = [] if rows.has_inputs else [_NO_INPUTS]
     source = f"outcomes {goal!r} of the last {recent_us / 86_400_000_000:g} days"
     return evaluate(version, manifest, judged, source=source, seed=seed, notes=notes)
 

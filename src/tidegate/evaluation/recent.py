@@ -12,6 +12,7 @@ import polars as pl
 from tidegate.contract.batch import Column
 from tidegate.contract.infer import columns_of
 from tidegate.core.error import NotFound
+from tidegate.journal.record import RecordKind
 
 AT = "at_us"
 """Column of when a prediction was asked for, where its event has no time of its own."""
@@ -54,7 +55,8 @@ def recent_rows(
 
     Args:
         known: Predictions with their outcomes, each once.
-        files: The journal's predictions as Parquet; those that are not among `known` are left out.
+        files: The journal's records as Parquet, of the version's contract; those that are not among
+            `known` are left out.
         target: Name of the outcome: the column that it becomes.
         output: Output field that is judged.
         version: Number of the version that answered.
@@ -73,16 +75,19 @@ def recent_rows(
         target: columns_of({target: [each.value for each in usable]})[target],
         AT: np.array([each.at_us for each in usable], dtype=np.int64),
     }
-    inputs = _inputs([each.prediction_id for each in usable], files, version)
+    inputs = _inputs([each.prediction_id for each in usable], files)
     return RecentRows(inputs | columns, answers, bool(inputs))
 
 
-def _inputs(ids: list[str], files: Sequence[Path], version: int) -> dict[str, Column]:
-    """Return the inputs of predictions in the order of `ids`; none where one of them is not there."""
+def _inputs(ids: list[str], files: Sequence[Path]) -> dict[str, Column]:
+    """Return the inputs of predictions in the order of `ids`; none where one of them is not there.
+
+    A shadow's record holds none: they stand with what answered the request, whichever version that was.
+    """
     wanted = pl.DataFrame({"prediction_id": ids})
     parts = []
     for path in files:
-        rows = pl.scan_parquet(path).filter(pl.col("version") == version)
+        rows = pl.scan_parquet(path).filter(pl.col("kind") == RecordKind.PREDICTION.value)
         names = [name for name in rows.collect_schema() if name.startswith("input.")]
         rows = rows.select("prediction_id", *names).join(wanted.lazy(), on="prediction_id", how="semi")
         parts.append(rows.collect())

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from tidegate.adapter.parquet.table import TIME, schema_of, table_of
+from tidegate.core.digest import Digest
 from tidegate.core.error import NotFound, TidegateError
 from tidegate.journal.codec import FORMAT, STREAM, TURN
 from tidegate.journal.decode import StreamCodec, Turns, decode_stream, mask_of
@@ -35,12 +36,14 @@ class ExportedFile(msgspec.Struct, frozen=True):
         path: Where it is.
         service: Whose records they are.
         day: Day of the requests' arrival, UTC.
+        contract: The first eight digits of the fingerprint of their contract.
         rows: Number of records.
     """
 
     path: Path
     service: str
     day: date
+    contract: str
     rows: int
 
 
@@ -102,7 +105,7 @@ class _Sheet:
             pl.scan_parquet(self._parts, glob=False).sink_parquet(whole, compression_level=_LEVEL)
         path.parent.mkdir(parents=True, exist_ok=True)
         whole.replace(path)
-        return ExportedFile(path, self.service, self.day, self.rows)
+        return ExportedFile(path, self.service, self.day, self.contract, self.rows)
 
 
 class _Export:
@@ -193,7 +196,7 @@ class _Export:
                 self._sheet(turns.stream, day).add(part)
 
     def _sheet(self, stream: Stream, day: int) -> _Sheet:
-        contract = stream.contract.rpartition(":")[2][:8]
+        contract = contract_digits(stream.contract)
         key = (stream.service, day, contract)
         sheet = self.sheets.get(key)
         if sheet is None:
@@ -201,6 +204,11 @@ class _Export:
             folder = self._folder / f"{len(self.sheets)}"
             sheet = self.sheets[key] = _Sheet(stream.service, on, contract, folder)
         return sheet
+
+
+def contract_digits(fingerprint: Digest) -> str:
+    """Return what tells a contract from others in the name of a file."""
+    return fingerprint.rpartition(":")[2][:8]
 
 
 def _number(body: memoryview) -> int:
@@ -257,4 +265,4 @@ def export_journal(
     return ExportReport(sorted(files, key=lambda file: file.path), export.damages)
 
 
-__all__ = ["ExportReport", "ExportedFile", "export_journal", "schema_of"]
+__all__ = ["ExportReport", "ExportedFile", "contract_digits", "export_journal", "schema_of"]
