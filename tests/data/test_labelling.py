@@ -78,6 +78,31 @@ def test_a_hand_label_goes_before_any_vote_and_judges_the_functions():
     )
 
 
+def test_a_lone_vote_is_never_turned_round_by_rules_that_hardly_meet():
+    rules = [LabellingRule("long", "month > 30", 1), LabellingRule("small", "credit < 1500", 0)]
+    months, credits = [36] * 20 + [12] * 300 + [36], [5000] * 20 + [1000] * 300 + [1000]
+    table = pl.DataFrame({"month": months, "credit": credits})  # both hold in the last row only
+
+    done = label_rows(table, {rule.name: rule for rule in rules})
+
+    assert done.table["label"].to_list()[:-1] == [1] * 20 + [0] * 300
+    assert done.table["label_probability"].max() < 0.8
+    assert all(each.accuracy >= 0.5 and each.n_told == 1 for each in done.report.functions)
+    assert [note for note in done.report.notes if "'long'" in note and "1 row only" in note]
+
+
+def test_a_rule_that_the_others_contradict_is_held_at_chance_and_named():
+    # `high` says 1 where two others, who agree with each other, say 0
+    columns = {"high": [1] * 100 + [None] * 50 + [1] * 7, "low": [0] * 150 + [None] * 7}
+    table = pl.DataFrame({**columns, "flat": [0] * 150 + [None] * 7})
+
+    done = label_rows(table, {name: (lambda rows, name=name: rows[name]) for name in table.columns})
+
+    assert done.report.functions[0].accuracy == pytest.approx(0.5, abs=0.01)
+    assert done.table["label"].to_list() == [0] * 150 + [1] * 7
+    assert any("'high' looks no better than chance" in note for note in done.report.notes)
+
+
 def test_rules_are_read_from_json_and_vote_where_they_hold():
     rules = read_labelling_rules(
         b'[{"name": "far ahead", "when": "lead > 300 AND kind = \'x\'", "label": 1},'
@@ -105,9 +130,10 @@ def test_a_rule_that_cannot_be_used_is_named(rule, said):
 
 
 TWICE = b'[{"name": "a", "when": "x > 1", "label": 1}, {"name": "a", "when": "x > 2", "label": 0}]'
+UNKNOWN = b'[{"name": "a", "when": "x > 1", "label": 1, "weigth": 2}]'
 
 
-@pytest.mark.parametrize("text", [b"{}", b"[1]", b'[{"name": "a"}]', TWICE])
+@pytest.mark.parametrize("text", [b"{}", b"[1]", b'[{"name": "a"}]', TWICE, UNKNOWN])
 def test_what_is_no_list_of_labelling_rules_is_refused(text):
     with pytest.raises(InvalidSetting):
         read_labelling_rules(text)

@@ -183,3 +183,5 @@ def _print_votes(report: LabellingReport) -> None:
             for each in report.functions
         ),
     )
+    for note in report.notes:
+        click.echo(note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,9 +25,13 @@ _PRIOR_VOTES = 2.0
 """Votes that are added to each function's record, at an accuracy of `_PRIOR_ACCURACY`: without them, two
 functions that agree on three rows would outvote everything."""
 _PRIOR_ACCURACY = 0.7
+_PRIOR_ROWS = 10.0
+"""Rows of each class that are added to those that tell the shares of classes: a handful decides nothing."""
+_FEW = 20
+"""With fewer votes beside another one or a hand label, an accuracy is mostly the one assumed beforehand."""
 
 
-class LabellingRule(msgspec.Struct, frozen=True):
+class LabellingRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A rule of thumb as plain data: where a condition holds, it votes for a label.
 
     Attributes:
@@ -74,8 +78,10 @@ class FunctionReport(msgspec.Struct, frozen=True):
         coverage: Share of the rows on which it votes.
         overlap: Share of the rows on which it and another one vote.
         conflict: Share of the rows on which another one votes otherwise.
-        accuracy: Estimated share of its votes that are right; None where it never votes.
-        weight: Of its vote, in log odds; below 0 it is rather wrong than right.
+        n_told: Of its votes, those that tell how often it is right: on rows with another vote or a hand label.
+        accuracy: Estimated share of its votes that are right, at least what chance would give; None where
+            it never votes.
+        weight: Of its vote, in log odds; 0 is chance.
         n_checked: Of its votes, those on rows with a hand label.
         checked: Share of those that agree with it; None without any.
     """
@@ -84,6 +90,7 @@ class FunctionReport(msgspec.Struct, frozen=True):
     coverage: float
     overlap: float
     conflict: float
+    n_told: int
     accuracy: float | None
     weight: float
     n_checked: int
@@ -103,6 +110,7 @@ class LabellingReport(msgspec.Struct, frozen=True):
         n_hand: Rows with a hand label.
         agreement: Share of them, of those that were voted on, that the model labels the same; None
             without any.
+        notes: Where the figures are hardly better than what was assumed beforehand, in words.
     """
 
     n_rows: int
@@ -113,6 +121,7 @@ class LabellingReport(msgspec.Struct, frozen=True):
     functions: tuple[FunctionReport, ...]
     n_hand: int
     agreement: float | None
+    notes: tuple[str, ...] = ()
 
 
 class Labelled(msgspec.Struct, frozen=True):
@@ -136,8 +145,11 @@ def label_rows(
     Each function is taken to be right with a probability of its own, on all classes alike and
     independently of the others given the truth; its vote then counts with the log odds of being right.
     The probabilities are estimated from how functions agree, and from hand labels where they stand, by
-    expectation maximisation. Functions that copy each other break the assumption and count too much: look
-    at the overlaps.
+    expectation maximisation over the rows with two votes or a hand label: one vote alone says nothing of
+    whoever cast it. Without truth a set of accuracies fits as well as its mirror image, so that none is
+    taken to be below chance. Shares of classes are estimated only where every function votes for several:
+    of one that knows one label, the share is in its accuracy already. Functions that copy each other break
+    the assumption and count too much: look at the overlaps.
 
     Args:
         table: The rows.
@@ -240,11 +252,13 @@ def _hand(table: pl.DataFrame, hand: str | None, classes: list[Any]) -> Codes:
 
 def _estimate(votes: Codes, truth: Codes, n_classes: int) -> tuple[Floats, Floats]:
     """Return each function's accuracy, and the share of each class."""
+    known = truth != ABSTAIN
+    told = known | ((votes != ABSTAIN).sum(axis=1) > 1)
+    votes, truth, known = votes[told], truth[told], known[told]
     n_functions = votes.shape[1]
     accuracy = np.full(n_functions, _PRIOR_ACCURACY)
     prior = np.full(n_classes, 1 / n_classes)
-    known = truth != ABSTAIN
-    counted = known | (votes != ABSTAIN).any(axis=1)
+    knows_several = all(len(np.unique(each[each != ABSTAIN])) > 1 for each in votes.T)
     for _ in range(_MAX_STEPS):
         belief = _posterior(votes, _log_odds(accuracy, n_classes), prior)
         belief[known] = np.eye(n_classes)[truth[known]]
@@ -255,11 +269,18 @@ def _estimate(votes: Codes, truth: Codes, n_classes: int) -> tuple[Floats, Float
             right[each] = belief[rows, votes[rows, each]].sum()
             cast[each] = len(rows)
         accuracy = (right + _PRIOR_VOTES * _PRIOR_ACCURACY) / (cast + _PRIOR_VOTES)
-        total = belief[counted].sum(axis=0) + 1.0
-        prior = total / total.sum()
+        accuracy = np.maximum(accuracy, _least(n_classes))
+        if knows_several:
+            total = belief.sum(axis=0) + _PRIOR_ROWS
+            prior = total / total.sum()
         if float(np.abs(accuracy - before).max()) < _TOLERANCE:
             break
     return accuracy, prior
+
+
+def _least(n_classes: int) -> float:
+    # A trace above chance: a vote that nobody contradicts decides, if only just.
+    return 1 / n_classes + _EDGE
 
 
 def _log_odds(accuracy: Floats, n_classes: int) -> Floats:
@@ -306,6 +327,7 @@ def _report(
                 coverage=float(mine.sum()) / n_rows,
                 overlap=float((mine & (n_cast > 1)).sum()) / n_rows,
                 conflict=float((mine & against).sum()) / n_rows,
+                n_told=int((mine & (known | (n_cast > 1))).sum()),
                 accuracy=float(accuracy[at]) if mine.any() else None,
                 weight=float(odds[at]),
                 n_checked=int(checked.sum()),
@@ -323,4 +345,23 @@ def _report(
         functions=tuple(functions),
         n_hand=int(known.sum()),
         agreement=float((posterior[both].argmax(axis=1) == truth[both]).mean()) if both.any() else None,
+        notes=tuple(_notes(functions, len(classes))),
     )
+
+
+def _notes(functions: Sequence[FunctionReport], n_classes: int) -> Iterator[str]:
+    """Say which accuracies are not to be relied on."""
+    for each in functions:
+        if each.accuracy is None:
+            yield f"The rule {each.name!r} votes on no row."
+        elif each.n_told < _FEW:
+            rows = "no row" if not each.n_told else f"{each.n_told} row{'s' * (each.n_told != 1)} only"
+            yield (
+                f"The rule {each.name!r} meets another vote or a hand label on {rows}: how often it is right "
+                f"is mostly what is assumed beforehand, {_PRIOR_ACCURACY:.0%}."
+            )
+        elif each.accuracy <= _least(n_classes):
+            yield (
+                f"The rule {each.name!r} looks no better than chance beside the others and the hand labels, "
+                "and hardly counts: look at it."
+            )
