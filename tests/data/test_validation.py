@@ -414,3 +414,23 @@ def test_a_rule_that_does_not_fit_is_refused(rule, error):
 def test_what_is_no_list_of_rules_is_refused(text):
     with pytest.raises(InvalidSetting):
         read_rules(text)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ('{"rule": "range", "column": "x", "lo": 1}', "Fields of 'range': policy, column, low, high"),
+        ('{"rule": "range", "column": "x"}', "no bound"),
+        ('{"rule": "range", "column": "x", "low": 2, "high": 1}', "Got 2.0 and 1.0"),
+        ('{"rule": "typical", "column": "x", "times": 0}', "above 0"),
+        ('{"rule": "nulls", "column": "x", "at_most": 5}', "Got 5.0"),
+        ('{"rule": "rang", "column": "x"}', "Rules: unique, monotone, fresh, nulls, range"),
+        ('{"column": "x"}', "Rules: unique"),
+        ('{"rule": "range", "column": "x", "low": 1, "policy": "warm"}', "Policies: reject, quarantine, warn"),
+    ],
+)
+def test_a_slip_in_a_rule_is_refused_and_what_may_stand_there_is_listed(rule, said):
+    with pytest.raises(InvalidSetting) as caught:
+        read_rules(f'[{{"rule": "unique", "columns": ["id"]}}, {rule}]'.encode())
+
+    assert said in f"{caught.value} {caught.value.hint}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
 import msgspec
 import polars as pl
@@ -48,7 +48,14 @@ class Context(NamedTuple):
     now_us: int
 
 
-class _Rule(msgspec.Struct, frozen=True, kw_only=True, tag_field="rule", tag=str.lower):
+class _Rule(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    tag_field="rule",
+    tag=str.lower,
+    forbid_unknown_fields=True,
+):
     """What all rules share."""
 
     policy: Policy = Policy.REJECT
@@ -163,6 +170,11 @@ class Nulls(_Rule, frozen=True, kw_only=True):
     column: str
     at_most: float = 0.0
 
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        if not 0 <= self.at_most <= 1:
+            raise InvalidSetting(f"The rule 'nulls' has a share in [0, 1] as `at_most`. Got {self.at_most}.")
+
     def compile(self, context: Context) -> Check:
         found = context.columns.get(self.column)
         if found is None:
@@ -179,6 +191,18 @@ class Range(_Rule, frozen=True, kw_only=True):
     column: str
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        if self.low is None and self.high is None:
+            raise InvalidSetting(
+                f"The rule 'range' of column {self.column!r} has no bound.", hint="Give `low`, `high` or both."
+            )
+        if self.low is not None and self.high is not None and not self.low <= self.high:
+            raise InvalidSetting(
+                f"The rule 'range' of column {self.column!r} must have `low` at most `high`. "
+                f"Got {self.low} and {self.high}."
+            )
 
     def compile(self, context: Context) -> Check:
         value = _number(self.column, context, "range")
@@ -202,6 +226,11 @@ class Typical(_Rule, frozen=True, kw_only=True):
     column: str
     times: float = 3.0
     reference: str | None = None
+
+    def __post_init__(self) -> None:
+        _Rule.__post_init__(self)
+        if not self.times > 0:
+            raise InvalidSetting(f"The rule 'typical' has `times` above 0. Got {self.times}.")
 
     def compile(self, context: Context) -> Check:
         value = _number(self.column, context, "typical")
@@ -325,6 +354,27 @@ def read_rules(text: bytes) -> list[Rule]:
     try:
         return msgspec.json.decode(text, type=list[Rule])
     except msgspec.MsgspecError as error:
-        raise InvalidSetting(
-            f"These are not rules: {error}.", hint='Write a list: [{"rule": "unique", "columns": ["id"]}].'
-        ) from error
+        raise InvalidSetting(f"These are not rules: {error}.", hint=_hint(text)) from error
+
+
+_KINDS: dict[object, type[_Rule]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Rule)}
+
+
+def _hint(text: bytes) -> str:
+    """Say what the first rule that cannot be read may hold."""
+    try:
+        written = msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        written = None
+    for rule in written if isinstance(written, list) else ():
+        try:
+            msgspec.convert(rule, Rule)
+        except msgspec.MsgspecError:
+            kind = _KINDS.get(rule.get("rule")) if isinstance(rule, dict) else None
+            if kind is None:
+                return f"Rules: {', '.join(map(str, _KINDS))}."
+            return (
+                f"Fields of {rule['rule']!r}: {', '.join(kind.__struct_fields__)}. "
+                f"Policies: {', '.join(Policy)}."
+            )
+    return 'Write a list: [{"rule": "unique", "columns": ["id"]}].'
