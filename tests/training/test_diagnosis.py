@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import polars as pl
 import pytest
@@ -105,6 +107,16 @@ def test_another_world_since_training_is_a_shift_and_says_what_moved():
 
     assert likely[0] is Cause.RECENT_SHIFT
     assert "x (PSI" in found[Cause.RECENT_SHIFT].message
+
+
+def test_a_loss_that_falls_is_told_with_an_interval_on_the_same_side():
+    train, test = labelled(rows(0), line, 1, sharp=1), labelled(rows(2), line, 3, sharp=20)
+
+    _, found = named(trial_of(train, test))
+    said = re.search(r"is ([\d.]+) \[(\S+), (\S+)\] below", found[Cause.RECENT_SHIFT].message)
+
+    value, low, high = map(float, said.groups())
+    assert low <= value <= high
 
 
 def test_a_loss_that_rises_within_the_test_is_a_shift():

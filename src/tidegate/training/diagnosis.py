@@ -455,9 +455,12 @@ def _significant(difference: Estimate, loss: float) -> float:
 
 
 def _by(difference: Estimate) -> str:
-    value = difference.value or 0.0
-    within = "" if difference.low is None else f" [{difference.low:+.4g}, {difference.high:+.4g}]"
-    return f"{abs(value):.4g}{within} {'above' if value >= 0 else 'below'}"
+    value, low, high = difference.value or 0.0, difference.low, difference.high
+    side = "above" if value >= 0 else "below"
+    if low is None or high is None:
+        return f"{abs(value):.4g} {side}"
+    ends = (low, high) if value >= 0 else (-high, -low)  # as far as the words say: below 0 is the other side
+    return f"{abs(value):.4g} [{ends[0]:+.4g}, {ends[1]:+.4g}] {side}"
 
 
 def _explained(
