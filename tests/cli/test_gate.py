@@ -114,6 +114,9 @@ def test_a_first_version_passes_by_its_baselines(paint):
     said = paint("gate", "paint", "--show").out
     assert "paint@1 passed its gates." in said
     assert "left out by the service" in said
+    shown = paint("decisions", "show", state["decision"]).out
+    replayed = paint("decisions", "replay", state["decision"]).out
+    assert said.count("n/a") == shown.count("n/a") == replayed.count("n/a") > 0
 
 
 def test_candidates_beside_a_champion(paint, tmp_path):
@@ -154,6 +157,8 @@ def test_a_missing_card_stops_until_it_is_written(paint, tmp_path):
     card = (tmp_path / "card.md").read_text()
     assert r"ana \<ana@example.org\>" in card
     assert "Made-up rows." in card
+    assert "digest of the file" in card
+    assert "digest of the rows, as the trainer says" in card
     page = paint("card", f"paint@{number}", "--html").out
     assert "ana &lt;ana@example.org&gt;" in page
     assert "passed its gates" in page

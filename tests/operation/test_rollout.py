@@ -544,8 +544,11 @@ def test_version_without_its_gates_is_refused_unless_someone_says_why(scene):
 
 def test_release_that_would_take_too_long_is_refused_before_it_starts(scene):
     slow = rollout.Traffic(keys_per_s=0.0001)
-    with pytest.raises(TooSlow, match=r"days; its plan allows 7\.0 days"):
+    with pytest.raises(TooSlow, match=r"about .* d; its plan allows 7\.0 d\.") as caught:
         scene.start(traffic=slow)
+    with pytest.raises(TooSlow, match=r"about .* h; its plan allows 10\.0 min"):
+        scene.start(plan=Plan(limit_s=600.0), traffic=rollout.Traffic(keys_per_s=0.2))
+    assert "--allow-slow" in caught.value.hint
 
     assert scene.start(traffic=slow, allow_slow=True).expected.total_s > 7 * 86400
     abort(scene)

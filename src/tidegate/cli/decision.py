@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tidegate.cli.main import SAID_NO
 from tidegate.cli.option import NUMBER, home_option, json_option, open_local
 from tidegate.cli.screen import moment, print_json, print_table
+
+if TYPE_CHECKING:
+    from tidegate.core.decision import Evidence
 
 
 class _Listing(click.Group):
@@ -99,7 +103,7 @@ def show(number: int, *, home: Path | None, as_json: bool) -> None:
     if decision.evidence:
         print_table(
             ("rule", "verdict", "#statistic", "why"),
-            [(each.rule, each.verdict, _figure(each.statistic), each.reason) for each in decision.evidence],
+            [(each.rule, _verdict(each), _figure(each.statistic), each.reason) for each in decision.evidence],
         )
 
 
@@ -125,7 +129,7 @@ def replay(number: int, *, home: Path | None, as_json: bool) -> None:
             [
                 (
                     each.evidence.rule,
-                    each.evidence.verdict,
+                    _verdict(each.evidence),
                     _figure(each.evidence.statistic),
                     each.verdict or "-",
                     "yes" if each.is_same else "NO",
@@ -136,6 +140,12 @@ def replay(number: int, *, home: Path | None, as_json: bool) -> None:
         click.echo("Every verdict is the same." if found.is_same else "A verdict differs.")
     if not found.is_same:
         raise click.exceptions.Exit(SAID_NO)
+
+
+def _verdict(evidence: Evidence) -> str:
+    from tidegate.gate.verdict import applies
+
+    return evidence.verdict.value if applies(evidence) else "n/a"
 
 
 def _figure(value: float | None) -> str:

@@ -203,12 +203,9 @@ def _tell_forecast(expected: Forecast | None) -> None:
 
 
 def _duration(seconds: float) -> str:
-    if seconds == float("inf"):
-        return "for ever"
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    from tidegate.release.plan import in_words
+
+    return in_words(seconds)
 
 
 def _service(local: Local, service: str | None) -> str:

@@ -162,7 +162,8 @@ def _data(card: ModelCard) -> Section:
     facts = [
         ("rows", "-" if run.data.n_rows is None else f"{run.data.n_rows:,}"),
         ("file", run.data.path or "the trainer loads its own"),
-        ("digest of the rows", run.data.trained_on or run.data.digest or "-"),
+        ("digest of the file", run.data.digest or "-"),
+        ("digest of the rows, as the trainer says", run.data.trained_on or "-"),
         ("snapshot", run.data.label or run.data.snapshot or "-"),
         ("held out", run.artifacts.get("held_out", "none")),
     ]

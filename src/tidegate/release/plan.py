@@ -331,6 +331,16 @@ def forecast(plan: Plan, *, keys_per_s: float, rates: Mapping[str, float] | None
     return Forecast(tuple(found), sum(step.seconds for step in found), slowest)
 
 
+def in_words(seconds: float) -> str:
+    """Return a length of time in the unit that fits it."""
+    if math.isinf(seconds):
+        return "for ever"
+    for size, unit in ((DAY_S, "d"), (3_600.0, "h"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def check_time(plan: Plan, expected: Forecast, *, service: str) -> None:
     """Pass if the release is expected to end within the plan's limit.
 
@@ -338,11 +348,12 @@ def check_time(plan: Plan, expected: Forecast, *, service: str) -> None:
         TooSlow: It is not.
     """
     if expected.total_s > plan.limit_s:
-        took = "for ever" if math.isinf(expected.total_s) else f"about {expected.total_s / DAY_S:.1f} days"
+        took = f"{'' if math.isinf(expected.total_s) else 'about '}{in_words(expected.total_s)}"
         raise TooSlow(
             f"At the present traffic of service {service!r} this release would take {took}; its plan allows "
-            f"{plan.limit_s / DAY_S:.1f} days. The guardrail {expected.slowest!r} takes longest.",
-            hint="Give the first steps a larger share, allow more (`allowance`), or start it all the same.",
+            f"{in_words(plan.limit_s)}. The guardrail {expected.slowest!r} takes longest.",
+            hint="Give the first steps a larger share, allow more (`allowance`), or start it all the same with "
+            "--allow-slow.",
             service=service,
         )
 
