@@ -8,14 +8,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tidegate as tg
+from tests.system.model import write_function
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.publish import N_CHECK_ROWS
+from tidegate.bootstrap.publish import N_CHECK_ROWS, publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
 from tidegate.contract.batch import Batch
+from tidegate.contract.declare import contract_of
 from tidegate.core.error import InvalidSetting
-from tidegate.operation.version import list_decisions
+from tidegate.operation.version import list_decisions, list_services
 from tidegate.predictor.protocol import BuildContext, build
 from tidegate.service.manifest import Manifest
 
@@ -28,6 +30,10 @@ class Row(tg.Input):
 class Secretive(tg.Input):
     x: float
     name: str = tg.field(sensitive=True)
+
+
+class Plain(tg.Input):
+    x: float
 
 
 class Answer(tg.Output):
@@ -187,3 +193,17 @@ def test_a_model_that_breaks_its_own_contract_is_refused(local, tmp_path):
 
     with pytest.raises(InvalidSetting):
         publish_service(local, declared, tmp_path)
+
+
+def test_a_sample_that_is_no_input_of_the_model_is_refused(local, tmp_path):
+    model = write_function(tmp_path / "m.py", "return {'p': columns['x'] * 0}")
+
+    with pytest.raises(InvalidSetting, match=r"lacks inputs of the model: x\. It has other\."):
+        publish(
+            local,
+            "f",
+            model,
+            sample=pl.DataFrame({"other": [1.0]}),
+            contract=contract_of(Plain, Answer),
+        )
+    assert list_services(local.unit) == []

@@ -17,8 +17,9 @@ def export(
     service: str | None = None,
     since_us: int | None = None,
     until_us: int | None = None,
+    shadows: bool = False,
 ) -> ExportReport:
-    """Write predictions and shadows as Parquet; see `export_journal` for the files.
+    """Write predictions as Parquet; see `export_journal` for the files.
 
     Args:
         home: Whose journal.
@@ -26,5 +27,8 @@ def export(
         service: Only records of this service.
         since_us: Only records that arrived at this time or later, microseconds UTC.
         until_us: Only records that arrived before this time.
+        shadows: Also what versions answered in the shadow.
     """
-    return export_journal(home.journal, target, service=service, since_us=since_us, until_us=until_us)
+    return export_journal(
+        home.journal, target, service=service, since_us=since_us, until_us=until_us, shadows=shadows
+    )

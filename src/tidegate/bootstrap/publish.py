@@ -334,8 +334,10 @@ def _check_inputs(
     columns = columns_of(sample)
     missing = [field.name for field in schema.fields if field.name not in columns and not field.optional]
     if missing:
-        notes.append(f"No check inputs: the sample lacks {', '.join(missing)}.")
-        return spec, None
+        raise InvalidSetting(
+            f"The sample lacks inputs of the model: {', '.join(missing)}. It has {', '.join(columns)}.",
+            hint="Give rows as the model is asked, or no sample: then there are no check inputs.",
+        )
     n_rows = min(N_CHECK_ROWS, len(next(iter(columns.values()))))
     rows = Validator(schema).coerce(
         {name: column[:n_rows] for name, column in columns.items() if name in schema.by_name}

@@ -300,6 +300,9 @@ def _figure(value: float | None) -> str:
 @click.argument("service", required=False)
 @click.option("--since", type=Moment(), help="Only from this time on: 2026-11-20T14:00 (UTC) or 15m.")
 @click.option("--until", type=Moment(), help="Only before this time.")
+@click.option(
+    "--shadows", is_flag=True, help="Also what versions answered in the shadow: the column kind says which."
+)
 @home_option
 @json_option
 def export(
@@ -308,18 +311,23 @@ def export(
     *,
     since: int | None,
     until: int | None,
+    shadows: bool,
     home: Path | None,
     as_json: bool,
 ) -> None:
     """Write predictions as Parquet into the folder TARGET: a file for each service, day and contract.
 
-    Files that are there are replaced. The exit status is 3 if some of the journal could not be read.
+    What a version answered in the shadow is left out, or with --shadows has no inputs: they stand with the
+    prediction of the same prediction_id. Files that are there are replaced. The exit status is 3 if some of the
+    journal could not be read.
     """
     from tidegate.bootstrap.export import export as export_home
     from tidegate.operation.version import check_service
 
     local = open_local(home, must_exist=True)
-    report = export_home(local.home, target, service=service, since_us=since, until_us=until)
+    report = export_home(
+        local.home, target, service=service, since_us=since, until_us=until, shadows=shadows
+    )
     if not report.files:
         check_service(local.unit, service)
     if as_json:

@@ -220,10 +220,11 @@ def test_many_rows_are_written_in_parts_and_put_together(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["delay"]  # nothing is left behind
 
 
-def test_shadows_are_written_as_what_they_are(tmp_path: Path) -> None:
+def test_shadows_are_written_where_they_are_asked_for_and_as_what_they_are(tmp_path: Path) -> None:
     write(tmp_path / "journal", new_stream(kind=RecordKind.SHADOW), new_turn(new_ids(1)))
 
-    export_journal(tmp_path / "journal", tmp_path / "out")
+    assert export_journal(tmp_path / "journal", tmp_path / "none").files == []
+    export_journal(tmp_path / "journal", tmp_path / "out", shadows=True)
 
     assert read(tmp_path / "out")["kind"].to_list() == ["shadow"]
 

@@ -19,7 +19,7 @@ from tidegate.core.error import NotFound, TidegateError
 from tidegate.journal.codec import FORMAT, STREAM, TURN
 from tidegate.journal.decode import StreamCodec, Turns, decode_stream, mask_of
 from tidegate.journal.reader import Damage, Frame, SegmentEntry, SegmentReader, list_segments
-from tidegate.journal.record import Stream
+from tidegate.journal.record import RecordKind, Stream
 
 _quad = struct.Struct("<Q").unpack_from
 _US_PER_DAY = 86_400_000_000
@@ -111,8 +111,17 @@ class _Sheet:
 class _Export:
     """One run: the open sheets and the damage met."""
 
-    def __init__(self, folder: Path, since_us: int | None, until_us: int | None, service: str | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        since_us: int | None,
+        until_us: int | None,
+        service: str | None,
+        *,
+        shadows: bool,
+    ) -> None:
         self._folder = folder
+        self._shadows = shadows
         self._since_us = since_us
         self._until_us = until_us
         self._service = service
@@ -165,6 +174,8 @@ class _Export:
         return groups
 
     def _wants(self, stream: Stream) -> bool:
+        if stream.kind is RecordKind.SHADOW and not self._shadows:
+            return False
         return self._service in (None, stream.service)
 
     def _add(self, segment: str, codec: StreamCodec, mask: int, frames: Sequence[Frame]) -> None:
@@ -236,8 +247,9 @@ def export_journal(
     service: str | None = None,
     since_us: int | None = None,
     until_us: int | None = None,
+    shadows: bool = False,
 ) -> ExportReport:
-    """Write predictions and shadows that are in the journal now.
+    """Write predictions that are in the journal now.
 
     The files are `target/SERVICE/DAY-CONTRACT.parquet`, the contract by the first eight digits of its
     fingerprint: what is in one file has one set of columns. A file that is there is replaced as a
@@ -249,11 +261,12 @@ def export_journal(
         service: Only records of this service.
         since_us: Only records that arrived at this time or later, microseconds UTC.
         until_us: Only records that arrived before this time.
+        shadows: Also what versions answered in the shadow; the inputs stand with the prediction alone.
     """
     target.mkdir(parents=True, exist_ok=True)
     drafts = Path(tempfile.mkdtemp(prefix=".export-", dir=target))
     try:
-        export = _Export(drafts, since_us, until_us, service)
+        export = _Export(drafts, since_us, until_us, service, shadows=shadows)
         for entry in list_segments(folder):
             export.read(entry)
         files = [
