@@ -62,6 +62,26 @@ def test_folds_move_forward_and_groups_stay_together(tidegate):
     assert nothing.code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--time", "host", "--gap", "30d"), "host is Int64, not a time"),
+        (("--time", "host", "--folds", 2, "--test", "2d"), "host is Int64, not a time"),
+        (("--stratify", "late", "--gap", "30d"), "A --gap goes with --time"),
+        (("--group", "who", "--gap", "1d"), "A --gap goes with --time"),
+    ],
+)
+def test_a_length_of_time_needs_a_time(tidegate, arguments, said):
+    rows().with_columns(host=pl.int_range(pl.len())).write_parquet("rows.parquet")
+
+    refused = tidegate("data", "split", "rows.parquet", *arguments)
+    ordered = tidegate("data", "split", "rows.parquet", "--time", "host")
+
+    assert refused.code in (1, 2)
+    assert said in refused.err
+    assert ordered.code == 0
+
+
 def test_leaks_are_named_and_end_with_status_three(tidegate):
     table = rows().with_columns(answer=pl.col("late") * 2 + 1)
     table.write_parquet("rows.parquet")

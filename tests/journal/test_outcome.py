@@ -423,6 +423,24 @@ def test_any_order_of_delivery_ends_the_same(tmp_path_factory: pytest.TempPathFa
     scene.close()
 
 
+def test_what_became_of_outcomes_is_counted_from_a_minute_on(scene: Scene) -> None:
+    first, second = scene.predict(2)
+    later_us = START_US + 3_600_000_000
+    (unknown,) = new_ids(1, seed=9)
+    scene.send(
+        new_outcome(first, 1, received_us=START_US),
+        new_outcome(second, 1, received_us=later_us),
+        new_outcome(unknown, 1, received_us=START_US),
+    )
+    scene.poll()
+
+    whole = scene.ledger.outcome_counts("delay")
+    recent = scene.ledger.outcome_counts("delay", since_minute=later_us // 60_000_000)
+
+    assert (whole.delivered, whole.joined, whole.pending) == (3, 2, 1)
+    assert (recent.delivered, recent.joined, recent.pending) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("polls", [True, False])
 def test_without_a_key_a_value_that_is_told_again_after_another_stands_again(
     scene: Scene, polls: bool

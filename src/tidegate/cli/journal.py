@@ -211,7 +211,10 @@ def segments(home: Path | None, as_json: bool) -> None:
 @home_option
 @json_option
 def count(service: str | None, since: int | None, home: Path | None, as_json: bool) -> None:
-    """Show the counts that the controller keeps: requests, errors, service times, joined outcomes."""
+    """Show the counts that the controller keeps: requests, errors, service times, joined outcomes.
+
+    With --since, requests count by when they arrived, and outcomes by when they were received.
+    """
     from tidegate.journal.tally import Tally
     from tidegate.operation.journal import count as count_records
     from tidegate.operation.version import check_service

@@ -132,7 +132,10 @@ def find_split(
 
     if sum(map(bool, (time, groups, strata))) != 1:
         raise click.UsageError("Name one of --time, --group and --stratify.")
+    if _us(gap) and not time:
+        raise click.UsageError("A --gap goes with --time: other splits have no before and after.")
     if time:
+        _check_time(rows, time, asked=bool(_us(gap)))
         return temporal_split(rows.table, time, test_share=share, gap_us=_us(gap))
     if groups:
         return group_split(rows.table, groups, test_share=share, salt=str(seed) if seed else "")
@@ -144,7 +147,21 @@ def _folds(rows: Rows, *, time: str | None, folds: int, test: str | None, gap: s
 
     if time is None or test is None:
         raise click.UsageError("Folds need --time and --test.")
+    _check_time(rows, time, asked=True)
     return list(rolling_splits(rows.table, time, n_folds=folds, test_us=_us(test), gap_us=_us(gap)))
+
+
+def _check_time(rows: Rows, column: str, *, asked: bool) -> None:
+    """Refuse to measure a length of time in a column of plain numbers: nothing says what they count."""
+    from tidegate.core.error import InvalidSetting
+
+    dtype = rows.table.schema.get(column)
+    if asked and dtype is not None and dtype.is_integer():
+        raise InvalidSetting(
+            f"{column} is {dtype}, not a time: --gap and --test need one.",
+            hint="Make it a time first; without them its order is enough.",
+            column=column,
+        )
 
 
 def _us(duration: str) -> int:

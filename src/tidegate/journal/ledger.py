@@ -114,10 +114,12 @@ _ADD_OUTCOME_COUNTS = """
 INSERT INTO outcome_count VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count
 """
 _SELECT_OUTCOME_COUNTS = """
-SELECT what, sum(count) FROM outcome_count WHERE :service IS NULL OR service = :service GROUP BY what
+SELECT what, sum(count) FROM outcome_count
+WHERE (:service IS NULL OR service = :service) AND minute >= :since GROUP BY what
 """
 _COUNT_PENDING = """
-SELECT count(*) FROM outcome WHERE state = 'pending' AND (:service IS NULL OR service = :service)
+SELECT count(*) FROM outcome
+WHERE state = 'pending' AND (:service IS NULL OR service = :service) AND received_us >= :since * 60000000
 """
 LATEST = """
 (truth.name = :name OR truth.name = :other) AND NOT EXISTS (
@@ -427,12 +429,20 @@ class Ledger:
         """Add to the counts of outcomes by service, minute of receipt and fate; within a transaction."""
         self.connection.executemany(_ADD_OUTCOME_COUNTS, [(*key, count) for key, count in counts.items()])
 
-    def outcome_counts(self, service: str | None = None) -> OutcomeCounts:
-        """Return what became of the outcomes of a service, or of all."""
+    def outcome_counts(
+        self, service: str | None = None, *, since_minute: int | None = None
+    ) -> OutcomeCounts:
+        """Return what became of the outcomes of a service, or of all.
+
+        Args:
+            service: Only of this service.
+            since_minute: Only of outcomes received from this minute on, since 1970 UTC.
+        """
+        wanted = {"service": service, "since": 0 if since_minute is None else since_minute}
         counts = OutcomeCounts()
-        for what, count in self.connection.execute(_SELECT_OUTCOME_COUNTS, {"service": service}):
+        for what, count in self.connection.execute(_SELECT_OUTCOME_COUNTS, wanted):
             setattr(counts, what, count)
-        (counts.pending,) = self.connection.execute(_COUNT_PENDING, {"service": service}).fetchone()
+        (counts.pending,) = self.connection.execute(_COUNT_PENDING, wanted).fetchone()
         return counts
 
     def joined(

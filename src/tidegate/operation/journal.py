@@ -355,13 +355,17 @@ def count(ledger: Path, service: str | None = None, *, since_minute: int | None 
     Args:
         ledger: Its path.
         service: Name of the service; None for all.
-        since_minute: Minutes since 1970 UTC, from this one on; None for all.
+        since_minute: Minutes since 1970 UTC, from this one on; None for all. Outcomes count by when they
+            were received.
 
     Raises:
         NotFound: There is no ledger yet.
     """
     with closing(_opened(ledger)) as opened:
-        return Counted(opened.tallies(service, since_minute=since_minute), opened.outcome_counts(service))
+        return Counted(
+            opened.tallies(service, since_minute=since_minute),
+            opened.outcome_counts(service, since_minute=since_minute),
+        )
 
 
 class SliceView(msgspec.Struct, frozen=True):
