@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -74,8 +75,8 @@ def home(template, tmp_path, monkeypatch):
             (2, "--steps", "1,150", *FREE),
             "A share is a number of percent above 0 and at most 100. Got '150'.",
         ),
-        ((2, "--steps", "50,5", *FREE), "ascending shares"),
-        ((2, "--approve", "7", *FREE), "waits for approval before a share of 0.07"),
+        ((2, "--steps", "50,5", *FREE), "ascending shares between 0% and 100%. Got 50%, 5%."),
+        ((2, "--approve", "7", *FREE), "waits for approval before a share of 7%"),
         ((1, *FREE), "Version 1 of service 'sum' has all the traffic already"),
         ((2,), "tidegate gate"),
     ],
@@ -100,6 +101,9 @@ def test_a_release_with_no_good_end_is_refused_in_words(tidegate, home, argument
         ('{"stepz": []}', "There is no field 'stepz' in a plan."),
         ("{", "plan.json cannot be used: This is no plan:"),
         ("[]", "This is no plan:"),
+        ('{"steps": [{"share": "half"}]}', "Fields of a plan's step: share, least_s."),
+        ('{"steps": [{"least_s": 60}]}', "Fields of a plan's step: share, least_s."),
+        ('{"shadow": {"shear": 1}}', "Fields of a plan's shadow: share, least_s, least_pairs"),
         ('{"shadow": {"share": 0}}', "A shadow has a share above 0 and at most 1. Got 0.0."),
         ('{"shadow": {"share": 1.5}}', "A shadow has a share above 0 and at most 1. Got 1.5."),
         ('{"shadow": {"least_pairs": -1}}', "least_pairs is 0 or more. Got -1."),
@@ -207,6 +211,7 @@ def test_a_release_is_started_shown_steered_and_called_off(tidegate, home):
     watched = tidegate("release", "watch")
 
     assert "has started: version 2 of sum beside version 1" in started.out
+    assert "Steps: 5%, 50%, then everything." in started.out
     assert "no traffic was counted lately" in started.out
     state = json.loads(status.out)["state"]
     assert [step["share"] for step in state["plan"]["steps"]] == [0.05, 0.5]
@@ -299,6 +304,15 @@ def test_an_experiment_is_refused_in_words_where_it_has_no_good_end(tidegate, ho
     assert "'b=2:150' is no arm" in too_much.err
     assert stopped.out == "There was no experiment on sum.\n"
     assert shown.out == "No experiment on sum goes on.\n"
+
+
+def test_what_was_understood_of_an_experiment_is_said_in_percent(tidegate, home, monkeypatch):
+    committed = SimpleNamespace(decision=SimpleNamespace(outcome="committed"))
+    monkeypatch.setattr("tidegate.operation.experiment.start", lambda *_, **__: committed)
+
+    said = tidegate("experiment", "start", SERVICE, "b=2:0.2", "c=2:20%")
+
+    assert "b is version 2 with 0.2%, c is version 2 with 20% of the keys" in said.out
 
 
 def test_an_experiment_without_workers_is_refused(tidegate, home):

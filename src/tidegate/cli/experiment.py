@@ -60,17 +60,19 @@ def start(
     traffic stays as it is, and the exit status is 3.
     """
     from tidegate.operation.experiment import start as start_experiment
+    from tidegate.release.plan import percents
     from tidegate.service.declare import duration_s
 
     local = open_local(home, must_exist=True)
     manifest = _stable(local, service)
     measured = _measured(manifest, outcome=outcome, against=against, number=number)
+    wanted = [_arm(each, measured.arms) for each in arms]
     horizon_s = (manifest.objectives.outcome_within_s or 0.0) if manifest is not None else 0.0
     moved = start_experiment(
         local.unit,
         local.cell,
         service,
-        arms=[_arm(each, measured.arms) for each in arms],
+        arms=wanted,
         principal=local.principal,
         clock=local.clock,
         measured=measured,
@@ -82,7 +84,8 @@ def start(
     if as_json:
         print_json(moved)
     elif moved.decision.outcome == "committed":
-        click.echo(f"The experiment on {service} has started: {', '.join(arms)}.")
+        told = (f"{each.name} is version {each.version} with {percents([each.share])}" for each in wanted)
+        click.echo(f"The experiment on {service} has started: {', '.join(told)} of the keys.")
     else:
         click.echo(f"Traffic of {service} stays where it was: {moved.decision.reason}.")
     if moved.decision.outcome != "committed":

@@ -83,6 +83,7 @@ def start(
     from tidegate.operation.rollout import start_release
     from tidegate.operation.version import show_version
     from tidegate.operation.watching import read_traffic
+    from tidegate.release.plan import percents
 
     local = open_local(home, must_exist=True)
     candidate = _manifest(local, show_version(local.unit, service, number=version).manifest)
@@ -124,6 +125,7 @@ def start(
         f"Release {begun.state.id} has started: version {version} of {service} beside version "
         f"{begun.state.stable} (decision {begun.decision})."
     )
+    click.echo(f"Steps: {percents(each.share for each in plan.steps)}, then everything.")
     _tell_forecast(begun.expected)
     click.echo(f"Watch it: tidegate release watch {service}")
 

@@ -164,8 +164,9 @@ class Plan(msgspec.Struct, frozen=True):
         shares = [step.share for step in self.steps]
         if not shares or shares != sorted(set(shares)) or not (shares[0] > 0 and shares[-1] < 1):
             raise InvalidSetting(
-                f"The steps of a plan have ascending shares between 0 and 1. Got {shares}.",
-                hint="For example (0.01, 0.05, 0.25, 0.5); all traffic comes after the last one.",
+                f"The steps of a plan have ascending shares between 0% and 100%. Got {percents(shares)}.",
+                hint="For example --steps 1,5,25,50, in a plan 0.01, 0.05, 0.25, 0.5; all traffic comes after "
+                "the last one.",
             )
         names = [guardrail.name for guardrail in self.guardrails]
         if len(set(names)) != len(names) or not names:
@@ -173,8 +174,8 @@ class Plan(msgspec.Struct, frozen=True):
         unknown = [share for share in self.approve if share not in (*shares, 1.0)]
         if unknown:
             raise InvalidSetting(
-                f"The plan waits for approval before a share of {unknown[0]}, which it has not.",
-                hint=f"It has {', '.join(map(str, (*shares, 1.0)))}.",
+                f"The plan waits for approval before a share of {percents(unknown[:1])}, which it has not.",
+                hint=f"It has {percents((*shares, 1.0))}.",
             )
         if not 0 < self.alpha < 1:
             raise InvalidSetting(f"alpha lies between 0 and 1. Got {self.alpha}.")
@@ -217,6 +218,11 @@ class Plan(msgspec.Struct, frozen=True):
         return min(1.0, guardrail.allowance / self.next_share(step))
 
 
+def percents(shares: Iterable[float]) -> str:
+    """Return shares as people write them for a command."""
+    return ", ".join(f"{100 * share:.6g}%" for share in shares) or "none"
+
+
 def _check_shadow(shadow: ShadowStep) -> None:
     if not 0 < shadow.share <= 1:
         raise InvalidSetting(
@@ -240,26 +246,34 @@ def read_plan(data: bytes) -> Plan:
         plan = msgspec.json.decode(data, type=Plan)
         written = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        kind, what = next((each for at, *each in _PARTS if f"`$.{at}" in str(error)), (Plan, "a plan"))
         raise InvalidSetting(
-            f"This is no plan: {error}.".replace("..", "."),
-            hint=f"Fields: {', '.join(Plan.__struct_fields__)}.",
+            f"This is no plan: {error}.".replace("..", "."), hint=_fields_of(kind, what)
         ) from error
     _check_fields(written, Plan, "a plan")
-    _check_fields(written.get("shadow") or {}, ShadowStep, "a plan's shadow")
-    for step in written.get("steps", ()):
-        _check_fields(step, PlanStep, "a plan's step")
-    for guardrail in written.get("guardrails", ()):
-        _check_fields(guardrail, Guardrail, "a plan's guardrail")
+    for at, kind, what in _PARTS:
+        found = written.get(at) or ()
+        for each in (found,) if isinstance(found, dict) else found:
+            _check_fields(each, kind, what)
     return plan
+
+
+_PARTS: tuple[tuple[str, type[msgspec.Struct], str], ...] = (
+    ("shadow", ShadowStep, "a plan's shadow"),
+    ("steps", PlanStep, "a plan's step"),
+    ("guardrails", Guardrail, "a plan's guardrail"),
+)
+
+
+def _fields_of(kind: type[msgspec.Struct], what: str) -> str:
+    return f"Fields of {what}: {', '.join(kind.__struct_fields__)}."
 
 
 def _check_fields(written: Mapping[str, object], kind: type[msgspec.Struct], what: str) -> None:
     for name in written:
         if name not in kind.__struct_fields__:
             raise InvalidSetting(
-                f"There is no field {name!r} in {what}.",
-                hint=f"Fields: {', '.join(kind.__struct_fields__)}.",
-                field=name,
+                f"There is no field {name!r} in {what}.", hint=_fields_of(kind, what), field=name
             )
 
 
