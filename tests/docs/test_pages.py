@@ -12,6 +12,9 @@ import pytest
 
 from docs import generate
 from tidegate.cli.main import cli
+from tidegate.data.labelling import read_labelling_rules
+from tidegate.data.rule import read_rules
+from tidegate.release.plan import Guardrail, Plan, PlanStep, ShadowStep, read_plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,6 +91,25 @@ def parse(words, monkeypatch):
 @pytest.mark.parametrize(("page", "number", "text"), blocks("json"))
 def test_json_of_a_page_is_json(page, number, text):
     json.loads(text)
+
+
+def test_the_plan_of_a_page_is_a_plan_and_names_every_field():
+    (text,) = [text for page, _, text in blocks("json") if page == "releases.md"]
+    written = json.loads(text)
+    guardrails = {name for each in written["guardrails"] for name in each}
+
+    read_plan(text.encode()).checked()
+    assert set(written) == set(Plan.__struct_fields__)
+    assert set(written["shadow"]) == set(ShadowStep.__struct_fields__)
+    assert set(written["steps"][0]) == set(PlanStep.__struct_fields__)
+    assert guardrails == set(Guardrail.__struct_fields__)
+
+
+def test_the_rules_of_a_page_are_read():
+    checked, labelling = [text for page, _, text in blocks("json") if page == "data.md"]
+
+    assert len({type(rule) for rule in read_rules(checked.encode())}) == 8
+    assert read_labelling_rules(labelling.encode())
 
 
 @pytest.mark.parametrize("page", [*PAGES, *sorted((ROOT / "docs").glob("*/*.md"))], ids=name_of)
