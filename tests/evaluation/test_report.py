@@ -73,6 +73,38 @@ def test_what_is_wrong_with_the_model_is_found():
     assert report.figure("recall").value == pytest.approx(decided[subject().outcomes].mean())
 
 
+@pytest.mark.parametrize(
+    ("given", "threshold", "by", "said"),
+    [
+        ({}, 0.5, "default", "from 0.5 on, as nothing else"),
+        ({"threshold": 0.3}, 0.3, "declared", "from 0.3 on, as declared"),
+        ({"matrix": CostMatrix(5, -1, -2, 0, "EUR")}, None, "costs", "by the declared costs"),
+    ],
+)
+def test_the_threshold_of_decisions_is_told_beside_their_figures(given, threshold, by, said):
+    of = {"threshold": given.pop("threshold")} if "threshold" in given else {}
+
+    report = assess_binary(subject(**given), rng=np.random.default_rng(1), **of)
+
+    assert report.threshold == (report.value.threshold if threshold is None else threshold)
+    assert report.threshold_by == by
+    assert said in render(report)
+
+
+def test_a_protected_number_is_cut_into_fifths_and_small_groups_are_not_compared():
+    rng = np.random.default_rng(1)
+    kinds = np.array(["a"] * 1000 + ["b"] * 480 + ["c"] * 20, dtype=object)
+
+    report = assess_binary(subject(protected={"age": rng.integers(18, 90, 1500), "kind": kinds}), rng=rng)
+    age, kind = report.fairness
+
+    assert len(age.groups) == 5
+    assert all(200 < each.n_rows < 400 for each in age.groups)
+    assert all(each.group.startswith("age ") for each in age.groups)
+    assert kind.left_out == ("c",)
+    assert any("Groups by kind: c: fewer than 50 rows" in note for note in report.notes)
+
+
 def test_text_holds_every_section_and_the_age():
     text = render(complete())
 

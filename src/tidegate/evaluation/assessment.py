@@ -17,13 +17,15 @@ from tidegate.evaluation.fairness import fairness
 from tidegate.evaluation.importance import Importance, Loss, importance, squared_error
 from tidegate.evaluation.recalibration import recalibration_gain
 from tidegate.evaluation.regression import regression
-from tidegate.evaluation.report import Report, Span
+from tidegate.evaluation.report import Report, Span, ThresholdBy
 from tidegate.evaluation.robustness import Predict, check_rule, robustness
-from tidegate.evaluation.slice import find_slices
+from tidegate.evaluation.slice import N_PART_BINS, encode, find_slices, least_rows
 from tidegate.statistics.bootstrap import count_units
 
 MAX_IMPORTANCE_ROWS = 10_000
 """Rows on which columns are shuffled: each column costs the model three passes over them."""
+
+_SHOWN = 8
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -73,8 +75,9 @@ def assess_binary(
     worth = None
     if subject.matrix is not None:
         worth = value(subject.outcomes, predicted, subject.matrix, rng=rng, level=level)
+    by: ThresholdBy = "declared"
     if threshold is None:
-        threshold = 0.5 if worth is None else worth.threshold
+        threshold, by = (0.5, "default") if worth is None else (worth.threshold, "costs")
     figures = binary(
         subject.outcomes, predicted, rng=rng, threshold=threshold, level=level, cluster=subject.cluster
     )
@@ -92,17 +95,42 @@ def assess_binary(
         notes.append("Value in money: no cost matrix was declared.")
     if not subject.protected:
         notes.append("Groups: no protected attribute was declared.")
+    audits = tuple(
+        fairness(
+            subject.outcomes,
+            predicted >= threshold,
+            _groups(name, column),
+            attribute=name,
+            min_rows=least_rows(len(predicted)),
+            level=level,
+        )
+        for name, column in subject.protected.items()
+    )
+    for each in audits:
+        if each.left_out:
+            named, n_more = ", ".join(each.left_out[:_SHOWN]), len(each.left_out) - _SHOWN
+            notes.append(
+                f"Groups by {each.attribute}: {named}{f' and {n_more} more' if n_more > 0 else ''}: fewer than "
+                f"{least_rows(len(predicted))} rows, not compared."
+            )
     return msgspec.structs.replace(
         report,
         calibration=calibration(subject.outcomes, predicted, rng=rng, level=level),
         recalibration=recalibration_gain(subject.outcomes, predicted, rng=rng, level=level),
         value=worth,
-        fairness=tuple(
-            fairness(subject.outcomes, predicted >= threshold, column, attribute=name, level=level)
-            for name, column in subject.protected.items()
-        ),
+        fairness=audits,
+        threshold=threshold,
+        threshold_by=by,
         notes=tuple(notes),
     )
+
+
+def _groups(name: str, column: Column) -> Column:
+    """Return the groups of an attribute: its values, or fifths of a number that has many."""
+    if column.dtype.kind not in "iuf" or len(np.unique(column[column == column])) <= N_PART_BINS:  # noqa: PLR0124
+        return column
+    codes, conditions = encode({name: column}, N_PART_BINS)
+    return np.array([str(each) for each in conditions[name]], dtype=object)[codes[name]]
 
 
 def assess_regression(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from html import escape
+from typing import Literal
 
 import msgspec
 
@@ -25,6 +26,14 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}"
     "pre{overflow-x:auto;background:#f5f5f5;padding:.8rem}"
 )
+
+
+ThresholdBy = Literal["declared", "costs", "default"]
+_BY: dict[ThresholdBy, str] = {
+    "declared": "as declared",
+    "costs": "which brings most on these rows by the declared costs",
+    "default": "as nothing else is declared",
+}
 
 
 class Span(msgspec.Struct, frozen=True):
@@ -64,6 +73,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         importance: What it rests on, most important first.
         windows: The loss by stretch of time, oldest first: squared error of probabilities, absolute
             error of numbers, share of wrong classes.
+        threshold: Probability from which on a decision is positive, of an event: accuracy, precision, recall,
+            f1, groups and robustness are of such decisions. None where nothing is decided.
+        threshold_by: Who chose it: `declared`, `costs` (it brings most on these rows) or `default`.
         notes: What was not measured, and why, in words.
     """
 
@@ -80,7 +92,19 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     rules: tuple[RuleFinding, ...] = ()
     importance: tuple[Importance, ...] = ()
     windows: tuple[Window, ...] = ()
+    threshold: float | None = None
+    threshold_by: ThresholdBy = "default"
     notes: tuple[str, ...] = ()
+
+    @property
+    def decided(self) -> str:
+        """Where decisions turn, in words; empty where there are none."""
+        if self.threshold is None:
+            return ""
+        return (
+            f"Accuracy, precision, recall and f1 are of acting from {self.threshold:.4g} on, "
+            f"{_BY[self.threshold_by]}."
+        )
 
     def figure(self, name: str) -> Estimate:
         """Return the figure of that name.
@@ -126,7 +150,8 @@ def render_html(report: Report, *, title: str) -> str:
 
 def _lines(report: Report) -> Iterator[str]:
     yield f"{report.task}, {report.n_rows:,} rows" + _when(report.span)
-    yield from _section("Figures", (_figure(each) for each in report.figures))
+    decided = [report.decided] if report.decided else []
+    yield from _section("Figures", [*(_figure(each) for each in report.figures), *decided])
     if report.calibration is not None:
         table = report.calibration
         yield from _section(

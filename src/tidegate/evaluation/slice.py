@@ -21,6 +21,10 @@ _ROUNDING = 1e-9
 # Two slices with more than half their rows in common are one finding told twice.
 _MAX_OVERLAP = 0.5
 _MAX_CATEGORIES = 50
+_MIN_PART_SHARE = 0.01
+MIN_PART_ROWS = 50
+N_PART_BINS = 5
+"""Ranges that a number is cut into where parts are named beforehand: fifths."""
 
 SIZE_WEIGHT = 0.01
 """1 - a of the score. A slice of 2% of the rows counts if it is 1.5 times as bad as the whole; with the
@@ -372,6 +376,11 @@ def _confirmed(
             tested, compared, adjusted, strict=True
         )
     )
+
+
+def least_rows(n_rows: int) -> int:
+    """Return how many of `n_rows` a part that was named beforehand needs, to be judged at all."""
+    return max(MIN_PART_ROWS, int(_MIN_PART_SHARE * n_rows))
 
 
 def encode(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from tidegate.contract.batch import Column
 from tidegate.core.decision import Evidence, Verdict
-from tidegate.evaluation.slice import Condition, encode, search
+from tidegate.evaluation.slice import MIN_PART_ROWS, N_PART_BINS, Condition, encode, least_rows, search
 from tidegate.gate.answer import Answers, Floats
 from tidegate.gate.declaration import Gates
 from tidegate.gate.verdict import found, not_asked
@@ -24,9 +24,6 @@ from tidegate.statistics.bootstrap import MAX_UNITS, MIN_UNITS, replicate_sums
 
 Flags = npt.NDArray[np.bool_]
 
-_N_BINS = 5
-_MIN_ROWS = 50
-_MIN_SHARE = 0.01
 _N_PAIRS = 5
 _SHOWN = 8
 _MAX_CLASSES = 5
@@ -237,8 +234,8 @@ def _units(answers: Answers, rng: np.random.Generator) -> npt.NDArray[np.int64]:
 
 def _named(columns: Mapping[str, Column], n_rows: int) -> dict[str, Flags]:
     """Return the parts that one column names, which everybody would ask for: each value, each fifth."""
-    codes, conditions = encode(columns, _N_BINS)
-    least = max(_MIN_ROWS, int(_MIN_SHARE * n_rows))
+    codes, conditions = encode(columns, N_PART_BINS)
+    least = least_rows(n_rows)
     found_: dict[str, Flags] = {}
     for name, column in codes.items():
         for code, condition in enumerate(conditions[name]):
@@ -255,8 +252,8 @@ def _searched(
     excess = np.maximum(answers.candidate_loss() - answers.champion_loss(), 0.0)[rows]
     if not excess.sum() > 0 or not np.isfinite(excess).all():
         return {}
-    codes, conditions = encode({name: column[rows] for name, column in columns.items()}, _N_BINS)
-    least = max(_MIN_ROWS, int(_MIN_SHARE * rows.sum()))
+    codes, conditions = encode({name: column[rows] for name, column in columns.items()}, N_PART_BINS)
+    least = least_rows(int(rows.sum()))
     best = search(codes, excess, min_rows=least, n_slices=4 * _N_PAIRS, max_conditions=2)
     parts: dict[str, Flags] = {}
     for each in [each for each in best if len(each.conditions) == 2][:_N_PAIRS]:
@@ -285,7 +282,7 @@ def _judge(
     for name, fits in parts.items():
         place = units[fits]
         present = len(np.unique(place))
-        if present < MIN_UNITS or fits.sum() < _MIN_ROWS or not usual > 0:
+        if present < MIN_UNITS or fits.sum() < MIN_PART_ROWS or not usual > 0:
             continue
         lost = other[fits]
         # where the champion loses nothing, a rise is held against what it loses elsewhere
@@ -392,7 +389,7 @@ def _gaps(
         for name, fits in parts.items():
             for figure, base in bases.items():
                 sides = [fits & base, ~fits & base]
-                if min(side.sum() for side in sides) < _MIN_ROWS:
+                if min(side.sum() for side in sides) < MIN_PART_ROWS:
                     continue
                 labels.append((name + each.of, figure))
                 for decided in each.decided:
