@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import polars as pl
 import pytest
@@ -70,6 +72,19 @@ def test_suspects_are_those_of_cleanlab(seed):
     theirs = rank.find_label_issues(given, sharp, filter_by="confident_learning", n_jobs=1)
 
     assert {each.row for each in ours.rows} == set(np.flatnonzero(theirs).tolist())
+
+
+def test_suspects_are_counted_by_pair_and_shares_add_up():
+    rng = np.random.default_rng(0)
+    # of the third class nobody is ever sure: its low threshold makes rows look confused that are no suspects
+    sharp = rng.dirichlet([2, 2, 0.7], 800)
+    given = np.array([rng.choice(3, p=row) for row in sharp])
+
+    found = find_mislabelled(given, sharp, ["a", "b", "c"])
+    pairs = Counter((each.given, each.suggested) for each in found.rows)
+
+    assert {(each.given, each.suggested): each.count for each in found.confusions if each.count} == pairs
+    assert sum(each.share for each in found.confusions) == pytest.approx(found.share)
 
 
 def test_probabilities_are_of_models_that_have_not_seen_the_row_nor_its_copy():

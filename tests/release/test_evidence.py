@@ -199,7 +199,12 @@ def test_slowness_counts_only_where_it_is_worth_a_word():
     tiny = {**HEALTHY, "key_slower": 300, "answer_times": {12: 500}}
 
     assert shadow(**slow, shadow_times={48: 500})["shadow-latency"].verdict is Verdict.REGRESSED
-    assert shadow(**tiny, shadow_times={20: 500})["shadow-latency"].verdict is Verdict.SAFE
+    found = shadow(**tiny, shadow_times={20: 500})["shadow-latency"]
+    assert found.verdict is Verdict.SAFE
+    assert "slower more often, but calls under 1 ms do not count" in found.reason
+    near = shadow(**slow, shadow_times={42: 500})["shadow-latency"]
+    assert near.verdict is Verdict.SAFE
+    assert "under 2 times does not count" in near.reason
 
 
 def test_unknown_rule_is_refused():

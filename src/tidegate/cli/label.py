@@ -87,7 +87,7 @@ def _print_suspects(found: MislabelReport, learner: str, n_shown: int) -> None:
     )
     if found.confusions:
         print_table(
-            ("labelled", "likely", "#rows", "#share of all"),
+            ("labelled", "likely", "#suspects", "#share of all"),
             (
                 (each.given, each.suggested, f"{each.count:,}", f"{each.share:.2%}")
                 for each in found.confusions[:10]

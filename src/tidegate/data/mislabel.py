@@ -55,8 +55,8 @@ class Confusion(msgspec.Struct, frozen=True):
     Attributes:
         given: The label that stands there.
         suggested: The one that belongs there.
-        count: Rows that are confidently so.
-        share: Estimated share of all rows, in [0, 1].
+        count: Suspects among them.
+        share: Estimated share of all rows, in [0, 1]; a pair may have one without a suspect.
     """
 
     given: str
@@ -121,6 +121,8 @@ def find_mislabelled(given: Codes, probabilities: Floats, classes: Sequence[str]
     calibrated *= (counts / calibrated.sum(axis=1))[:, None] / n_rows
     # A row whose own label is the likeliest of all is none, however low the others' thresholds are.
     at = np.flatnonzero((suggested != given) & (probabilities.argmax(axis=1) != given))
+    suspects = np.zeros((n, n), dtype=np.int64)
+    np.add.at(suspects, (given[at], suggested[at]), 1)
     margin = probabilities[at, suggested[at]] - probabilities[at, given[at]]
     at = at[np.argsort(-margin, kind="stable")]
     return MislabelReport(
@@ -128,8 +130,8 @@ def find_mislabelled(given: Codes, probabilities: Floats, classes: Sequence[str]
         classes=tuple(classes),
         share=float(calibrated.sum() - np.trace(calibrated)),
         confusions=tuple(
-            Confusion(classes[i], classes[j], int(joint[i, j]), float(calibrated[i, j]))
-            for i, j in sorted(np.ndindex(n, n), key=lambda pair: (-joint[pair], pair))
+            Confusion(classes[i], classes[j], int(suspects[i, j]), float(calibrated[i, j]))
+            for i, j in sorted(np.ndindex(n, n), key=lambda pair: (-suspects[pair], -joint[pair], pair))
             if i != j and joint[i, j] > 0
         ),
         rows=tuple(
