@@ -426,7 +426,10 @@ def test_what_is_no_list_of_rules_is_refused(text):
         ('{"rule": "nulls", "column": "x", "at_most": 5}', "Got 5.0"),
         ('{"rule": "rang", "column": "x"}', "Rules: unique, monotone, fresh, nulls, range"),
         ('{"column": "x"}', "Rules: unique"),
-        ('{"rule": "range", "column": "x", "low": 1, "policy": "warm"}', "Policies: reject, quarantine, warn"),
+        (
+            '{"rule": "range", "column": "x", "low": 1, "policy": "warm"}',
+            "Policies: reject, quarantine, warn",
+        ),
     ],
 )
 def test_a_slip_in_a_rule_is_refused_and_what_may_stand_there_is_listed(rule, said):

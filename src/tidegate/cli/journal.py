@@ -328,9 +328,7 @@ def export(
     from tidegate.operation.version import check_service
 
     local = open_local(home, must_exist=True)
-    report = export_home(
-        local.home, target, service=service, since_us=since, until_us=until, shadows=shadows
-    )
+    report = export_home(local.home, target, service=service, since_us=since, until_us=until, shadows=shadows)
     if not report.files:
         check_service(local.unit, service)
     if as_json:

@@ -196,7 +196,8 @@ class Range(_Rule, frozen=True, kw_only=True):
         _Rule.__post_init__(self)
         if self.low is None and self.high is None:
             raise InvalidSetting(
-                f"The rule 'range' of column {self.column!r} has no bound.", hint="Give `low`, `high` or both."
+                f"The rule 'range' of column {self.column!r} has no bound.",
+                hint="Give `low`, `high` or both.",
             )
         if self.low is not None and self.high is not None and not self.low <= self.high:
             raise InvalidSetting(

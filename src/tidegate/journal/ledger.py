@@ -429,9 +429,7 @@ class Ledger:
         """Add to the counts of outcomes by service, minute of receipt and fate; within a transaction."""
         self.connection.executemany(_ADD_OUTCOME_COUNTS, [(*key, count) for key, count in counts.items()])
 
-    def outcome_counts(
-        self, service: str | None = None, *, since_minute: int | None = None
-    ) -> OutcomeCounts:
+    def outcome_counts(self, service: str | None = None, *, since_minute: int | None = None) -> OutcomeCounts:
         """Return what became of the outcomes of a service, or of all.
 
         Args:

@@ -180,7 +180,9 @@ def _measured(card: ModelCard) -> Iterator[Section]:
         yield Section("Figures", ["Nothing was measured yet: tidegate evaluate."])
         return
     on = f"{report.task}, {report.n_rows:,} rows: {card.measured_on}."
-    yield Section("Figures", [on, _estimates(report.figures), *filter(None, [report.decided]), *_baselines(card.run)])
+    yield Section(
+        "Figures", [on, _estimates(report.figures), *filter(None, [report.decided]), *_baselines(card.run)]
+    )
     if report.calibration is not None:
         found = report.calibration
         rows = [

@@ -327,7 +327,11 @@ def _shadow_latency(parameters: Mapping[str, Any], observed: Mapping[str, Any]) 
         if own >= _SLOWER * other and own >= slow_us:
             return Judged(Verdict.REGRESSED, log_e, f"slower: {seen}")
         # Often slower, but by nothing that anybody waits for: the evidence alone would look like a fault.
-        least = f"calls under {slow_us / 1000:g} ms do not" if own < slow_us else f"under {_SLOWER:g} times does not"
+        least = (
+            f"calls under {slow_us / 1000:g} ms do not"
+            if own < slow_us
+            else f"under {_SLOWER:g} times does not"
+        )
         seen += f"; slower more often, but {least} count"
     if int(observed["timed"]) < int(parameters["least_pairs"]):
         return Judged(Verdict.UNDECIDED, log_e, f"{observed['timed']} calls compared")

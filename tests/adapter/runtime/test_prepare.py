@@ -158,6 +158,23 @@ def test_early_stopped_boosting_answers_with_its_best_iteration(table, rebuild):
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("missing", [-1, 0])
+def test_a_number_that_stands_for_a_missing_value_is_one_where_it_is_served(rebuild, missing, is_last):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(400, 2)).round(2)
+    x[rng.random(x.shape) < 0.3] = missing
+    fitted = xgb.XGBClassifier(**XGB, missing=missing)
+    fitted = make_pipeline(FunctionTransformer(), fitted) if is_last else fitted
+    fitted.fit(x, (x[:, 0] == missing) ^ (x[:, 1] > 0.2))
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert f"takes {missing} for missing" in prepared.notes[-1]
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-6)
+
+
 def encoded(last):
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),

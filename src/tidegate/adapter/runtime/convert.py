@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tidegate.adapter.runtime.xgboost import missing_of
 from tidegate.contract.schema import DataType, Field
 
 _GRAPH_NAME = "model"
@@ -157,6 +159,7 @@ def _convert_in_parts(model: Any, features: Sequence[tuple[str, Field]], *, is_m
 
 
 def _convert_last(last: Any, width: int) -> bytes:
+    _check_missing(last)
     library = type(last).__module__.partition(".")[0]
     if library == "lightgbm":
         return _convert_lightgbm(last, width)
@@ -184,6 +187,7 @@ def _convert_estimator(
 ) -> bytes:
     import skl2onnx  # type: ignore[import-untyped]  # ships no types
 
+    _check_missing(model)
     model = _thawed(model)
     _register_boosters(model)
     options = {"zipmap": False} if hasattr(model, "classes_") else None
@@ -198,6 +202,34 @@ def _convert_estimator(
             **(_double_imputer() if is_double else {}),
         )
     return _serialised(graph)
+
+
+def _check_missing(model: Any) -> None:
+    """Refuse a booster within that takes a number for a missing value, which its converter leaves out."""
+    for part in _parts(model):
+        if type(part).__module__.startswith("xgboost.") and missing_of(part) is not None:
+            raise NotImplementedError(
+                f"its {type(part).__name__} takes {missing_of(part):g} for missing, and graphs know NaN alone"
+            )
+
+
+def _parts(model: Any) -> Iterator[Any]:
+    """Yield a model and all that it is made of, however deep."""
+    waiting, seen = [model], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, type | ModuleType):
+            continue
+        seen.add(id(part))
+        if isinstance(part, Mapping):
+            waiting += part.values()
+        elif isinstance(part, list | tuple):
+            waiting += part
+        elif isinstance(part, np.ndarray):
+            waiting += part.ravel().tolist() if part.dtype == object else ()
+        elif hasattr(part, "__dict__"):
+            yield part
+            waiting += vars(part).values()
 
 
 def _thawed(model: Any) -> Any:

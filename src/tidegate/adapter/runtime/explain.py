@@ -37,8 +37,10 @@ def build_native(spec: Spec, context: BuildContext) -> Callable[[Batch], Parts]:
     item = Binding.from_options(options.binding, context.contract).inputs[0]
     gather = Gather(item, context.contract.input)
     path = context.open_artifact(spec.artifact)
-    load = _lightgbm if spec.kind == "lightgbm" else _xgboost
-    run = load(path, context.n_threads)
+    if spec.kind == "lightgbm":
+        run = _lightgbm(path, context.n_threads)
+    else:
+        run = _xgboost(path, context.n_threads, options.missing)
 
     def explain(batch: Batch) -> Parts:
         answer = run(gather.tensor(batch))
@@ -61,7 +63,7 @@ def _lightgbm(path: Any, n_threads: int) -> Callable[[Any], Floats]:
     return run
 
 
-def _xgboost(path: Any, n_threads: int) -> Callable[[Any], Floats]:
+def _xgboost(path: Any, n_threads: int, missing: float | None) -> Callable[[Any], Floats]:
     from tidegate.adapter.runtime.xgboost import load_booster
 
     booster = load_booster(path)
@@ -70,6 +72,7 @@ def _xgboost(path: Any, n_threads: int) -> Callable[[Any], Floats]:
     def run(table: Any) -> Floats:
         rows = xgb.DMatrix(
             table,
+            missing=np.nan if missing is None else missing,
             nthread=n_threads,
             feature_names=booster.feature_names,
             feature_types=booster.feature_types,

@@ -27,6 +27,7 @@ class FittedModel:
         classes: What a classifier's labels are, in the order of its scores; empty where it has none
             or numbers them.
         codes: Feature -> its categories in the order of the model's codes.
+        missing: Of an XGBoost wrapper: the number that it takes for a missing value beside NaN.
     """
 
     model: Any
@@ -36,6 +37,7 @@ class FittedModel:
     n_features: int | None = None
     classes: tuple[Any, ...] = ()
     codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    missing: float | None = None
 
     @property
     def title(self) -> str:
@@ -54,7 +56,7 @@ class FittedModel:
         if self.kind == "lightgbm":
             return lightgbm.run_of(self.native, self.classes, n_threads=n_threads)
         if self.kind == "xgboost":
-            return xgboost.run_of(self.native, self.classes, n_threads=n_threads)
+            return xgboost.run_of(self.native, self.classes, missing=self.missing, n_threads=n_threads)
         return skops.run_of(self.native, wanted, n_threads=n_threads)
 
     def answers(self, rows: Any, wanted: frozenset[str]) -> Mapping[str, Any]:
@@ -173,7 +175,8 @@ def _recognise_xgboost(model: Any, sample: Any) -> FittedModel:
         )
     codes = {name: tuple(map(str, sample[name].cat.categories)) for name in columns} | known
     classes = _plain_classes(getattr(model, "classes_", None))
-    return FittedModel(model, "xgboost", booster, names, booster.num_features(), classes, codes)
+    missing = xgboost.missing_of(model)
+    return FittedModel(model, "xgboost", booster, names, booster.num_features(), classes, codes, missing)
 
 
 def _plain_classes(classes: Any) -> tuple[Any, ...]:

@@ -34,6 +34,7 @@ class NativeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
         classes: What a classifier's labels are, in the order of its scores.
         trusted: skops only: types beyond the safe ones that the file may hold, as a person has
             agreed to.
+        missing: xgboost only: the number that stands for a missing value beside NaN, if there is one.
         nones: Text fields whose missing values are None to the model; in others they are NaN.
         times: Field -> dtype of the data frame's column in which the model takes a time or duration.
     """
@@ -42,6 +43,7 @@ class NativeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     frame: tuple[str, ...] = ()
     classes: tuple[str | int | float | bool, ...] = ()
     trusted: tuple[str, ...] = ()
+    missing: float | None = None
     nones: tuple[str, ...] = ()
     times: dict[str, str] = {}
 

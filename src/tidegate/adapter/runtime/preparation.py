@@ -213,11 +213,13 @@ class Preparation:
         return Binding((table,), bind_outputs(self._contract.output, Signature((), outputs)))
 
     def _native_options(self) -> NativeOptions:
+        fitted = self._fitted
         return NativeOptions(
             self._native.to_options(),
             self._frame,
-            self._fitted.classes,
+            fitted.classes,
             self._trusted,
+            fitted.missing,
             self._nones,
             self._times if self._frame else {},
         )
@@ -232,6 +234,9 @@ class Preparation:
         missing = convert.missing_packages(self._fitted.kind)
         if missing:
             self._refused.append(f"the converter needs {', '.join(missing)}, which is not installed")
+            return None
+        if self._fitted.missing is not None:
+            self._refused.append(f"it takes {self._fitted.missing:g} for missing, and graphs know NaN alone")
             return None
         model = self._fitted.native if self._fitted.kind == "xgboost" else self._fitted.model
         for attempt in convert.attempts(model, self._fitted.kind, self._features):

@@ -177,7 +177,7 @@ def _prepare_file(
     known = all(field in contract.input.by_name for field in named)
     codes = {fields[name]: values for name, values in fitted.codes.items() if name in fields}
     binding = bind(contract, signature, features=named if known else None, codes=codes)
-    options = NativeOptions(binding.to_options(), (), fitted.classes, tuple(trusted))
+    options = NativeOptions(binding.to_options(), (), fitted.classes, tuple(trusted), fitted.missing)
     note = (
         f"It stays a {fitted.title} in its own format: without real rows no conversion can be shown to "
         "answer the same. Give a sample to have it converted."

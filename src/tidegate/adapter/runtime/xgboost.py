@@ -123,8 +123,17 @@ def categories_of(booster: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def run_of(booster: Any, classes: tuple[Any, ...] = (), *, n_threads: int = 1) -> Run:
-    """Return a function that calls a booster."""
+def missing_of(wrapper: Any) -> float | None:
+    """Return the number that a wrapper takes for a missing value; None for NaN, which always is one."""
+    missing = getattr(wrapper, "missing", None)
+    # No field holds an infinity, so that none can come in its place.
+    return None if missing is None or not np.isfinite(missing) else float(missing)
+
+
+def run_of(
+    booster: Any, classes: tuple[Any, ...] = (), *, missing: float | None = None, n_threads: int = 1
+) -> Run:
+    """Return a function that calls a booster; `missing` as `missing_of` says."""
     import xgboost as xgb
 
     known = classes or classes_of(booster)
@@ -132,12 +141,13 @@ def run_of(booster: Any, classes: tuple[Any, ...] = (), *, n_threads: int = 1) -
     booster.set_param({"nthread": n_threads})
 
     is_linear = booster_of(booster) == "gblinear"
+    gap = np.nan if missing is None else missing
 
     def run(table: Any) -> dict[str, Any]:
         if is_linear:  # has no prediction in place
-            answer = np.asarray(booster.predict(xgb.DMatrix(table), validate_features=False))
+            answer = np.asarray(booster.predict(xgb.DMatrix(table, missing=gap), validate_features=False))
         else:
-            answer = np.asarray(booster.inplace_predict(table, validate_features=False))
+            answer = np.asarray(booster.inplace_predict(table, missing=gap, validate_features=False))
         return {"variable": answer} if to_label is None else classifier_answers(answer, to_label)
 
     return run
@@ -154,5 +164,5 @@ def build_xgboost(spec: Spec, context: BuildContext) -> NativePredictor:
     options = read_options(spec)
     assert spec.artifact is not None
     booster = load_booster(context.open_artifact(spec.artifact))
-    run = run_of(booster, options.classes, n_threads=context.n_threads)
+    run = run_of(booster, options.classes, missing=options.missing, n_threads=context.n_threads)
     return NativePredictor(context.contract, options, run, engine="XGBoost")
