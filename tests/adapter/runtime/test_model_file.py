@@ -100,6 +100,40 @@ def test_a_file_alone_knows_the_categories_it_was_fitted_on(flights, rebuild, tm
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("with_rows", [False, True])
+@pytest.mark.parametrize("suffix", [".json", ".ubj"])
+def test_a_wrapper_s_file_answers_with_its_best_iteration(table, rebuild, tmp_path, suffix, with_rows):
+    x, y = table["x"], table["binary"]
+    fitted = xgb.XGBClassifier(n_estimators=60, n_jobs=1, early_stopping_rounds=2, learning_rate=0.9)
+    fitted.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], verbose=False)
+    assert fitted.best_iteration + 1 < fitted.get_booster().num_boosted_rounds()
+    fitted.save_model(tmp_path / f"m{suffix}")
+
+    prepared = prepare(tmp_path / f"m{suffix}", x if with_rows else None)
+    names = prepared.contract.input.names
+    answer = rebuild(prepared).predict(Batch.of({name: x[:, at] for at, name in enumerate(names)}))
+
+    assert f"with its best iteration, {fitted.best_iteration}," in prepared.notes[0]
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-5)
+
+
+def test_a_booster_s_own_file_answers_with_all_its_iterations(table, rebuild, tmp_path):
+    x, y = table["x"], table["binary"]
+    rows, judged = xgb.DMatrix(x[:200], y[:200]), xgb.DMatrix(x[200:], y[200:])
+    settings = {"objective": "binary:logistic", "nthread": 1, "learning_rate": 0.9}
+    fitted = xgb.train(
+        settings, rows, 60, evals=[(judged, "judged")], early_stopping_rounds=2, verbose_eval=False
+    )
+    assert fitted.best_iteration + 1 < fitted.num_boosted_rounds()
+    fitted.save_model(tmp_path / "m.json")
+
+    answer = rebuild(prepare(tmp_path / "m.json", x)).predict(
+        Batch.of({f"feature_{at}": x[:, at] for at in range(4)})
+    )
+
+    np.testing.assert_allclose(answer["probability"], fitted.inplace_predict(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_damaged_file_is_refused_in_words(models, tmp_path, name):
     data = models[name][0].read_bytes()

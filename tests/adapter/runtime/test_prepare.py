@@ -288,9 +288,13 @@ def test_a_booster_of_several_targets_gives_a_vector(table, rebuild, fit):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # newer XGBoost says that it will be gone one day
-def test_a_linear_booster_answers_as_it_does_in_its_library(table, rebuild):
-    x = table["x"]
-    fitted = xgb.XGBRegressor(booster="gblinear", n_estimators=5, nthread=1).fit(x, table["number"])
+@pytest.mark.parametrize("stopped", [None, 2])
+def test_a_linear_booster_answers_as_it_does_in_its_library(table, rebuild, stopped):
+    x, y = table["x"], table["number"]
+    fitted = xgb.XGBRegressor(
+        booster="gblinear", n_estimators=5, nthread=1, learning_rate=2.0, early_stopping_rounds=stopped
+    )
+    fitted.fit(x, y, eval_set=None if stopped is None else [(x, -y)], verbose=False)
 
     prepared = prepare(fitted, x)
     answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))

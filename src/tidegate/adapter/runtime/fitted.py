@@ -28,6 +28,7 @@ class FittedModel:
             or numbers them.
         codes: Feature -> its categories in the order of the model's codes.
         missing: Of an XGBoost wrapper: the number that it takes for a missing value beside NaN.
+        notes: What was done to it that a person should know, a sentence each.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class FittedModel:
     classes: tuple[Any, ...] = ()
     codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     missing: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -161,9 +163,10 @@ def _recognise_lightgbm(model: Any, sample: Any) -> FittedModel:
 
 def _recognise_xgboost(model: Any, sample: Any) -> FittedModel:
     booster = model.get_booster() if hasattr(model, "get_booster") else model
-    best = getattr(model, "best_iteration", None) if hasattr(model, "early_stopping_rounds") else None
-    if best is not None:  # what the wrapper would answer with
-        booster = booster[: int(best) + 1]
+    notes: list[str] = []
+    if xgboost.is_of_wrapper(model):
+        booster, best = xgboost.best_of(booster)
+        notes += [] if best is None else [f"It answers with its best iteration, {best}, as its wrapper does."]
     names = tuple(booster.feature_names or ())
     columns = _categorical_columns(sample)
     known = xgboost.categories_of(booster)  # the model's own count before what a frame has today
@@ -176,7 +179,9 @@ def _recognise_xgboost(model: Any, sample: Any) -> FittedModel:
     codes = {name: tuple(map(str, sample[name].cat.categories)) for name in columns} | known
     classes = _plain_classes(getattr(model, "classes_", None))
     missing = xgboost.missing_of(model)
-    return FittedModel(model, "xgboost", booster, names, booster.num_features(), classes, codes, missing)
+    return FittedModel(
+        model, "xgboost", booster, names, booster.num_features(), classes, codes, missing, tuple(notes)
+    )
 
 
 def _plain_classes(classes: Any) -> tuple[Any, ...]:

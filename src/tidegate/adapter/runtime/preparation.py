@@ -66,7 +66,7 @@ class Preparation:
         self._fitted = fitted
         self._trusted = tuple(trusted)
         self._tolerance = tolerance
-        self._notes: list[str] = []
+        self._notes: list[str] = list(fitted.notes)
         self._refused: list[str] = []
         columns = sample_columns(sample, fitted, contract)
         sources = feature_columns(fitted, columns)

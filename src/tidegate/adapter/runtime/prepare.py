@@ -182,7 +182,10 @@ def _prepare_file(
         f"It stays a {fitted.title} in its own format: without real rows no conversion can be shown to "
         "answer the same. Give a sample to have it converted."
     )
-    return Prepared(Spec(fitted.kind, options=options.to_plain()), contract, {path.name: path}, notes=(note,))
+    # What was changed on the way in, its own file does not hold.
+    files: dict[str, bytes | Path] = {fitted.file_name: fitted.dump()} if fitted.notes else {path.name: path}
+    spec = Spec(fitted.kind, options=options.to_plain())
+    return Prepared(spec, contract, files, notes=(*fitted.notes, note))
 
 
 def _takes_gaps(fitted: FittedModel, wanted: frozenset[str], gaps: Any) -> bool:

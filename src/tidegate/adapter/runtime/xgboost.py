@@ -123,6 +123,23 @@ def categories_of(booster: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def is_of_wrapper(model: Any) -> bool:
+    """Tell whether it is a scikit-learn wrapper, or a booster that was read from a wrapper's file."""
+    return hasattr(model, "get_booster") or model.attr("scikit_learn") is not None
+
+
+def best_of(booster: Any) -> tuple[Any, int | None]:
+    """Return what an early-stopped booster's wrapper would answer with, and the last iteration of it.
+
+    None where these are all iterations. A linear booster has none that could be left out.
+    """
+    best = booster.attr("best_iteration")
+    n_rounds = booster.num_boosted_rounds()
+    if best is None or booster_of(booster) == "gblinear" or int(best) + 1 >= n_rounds:
+        return booster, None
+    return booster[: int(best) + 1], int(best)
+
+
 def missing_of(wrapper: Any) -> float | None:
     """Return the number that a wrapper takes for a missing value; None for NaN, which always is one."""
     missing = getattr(wrapper, "missing", None)
