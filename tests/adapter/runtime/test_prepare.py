@@ -264,6 +264,29 @@ def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, re
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["int64", "int32"])
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_whole_numbers_as_categories_go_by_the_model_s_own_codes(rebuild, library, kind):
+    rng = np.random.default_rng(2)
+    weeks = pd.Series(rng.integers(1, 9, 400) * 7).astype(kind)
+    frame = pd.DataFrame({"week": weeks.astype("category"), "price": rng.normal(size=400)})
+    model = (
+        lgb.LGBMClassifier(**QUIET, min_data_per_group=5, cat_smooth=0)
+        if library == "lightgbm"
+        else xgb.XGBClassifier(**XGB, enable_categorical=True)
+    )
+    fitted = model.fit(frame, weeks.isin([7, 21, 35]) ^ (frame["price"] > 1))
+    few = frame[weeks.isin([21, 28, 49])].copy()
+    few["week"] = few["week"].cat.remove_unused_categories()
+
+    prepared = prepare(fitted, few)
+    answer = rebuild(prepared).predict(
+        Batch.of({"week": weeks.to_numpy().astype(np.int64), "price": frame["price"].to_numpy()})
+    )
+
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(frame)[:, 1], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "fit",
     [

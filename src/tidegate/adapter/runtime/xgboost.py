@@ -106,8 +106,8 @@ def width_of(booster: Any) -> int:
 def categories_of(booster: Any) -> dict[str, tuple[str, ...]]:
     """Return feature -> its categories in the order of the codes, of what the model itself knows.
 
-    Models of XGBoost 3.1 and newer hold the names of the categories that they were fitted on; older
-    ones, and those fitted on codes, hold none.
+    Models of XGBoost 3.1 and newer hold the categories that they were fitted on, texts or whole
+    numbers; older ones, and those fitted on codes, hold none.
     """
     if "c" not in (booster.feature_types or ()):
         return {}
@@ -116,10 +116,14 @@ def categories_of(booster: Any) -> dict[str, tuple[str, ...]]:
     names = booster.feature_names or [f"feature_{position}" for position in range(len(stored))]
     found = {}
     for name, kind, column in zip(names, booster.feature_types, stored, strict=False):
-        offsets = column.get("offsets")
-        if kind == "c" and offsets:  # texts, one after the other; numbers have no offsets
-            data = bytes(value & 0xFF for value in column["values"])
+        offsets, values = column.get("offsets"), column.get("values")
+        if kind != "c" or not values:
+            continue
+        if offsets:  # texts, one after the other
+            data = bytes(value & 0xFF for value in values)
             found[name] = tuple(data[a:b].decode() for a, b in pairwise(offsets))
+        else:
+            found[name] = tuple(map(str, values))
     return found
 
 
