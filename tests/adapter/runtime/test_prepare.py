@@ -175,6 +175,27 @@ def test_a_number_that_stands_for_a_missing_value_is_one_where_it_is_served(rebu
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(x)[:, 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["matrix", "scaled", "columns"])
+def test_trees_that_split_at_missing_values_answer_as_they_do(rebuild, form):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(400, 2))
+    x[rng.random(x.shape) < 0.3] = np.nan
+    y = np.isnan(x[:, 0]) ^ (x[:, 1] > 0.2)
+    fitted = RandomForestClassifier(5, random_state=0)
+    rows = pd.DataFrame(x, columns=["a", "b"]) if form == "columns" else x
+    if form != "matrix":
+        scaled = make_column_transformer((StandardScaler(), ["a"]), remainder="passthrough")
+        fitted = make_pipeline(scaled if form == "columns" else StandardScaler(), fitted)
+    fitted.fit(rows, y)
+
+    prepared = prepare(fitted, rows)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == "skops"
+    assert "its trees split at missing values" in prepared.notes[-1]
+    np.testing.assert_allclose(answer["probability"], fitted.predict_proba(rows)[:, 1], atol=1e-6)
+
+
 def encoded(last):
     columns = make_column_transformer(
         (OneHotEncoder(handle_unknown="ignore"), ["carrier"]),

@@ -188,6 +188,8 @@ def _convert_estimator(
     import skl2onnx  # type: ignore[import-untyped]  # ships no types
 
     _check_missing(model)
+    if any(type(kind).__name__ == "DoubleTensorType" for _, kind in types):
+        _check_thresholds(model)
     model = _thawed(model)
     _register_boosters(model)
     options = {"zipmap": False} if hasattr(model, "classes_") else None
@@ -211,6 +213,18 @@ def _check_missing(model: Any) -> None:
             raise NotImplementedError(
                 f"its {type(part).__name__} takes {missing_of(part):g} for missing, and graphs know NaN alone"
             )
+
+
+def _check_thresholds(model: Any) -> None:
+    """Refuse trees that split the missing from all other values, at infinity.
+
+    In float64 the converter looks for the nearest threshold between two neighbours, and next to
+    infinity looks for ever.
+    """
+    for part in _parts(model):
+        tree = getattr(part, "tree_", None)
+        if tree is not None and not np.isfinite(tree.threshold).all():
+            raise NotImplementedError("its trees split at missing values, which no float64 graph can")
 
 
 def _parts(model: Any) -> Iterator[Any]:
