@@ -8,6 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 import tidegate as tg
+from tests.adapter.runtime.graph import FLOAT, save, unary
 from tests.system.model import write_function
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
@@ -178,6 +179,16 @@ def test_a_fallback_that_cannot_answer_is_refused_before_anything_is_registered(
 
     with local.unit.read() as transaction:
         assert transaction.versions.latest("paint") is None
+
+
+def test_a_graph_whose_contract_is_impossible_is_refused_before_anything_is_stored(local, tmp_path):
+    path = save(unary("Identity", FLOAT, ("N", 0)), tmp_path / "m.onnx")
+
+    with pytest.raises(InvalidSetting, match=r"has the shape \[0\]"):
+        publish(local, "empty", path)
+
+    with local.unit.read() as transaction:
+        assert transaction.versions.latest("empty") is None
 
 
 def test_a_model_that_breaks_its_own_contract_is_refused(local, tmp_path):

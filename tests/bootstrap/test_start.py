@@ -9,7 +9,9 @@ from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.publish import publish
 from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.start import prepare_folder, prepare_home
+from tidegate.core.digest import digest_bytes
 from tidegate.core.error import NotFound
+from tidegate.operation.register import register as register_version
 from tidegate.registry.store import StoreUnavailable
 from tidegate.route.store import RouteStore
 
@@ -40,6 +42,27 @@ def test_everything_that_is_registered_is_served(tmp_path):
     assert first.services == {"one": 1, "two": 1}
     assert prepared.services == {"one": 1, "two": 1, "three": 1}, "a later version gets no traffic by itself"
     assert [note.split(":")[0] for note in prepared.notes] == ["First deployment of three"]
+
+
+def test_a_service_that_cannot_be_read_is_named_and_keeps_no_other_from_being_served(tmp_path):
+    register(tmp_path, "one")
+    with Local(settings(tmp_path)) as local:
+        register_version(
+            local.unit,
+            local.artifacts,
+            service="two",
+            manifest=b"{}",
+            artifacts=(),
+            contract=digest_bytes(b""),
+            principal=local.principal,
+            key="two",
+            clock=local.clock,
+        )
+
+        prepared = prepare_home(local)
+
+    assert prepared.services == {"one": 1}
+    assert [note for note in prepared.notes if "two is not served" in note and "not a manifest" in note]
 
 
 def test_an_empty_home_is_refused(tmp_path):

@@ -147,7 +147,8 @@ def publish(
     if before is not None:
         return before
     prepared = prepare(model, sample, contract=contract, trusted=trusted)
-    spec, contract = prepared.store(local.artifacts), prepared.contract
+    contract = prepared.contract.checked()  # before anything is stored: nobody could read it back
+    spec = prepared.store(local.artifacts)
     origin, key = origin or Origin(), key or new_key()
     notes = list(prepared.notes)
     tensor_names, native_input = _tensors(spec, contract)

@@ -21,7 +21,7 @@ from tidegate.bootstrap.publish import Origin, publish
 from tidegate.bootstrap.tls import tls_context
 from tidegate.contract.schema import Contract
 from tidegate.core.digest import digest_file
-from tidegate.core.error import InvalidSetting, NotFound
+from tidegate.core.error import Corrupt, InvalidSetting, NotFound
 from tidegate.core.home import DEFAULT_HOME, Home
 from tidegate.operation.release import deploy_first
 from tidegate.operation.version import list_services, list_versions
@@ -113,8 +113,11 @@ def prepare_model(local: Local, path: Path, *, name: str | None = None) -> Prepa
 def prepare_home(local: Local) -> Prepared:
     """Take what the home has: its routes, and the first version of every service that has none.
 
+    A service whose version cannot be read is left out, and the notes name it.
+
     Raises:
         NotFound: Nothing is registered.
+        InvalidSetting: None of what is registered can be read.
         StoreUnavailable: The database cannot be reached, and there is no route to go by.
     """
     notes: list[str] = []
@@ -131,9 +134,19 @@ def prepare_home(local: Local) -> Prepared:
             f"Nothing is registered in {local.home.root}.",
             hint="Name a service's folder or a model file: tidegate up FOLDER",
         )
+    unread = []
     for service in known:
-        _deploy(local, service, notes, routed.get(service))
-    return _routed(local, notes)
+        try:
+            _deploy(local, service, notes, routed.get(service))
+        except (Corrupt, InvalidSetting, NotFound) as error:
+            unread.append(f"{service} is not served, since its version cannot be read. {error.message}")
+    prepared = _routed(local, notes + unread)
+    if unread and not prepared.services:
+        raise InvalidSetting(
+            f"Nothing in {local.home.root} can be served. {' '.join(unread)}",
+            hint="Register the model anew: tidegate register NAME MODEL",
+        )
+    return prepared
 
 
 def service_name(path: Path) -> str:
