@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tidegate.contract.field import DataType, Field
-from tidegate.contract.infer import columns_of, field_names, infer_fields, infer_schema
+from tidegate.contract.infer import categories_of, columns_of, field_names, infer_fields, infer_schema
 from tidegate.contract.validate import Validator
 from tidegate.core.error import InvalidSetting
 
@@ -66,6 +66,41 @@ def test_optional_category_keeps_its_values():
     field = only(["a", None] * 5)
 
     assert (field.type, field.categories, field.optional) == (DataType.CATEGORY, ("a",), True)
+
+
+def test_a_frame_s_own_categories_are_taken_whole_and_in_order():
+    values = ["small", "large", None]
+    frames = [
+        pd.DataFrame({"x": pd.Categorical(values, ["small", "middle", "large"])}),
+        pl.DataFrame({"x": pl.Series(values, dtype=pl.Enum(["small", "middle", "large"]))}),
+    ]
+
+    for frame in frames:
+        (one,) = infer_fields(columns_of(frame), categories=categories_of(frame))
+        assert (one.field.type, one.field.categories) == (DataType.CATEGORY, ("small", "middle", "large"))
+        assert one.field.optional
+
+
+def test_too_many_categories_of_a_frame_are_open_ended():
+    frame = pd.DataFrame({"x": pd.Categorical(["1", "2"] * 50, [str(number) for number in range(40)])})
+
+    (one,) = infer_fields(columns_of(frame), categories=categories_of(frame))
+
+    assert one.field.type is DataType.STRING
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pl.Series(["a", "b"] * 5, dtype=pl.Categorical),
+        pl.Series(["a", "b"] * 5),
+        pd.Series([1, 2] * 5, dtype="category"),
+    ],
+)
+def test_a_column_without_categories_of_texts_has_none(column):
+    frame = pd.DataFrame({"x": column}) if isinstance(column, pd.Series) else pl.DataFrame({"x": column})
+
+    assert categories_of(frame) == {}
 
 
 def test_range_is_not_inferred():

@@ -43,7 +43,11 @@ def infer_schema(columns: Mapping[str, Column], *, side: str = "input", prefix: 
 
 
 def infer_fields(
-    columns: Mapping[str, Column], *, side: str = "input", prefix: str = "feature"
+    columns: Mapping[str, Column],
+    *,
+    categories: Mapping[str, Sequence[str]] | None = None,
+    side: str = "input",
+    prefix: str = "feature",
 ) -> list[InferredField]:
     """Infer a field from each column.
 
@@ -53,15 +57,17 @@ def infer_fields(
 
     Args:
         columns: By name, as `columns_of` gives them.
+        categories: Values that a column of texts may hold, as `categories_of` gives them: those that the
+            rows happen not to show are then taken too.
         side: `input` or `output`.
         prefix: Begins the name of a column whose own cannot be used in a contract.
 
     Raises:
         InvalidSetting: A column holds what no field can.
     """
-    names = field_names(columns, prefix=prefix)
+    names, known = field_names(columns, prefix=prefix), categories or {}
     inferred = [
-        InferredField(source, _infer(name, np.asarray(column), source))
+        InferredField(source, _infer(name, np.asarray(column), source, known.get(source, ())))
         for (source, column), name in zip(columns.items(), names, strict=True)
     ]
     check_fields(side, tuple(one.field for one in inferred))
@@ -113,6 +119,18 @@ def columns_of(
             hint="Give a few rows that are typical.",
         )
     return columns
+
+
+def categories_of(data: Any) -> dict[str, tuple[str, ...]]:
+    """Return column -> the texts that a data frame's own type of it allows, in its order."""
+    found = {}
+    for name in data if isinstance(data, Mapping) else getattr(data, "columns", ()):
+        kind: Any = getattr(data[name], "dtype", None)
+        # A Categorical of polars has no list of its own.
+        values = list(kind.categories) if type(kind).__name__ in ("CategoricalDtype", "Enum") else []
+        if _all(values, str):
+            found[str(name)] = tuple(map(str, values))
+    return found
 
 
 def _held(name: Any, values: Any) -> Any:
@@ -190,10 +208,10 @@ def _objects(values: Sequence[Any]) -> Column:
     return out
 
 
-def _infer(name: str, column: Column, source: str) -> Field:
+def _infer(name: str, column: Column, source: str, known: Sequence[str] = ()) -> Field:
     doc = "" if name == source else f"From the column {source!r}."
     if column.dtype == object:
-        return _infer_objects(name, column, source, doc)
+        return _infer_objects(name, column, source, doc, known)
     shape = column.shape[1:]
     kind = column.dtype.kind
     if kind in "Mm":
@@ -213,7 +231,7 @@ def _infer(name: str, column: Column, source: str) -> Field:
     return Field(name, type_, shape=shape, optional=kind == "f" and bool(np.isnan(column).any()), doc=doc)
 
 
-def _infer_objects(name: str, column: Column, source: str, doc: str) -> Field:
+def _infer_objects(name: str, column: Column, source: str, doc: str, known: Sequence[str]) -> Field:
     values = column.tolist()
     present = [value for value in values if value is not None]
     optional = len(present) < len(values)
@@ -222,9 +240,11 @@ def _infer_objects(name: str, column: Column, source: str, doc: str) -> Field:
         free: tuple[int | None, ...] = (None,) * present[0].ndim
         return msgspec.structs.replace(element, shape=free, optional=False, categories=(), doc=doc)
     if _all(present, str):
-        distinct = sorted({str(value) for value in present})  # numpy's own str is none that JSON knows
-        if len(distinct) <= min(MAX_INFERRED_CATEGORIES, len(present) // _MIN_ROWS_PER_CATEGORY):
-            return Field(name, DataType.CATEGORY, categories=tuple(distinct), optional=optional, doc=doc)
+        shown = sorted({str(value) for value in present})  # numpy's own str is none that JSON knows
+        distinct = tuple(dict.fromkeys([*known, *shown]))
+        most = MAX_INFERRED_CATEGORIES if known else len(present) // _MIN_ROWS_PER_CATEGORY
+        if len(distinct) <= min(MAX_INFERRED_CATEGORIES, most):
+            return Field(name, DataType.CATEGORY, categories=distinct, optional=optional, doc=doc)
         return Field(name, DataType.STRING, optional=optional, doc=doc)
     for kind, type_ in _OBJECT_TYPES.items():
         if _all(present, kind) and (type_ is DataType.BYTES or not optional):

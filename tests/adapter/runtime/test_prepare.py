@@ -285,6 +285,23 @@ def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, re
     np.testing.assert_allclose(answer["probability"], fitted.predict_proba(typed)[:, 1], atol=1e-5)
 
 
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_a_category_that_the_model_knows_is_taken_though_the_sample_lacks_it(flights, library):
+    frame, late = flights
+    typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
+    fitted = (
+        lgb.LGBMClassifier(**QUIET, min_data_per_group=5, cat_smooth=0)
+        if library == "lightgbm"
+        else xgb.XGBClassifier(**XGB, enable_categorical=True)
+    ).fit(typed, late)
+    few = typed[typed["carrier"] != "UA"].copy()
+    few["carrier"] = few["carrier"].cat.remove_unused_categories()
+
+    prepared = prepare(fitted, few)
+
+    assert prepared.contract.input.by_name["carrier"].categories == ("UA", "B6", "AA")
+
+
 @pytest.mark.parametrize("kind", ["int64", "int32"])
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 def test_whole_numbers_as_categories_go_by_the_model_s_own_codes(rebuild, library, kind):

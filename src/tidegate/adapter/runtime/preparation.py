@@ -30,7 +30,7 @@ from tidegate.adapter.runtime.sample import (
     to_batch,
 )
 from tidegate.contract.batch import Batch, Column, missing_rows
-from tidegate.contract.infer import infer_fields
+from tidegate.contract.infer import categories_of, infer_fields
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.digest import Digest
 from tidegate.core.error import InvalidSetting
@@ -70,7 +70,7 @@ class Preparation:
         self._refused: list[str] = []
         columns = sample_columns(sample, fitted, contract)
         sources = feature_columns(fitted, columns)
-        fields = self._fields(sources, columns, contract)
+        fields = self._fields(sources, columns, contract, categories_of(sample))
         self._features = list(zip(sources, fields, strict=True))
         self._codes = {
             field.name: fitted.codes[source] for source, field in self._features if source in fitted.codes
@@ -131,10 +131,19 @@ class Preparation:
             )
 
     def _fields(
-        self, sources: Sequence[str], columns: Mapping[str, Column], contract: Contract | None
+        self,
+        sources: Sequence[str],
+        columns: Mapping[str, Column],
+        contract: Contract | None,
+        categories: Mapping[str, Sequence[str]],
     ) -> list[Field]:
         if contract is None:
-            inferred = infer_fields({source: columns[source] for source in sources})
+            own = self._fitted.codes  # what the model knows comes first, in its order
+            texts = {
+                name: tuple(dict.fromkeys([*own.get(name, ()), *categories.get(name, ())]))
+                for name in sources
+            }
+            inferred = infer_fields({source: columns[source] for source in sources}, categories=texts)
             renamed = [
                 f"{one.source!r} is {one.field.name}" for one in inferred if one.source != one.field.name
             ]
