@@ -17,7 +17,7 @@ from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
 from tidegate.contract.batch import Batch
 from tidegate.contract.declare import contract_of
-from tidegate.core.error import InvalidSetting
+from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.operation.version import list_decisions, list_services
 from tidegate.predictor.protocol import BuildContext, build
 from tidegate.service.manifest import Manifest
@@ -131,6 +131,28 @@ def test_the_same_key_registers_once(local, tmp_path):
 
     assert first == second
     assert len(list_decisions(local.unit, "paint", kind="parity")) == 1
+
+
+def test_a_key_that_was_used_for_another_model_is_refused(local):
+    x = np.linspace(-3, 3, 50).reshape(-1, 1)
+    model, other = (LogisticRegression().fit(x, x[:, 0] > middle) for middle in (0, 1))
+    first = publish(local, "paint", model, sample=x, key="nightly")
+
+    again = publish(local, "paint", model, sample=x, key="nightly")
+    with pytest.raises(
+        Conflict, match=r"'nightly' was used before, for paint@1 with another model\."
+    ) as caught:
+        publish(local, "paint", other, sample=x, key="nightly")
+
+    assert again.version == first.version
+    assert "exactly what it was first asked with" in caught.value.hint
+
+
+def test_a_key_that_was_used_for_another_contract_is_refused(local, tmp_path):
+    published(local, service(), tmp_path, key="nightly")
+
+    with pytest.raises(Conflict, match="with another contract"):
+        published(local, service(row=Secretive), tmp_path, key="nightly")
 
 
 def test_the_same_model_is_the_same_artifact(local, tmp_path):

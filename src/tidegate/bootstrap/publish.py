@@ -21,7 +21,7 @@ from tidegate.contract.schema import Contract, Schema
 from tidegate.contract.validate import Validator
 from tidegate.core.decision import Decision, Evidence
 from tidegate.core.digest import Digest, canonical_json
-from tidegate.core.error import InvalidSetting
+from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.evaluation.declaration import Evaluation
 from tidegate.feature.definition import ViewDefinition
 from tidegate.gate.declaration import Gates
@@ -141,11 +141,10 @@ def publish(
 
     Raises:
         InvalidSetting: Contract, model, sample and fallbacks do not fit together.
+        Conflict: Something else was registered under the key.
         TidegateError: The model cannot be used, or the registry cannot be reached.
     """
     before = registered_before(local, name, key)
-    if before is not None:
-        return before
     prepared = prepare(model, sample, contract=contract, trusted=trusted)
     contract = prepared.contract.checked()  # before anything is stored: nobody could read it back
     spec = prepared.store(local.artifacts)
@@ -181,6 +180,9 @@ def publish(
         cache=cache,
         side_effects=side_effects,
     )
+    if before is not None:
+        check_repeated(before.version, key, manifest.contract, artifacts=manifest.artifacts)
+        return before
     _try_fallbacks(local, manifest)
     outcome = register_version(
         local.unit,
@@ -219,6 +221,33 @@ def registered_before(local: Local, name: str, key: str | None) -> Published | N
     if version.service != name:
         return None
     return Published(version, [f"{version.label} was registered under the key {key!r} before."])
+
+
+def check_repeated(
+    before: Version, key: str | None, contract: Contract, *, artifacts: Sequence[Digest] | None = None
+) -> None:
+    """Pass if what is asked for under a key is what was registered under it.
+
+    Where it was asked, and when, may differ: whoever repeats a lost request may do so from elsewhere.
+
+    Args:
+        before: What was registered.
+        key: The idempotency key.
+        contract: What is asked for now.
+        artifacts: Its files; None where they are not known yet.
+
+    Raises:
+        Conflict: It is something else.
+    """
+    differs = ["contract"] if contract.fingerprint != before.contract else []
+    differs += ["model"] if artifacts is not None and set(artifacts) != set(before.artifacts) else []
+    if differs:
+        raise Conflict(
+            f"The idempotency key {key!r} was used before, for {before.label} with another "
+            f"{' and another '.join(differs)}.",
+            hint="Use a new key for a new change; repeat a change with exactly what it was first asked with.",
+            key=key,
+        )
 
 
 def _cheaper_spec(
@@ -402,6 +431,7 @@ def register(
         key: Idempotency key: the same call with the same key registers once.
 
     Raises:
+        Conflict: Another model or contract was registered under the key.
         TidegateError: The model cannot be used, or the registry cannot be reached.
     """
     settings = read_settings({"home": None if home is None else str(home)}).settings

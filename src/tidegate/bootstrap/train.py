@@ -10,7 +10,7 @@ import msgspec
 
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.local import Local
-from tidegate.bootstrap.publish import Origin, Published, publish, registered_before
+from tidegate.bootstrap.publish import Origin, Published, check_repeated, publish, registered_before
 from tidegate.bootstrap.training_data import training_rows
 from tidegate.contract.field import Role
 from tidegate.contract.infer import columns_of
@@ -57,11 +57,13 @@ def publish_service(
 
     Raises:
         InvalidSetting: The service has no trainer, or what it returned does not fit its contract.
+        Conflict: The key was used for something else.
         TidegateError: As `publish`.
     """
     before = registered_before(local, service.name, key)
-    if before is not None:
-        return before  # a training is not repeated only to find that out
+    if before is not None:  # a training is not repeated only to find that out
+        check_repeated(before.version, key, service.contract)
+        return before
     key = key or new_key()
     if isinstance(data, str | Path):
         data = training_rows(local, service, data, key=f"{key}/data")
