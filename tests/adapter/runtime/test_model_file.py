@@ -134,6 +134,18 @@ def test_a_booster_s_own_file_answers_with_all_its_iterations(table, rebuild, tm
     np.testing.assert_allclose(answer["probability"], fitted.inplace_predict(x), atol=1e-5)
 
 
+def test_a_wrapper_s_file_of_objective_softmax_gives_scores(table, rebuild, tmp_path):
+    x = table["x"]
+    fitted = xgb.XGBClassifier(n_estimators=5, n_jobs=1, objective="multi:softmax").fit(x, table["three"])
+    fitted.save_model(tmp_path / "m.json")
+
+    prepared = prepare(tmp_path / "m.json")
+    names = prepared.contract.input.names
+    answer = rebuild(prepared).predict(Batch.of({name: x[:, at] for at, name in enumerate(names)}))
+
+    np.testing.assert_allclose(answer["probabilities"], fitted.predict_proba(x), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_damaged_file_is_refused_in_words(models, tmp_path, name):
     data = models[name][0].read_bytes()

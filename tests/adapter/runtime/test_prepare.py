@@ -348,6 +348,24 @@ def test_a_booster_of_several_targets_gives_a_vector(table, rebuild, fit):
     np.testing.assert_allclose(answer["prediction"], fitted.predict(x), rtol=1e-4)
 
 
+@pytest.mark.parametrize("converts", [False, True])
+def test_a_wrapper_of_objective_softmax_gives_scores(table, rebuild, monkeypatch, converts):
+    x, fitted = (
+        table["x"],
+        xgb.XGBClassifier(**XGB, objective="multi:softmax").fit(table["x"], table["three"]),
+    )
+    if not converts:
+        monkeypatch.setattr("tidegate.adapter.runtime.convert.missing_packages", lambda kind: ["onnxmltools"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    assert prepared.spec.kind == ("onnx" if converts else "xgboost")
+    assert answer["label"].tolist() == fitted.predict(x).tolist()
+    np.testing.assert_allclose(answer["probabilities"], fitted.predict_proba(x), atol=1e-5)
+    assert xgb.Booster.inplace_predict(fitted.get_booster(), x).ndim == 1, "the model given stays as it was"
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # newer XGBoost says that it will be gone one day
 @pytest.mark.parametrize("stopped", [None, 2])
 def test_a_linear_booster_answers_as_it_does_in_its_library(table, rebuild, stopped):

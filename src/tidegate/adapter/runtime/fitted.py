@@ -167,6 +167,9 @@ def _recognise_xgboost(model: Any, sample: Any) -> FittedModel:
     if xgboost.is_of_wrapper(model):
         booster, best = xgboost.best_of(booster)
         notes += [] if best is None else [f"It answers with its best iteration, {best}, as its wrapper does."]
+        if xgboost.objective_of(booster) == "multi:softmax":
+            booster = xgboost.with_scores(booster)
+            notes.append("It gives the scores of its classes, as its wrapper does, and not the class alone.")
     names = tuple(booster.feature_names or ())
     columns = _categorical_columns(sample)
     known = xgboost.categories_of(booster)  # the model's own count before what a frame has today

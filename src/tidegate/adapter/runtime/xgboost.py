@@ -132,6 +132,13 @@ def is_of_wrapper(model: Any) -> bool:
     return hasattr(model, "get_booster") or model.attr("scikit_learn") is not None
 
 
+def with_scores(booster: Any) -> Any:
+    """Return a copy of a classifier of objective `multi:softmax` that gives each class's probability."""
+    found = booster.copy()
+    found.set_param({"objective": "multi:softprob"})
+    return found
+
+
 def best_of(booster: Any) -> tuple[Any, int | None]:
     """Return what an early-stopped booster's wrapper would answer with, and the last iteration of it.
 
