@@ -20,11 +20,13 @@ from sklearn.ensemble import (
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
-from sklearn.svm import SVC
+from sklearn.svm import SVC, LinearSVC
 
 from tidegate.adapter.runtime.prepare import prepare
 from tidegate.adapter.runtime.skops import write_estimator
@@ -503,6 +505,31 @@ def test_labels_of_a_classifier_without_probabilities(table, rebuild):
     )
 
 
+@pytest.mark.parametrize("make", [LinearSVC, SVC, RidgeClassifier])
+def test_texts_without_probabilities_are_categories_too(table, rebuild, make):
+    x, fitted = table["x"], make().fit(table["x"], table["text"])
+
+    prepared = prepare(fitted, x)
+    answer = rebuild(prepared).predict(matrix_batch(prepared.contract, x))
+
+    (label,) = prepared.contract.output.fields
+    assert (label.type, label.categories) == (DataType.CATEGORY, ("high", "low", "middle"))
+    assert answer["label"].tolist() == fitted.predict(x).tolist()
+
+
+@pytest.mark.parametrize("make", [LogisticRegression, SVC, lambda: lgb.LGBMClassifier(**QUIET)])
+def test_a_label_that_is_declared_as_a_truth_value_is_one(table, rebuild, make):
+    x, fitted = table["x"], make().fit(table["x"], table["binary"].astype(bool))
+    fields = tuple(Field(name, DataType.FLOAT64) for name in "abcd")
+    declared = Contract(Schema(fields), Schema((Field("label", DataType.BOOL),)))
+
+    prepared = prepare(fitted, x, contract=declared)
+    answer = rebuild(prepared).predict(matrix_batch(declared, x))
+
+    assert answer["label"].dtype == np.bool_
+    assert answer["label"].tolist() == fitted.predict(x).tolist()
+
+
 def test_a_sample_that_breaks_the_contract_is_refused_naming_the_field(flights):
     frame, late = flights
     fitted = FRAMES["logistic"]().fit(frame, late)
@@ -525,6 +552,13 @@ def test_a_sample_that_breaks_the_contract_is_refused_naming_the_field(flights):
             ),
             "x",
             "several targets",
+        ),
+        *(
+            (lambda t, fit=fit: fit(t["x"], np.stack([t["binary"], t["x"][:, 0] > 0], axis=1)), "x", words)
+            for fit, words in (
+                (OneVsRestClassifier(LogisticRegression()).fit, "OneVsRestClassifier has several targets"),
+                (MLPClassifier((2,), tol=10, n_iter_no_change=1).fit, "MLPClassifier has several targets"),
+            )
         ),
     ],
 )

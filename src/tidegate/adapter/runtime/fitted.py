@@ -128,10 +128,7 @@ def _recognise_estimator(model: Any) -> FittedModel:
             f"The {type(model).__name__} is not fitted.", hint="Call fit(X, y) before registering it."
         ) from error
     if isinstance(getattr(model, "classes_", None), list):
-        raise InvalidSetting(
-            f"The {type(model).__name__} has several targets, which no contract can name yet.",
-            hint="Fit one classifier a target and register each as a service.",
-        )
+        raise skops.several_targets(model)
     names = tuple(str(name) for name in getattr(model, "feature_names_in_", ()))
     width = getattr(model, "n_features_in_", None)
     return FittedModel(model, "skops", model, names, width, skops.estimator_classes(model))

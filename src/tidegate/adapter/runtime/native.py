@@ -230,8 +230,11 @@ def require(feature: str, package: str, *, extra: str) -> None:
 
 def classifier_outputs(classes: Sequence[Any], *, has_scores: bool = True) -> tuple[Tensor, ...]:
     """Return the outputs of a classifier: its label, and its classes' probabilities."""
-    is_text = any(isinstance(value, str) for value in classes)
-    label = Tensor("label", DataType.STRING if is_text else DataType.INT64)
+    if any(isinstance(value, str) for value in classes):
+        kind = DataType.STRING
+    else:
+        kind = DataType.BOOL if all(isinstance(value, bool) for value in classes) else DataType.INT64
+    label = Tensor("label", kind)
     if not has_scores:
         return (label,)
     names = tuple(str(value) for value in classes)

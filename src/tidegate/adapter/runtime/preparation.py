@@ -91,7 +91,9 @@ class Preparation:
             fields = [msgspec.structs.replace(fields[0], type=DataType.STRING, categories=())]
             self._features = [(sources[0], fields[0])]
         outputs = fitted.outputs(self._table(self._rows.rows(0, min(8, self._rows.n_rows))))
-        self._contract = contract or Contract(Schema(tuple(fields)), Schema(output_fields(outputs)))
+        self._contract = contract or Contract(
+            Schema(tuple(fields)), Schema(output_fields(outputs, fitted.classes))
+        )
         self._native = self._native_binding(outputs)
 
     def run(self) -> Prepared:
@@ -386,8 +388,13 @@ def table_type(fitted: FittedModel) -> DataType:
     return DataType.FLOAT32 if fitted.kind == "xgboost" else DataType.FLOAT64
 
 
-def output_fields(outputs: Sequence[Tensor]) -> tuple[Field, ...]:
-    """Return the outputs of a contract that is inferred: label and probability, or a prediction."""
+def output_fields(outputs: Sequence[Tensor], classes: Sequence[Any] = ()) -> tuple[Field, ...]:
+    """Return the outputs of a contract that is inferred: label and probability, or a prediction.
+
+    Args:
+        outputs: What the model gives.
+        classes: What its labels are, where it says so.
+    """
     fields = []
     for tensor in outputs:
         if tensor.name == "label":
@@ -402,10 +409,9 @@ def output_fields(outputs: Sequence[Tensor]) -> tuple[Field, ...]:
             fields.append(Field("probabilities", DataType.FLOAT64, tensor.row_shape, ge=0, le=1, doc=doc))
         else:
             fields.append(Field("prediction", DataType.FLOAT64, tensor.row_shape))
-    label = next((tensor for tensor in outputs if tensor.classes), None)
     return tuple(
-        msgspec.structs.replace(field, type=DataType.CATEGORY, categories=label.classes)
-        if field.type is DataType.STRING and label is not None
+        msgspec.structs.replace(field, type=DataType.CATEGORY, categories=tuple(map(str, classes)))
+        if field.type is DataType.STRING and classes
         else field
         for field in fields
     )

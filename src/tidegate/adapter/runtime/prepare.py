@@ -171,7 +171,7 @@ def _prepare_file(
             else Field(field, DataType.FLOAT64, optional=optional)
             for name, field in fields.items()
         )
-        contract = Contract(Schema(columns), Schema(output_fields(outputs)))
+        contract = Contract(Schema(columns), Schema(output_fields(outputs, fitted.classes)))
     signature = Signature((Tensor(TABLE, table_type(fitted), (len(names),)),), outputs)
     named = [fields[name] for name in names]
     known = all(field in contract.input.by_name for field in named)

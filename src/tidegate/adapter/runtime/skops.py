@@ -20,7 +20,7 @@ from tidegate.adapter.runtime.native import (
     require,
 )
 from tidegate.contract.schema import DataType
-from tidegate.core.error import TidegateError
+from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.predictor.binding import Tensor
 from tidegate.predictor.protocol import BuildContext, LoadError, Spec
 
@@ -135,14 +135,36 @@ def estimator_outputs(estimator: Any, example: Any) -> tuple[Tensor, ...]:
     Args:
         estimator: The fitted estimator.
         example: A few rows as it takes them.
+
+    Raises:
+        InvalidSetting: It is a classifier of several targets.
     """
     classes = estimator_classes(estimator)
     if classes:
+        if _is_of_several_targets(estimator, example):
+            raise several_targets(estimator)
         return classifier_outputs(classes, has_scores=hasattr(estimator, "predict_proba"))
     answer = np.asarray(estimator.predict(example))
     if answer.dtype.kind in "iu":  # a cluster, or inlier and outlier
         return (Tensor("label", DataType.INT64, answer.shape[1:]),)
     return (Tensor("variable", DataType.FLOAT64, answer.shape[1:]),)
+
+
+def several_targets(estimator: Any) -> InvalidSetting:
+    """Return the refusal of a classifier that gives several labels a row."""
+    return InvalidSetting(
+        f"The {type(estimator).__name__} has several targets, which no contract can name yet.",
+        hint="Fit one classifier a target and register each as a service.",
+    )
+
+
+def _is_of_several_targets(estimator: Any, example: Any) -> bool:
+    """Tell whether it gives several labels a row: some that do list one set of classes all the same."""
+    try:
+        answer = run_of(estimator, {"label"})(example)["label"]
+    except Exception:  # noqa: BLE001 - a step raises what it likes; what it says of rows is told later
+        return False
+    return answer.ndim != 1 and answer.shape[1:] != (1,)
 
 
 def run_of(estimator: Any, wanted: Collection[str], *, n_threads: int = 1) -> Run:
