@@ -60,6 +60,12 @@ CHANGES = {
     "number to boolean": (x(INT), x(DataType.BOOL), BREAKING, BREAKING),
     "category to text": (category("a"), x(TEXT), WIDENING, BREAKING),
     "text to category": (x(TEXT), category("a"), BREAKING, WIDENING),
+    "category to text that takes it": (category("a", "b"), x(TEXT, max_length=36), WIDENING, BREAKING),
+    "category to a pattern that it has": (category("a", "b"), x(TEXT, pattern="^[ab]$"), WIDENING, BREAKING),
+    "category to text too short": (category("a", "bcd"), x(TEXT, max_length=2), BREAKING, BREAKING),
+    "category to another pattern": (category("a", "b"), x(TEXT, pattern="^a$"), BREAKING, BREAKING),
+    "text to category that fits": (x(TEXT, max_length=5), category("ab", "cd"), BREAKING, WIDENING),
+    "text to category too long": (x(TEXT, max_length=1), category("ab", "c"), BREAKING, BREAKING),
     "new category": (category("a"), category("a", "b"), WIDENING, BREAKING),
     "removed category": (category("a", "b"), category("a"), BREAKING, WIDENING),
     "other category": (category("a", "b"), category("a", "c"), BREAKING, BREAKING),
@@ -136,6 +142,19 @@ def test_change_says_why(old, new, verdict, reason):
     comparison = compare(contract(*old), contract(*new))
 
     assert [(change.verdict, change.reason) for change in comparison.changes] == [(verdict, reason)]
+
+
+def test_a_bound_that_is_another_number_in_another_type_is_said_to_be():
+    comparison = compare(contract(x(le=0.1)), contract(x(DataType.FLOAT32, le=0.1)))
+
+    reasons = [change.reason for change in comparison.changes]
+    assert "the range [-inf, 0.1] has other ends in float32 than in float64" in reasons
+
+
+def test_categories_that_a_text_excludes_are_named():
+    comparison = compare(contract(category("a", "bcd")), contract(x(TEXT, max_length=2)))
+
+    assert comparison.changes[0].reason == "the text's length or pattern excludes categories: 'bcd'"
 
 
 def test_removed_output_breaks_and_a_new_one_does_not():

@@ -239,12 +239,13 @@ def _normal_value(field: Field, value: Any, shape: tuple[int | None, ...], refus
         expected = float
     if type(value) is not expected:
         refuse(f"has the default {value!r}, which is not {kind.value}")
-    if not _is_allowed(field, value):
+    if not is_allowed(field, value):
         refuse(f"has the default {value!r}, which its own constraints exclude")
     return value
 
 
-def _is_allowed(field: Field, value: Any) -> bool:
+def is_allowed(field: Field, value: Any) -> bool:
+    """Tell whether a scalar value, in its normal form, is one that a field takes."""
     if isinstance(value, bool):
         return True
     if isinstance(value, int | float):

@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from tidegate.contract.check import is_allowed
 from tidegate.contract.field import DataType, Field, Role
 from tidegate.contract.limit import type_limit, wire_limit
 from tidegate.contract.schema import Contract, Schema
@@ -186,10 +187,13 @@ def _range_changes(old: Field, new: Field, moved: Moved) -> Iterator[Difference]
     if not (old.has_range or new.has_range) and not (old.type.is_integer and new.type.is_integer):
         return  # floats without a range differ by their types only
     before, after = wire_limit(old), wire_limit(new)
+    reason = f"the range {_range(old)} became {_range(new)}"
+    if _range(old) == _range(new):  # what was written is rounded to the type
+        reason = f"the range {_range(old)} has other ends in {new.type.value} than in {old.type.value}"
     yield from moved(
         after.low < before.low or after.high > before.high,
         after.low > before.low or after.high < before.high,
-        f"the range {_range(old)} became {_range(new)}",
+        reason,
     )
 
 
@@ -200,6 +204,14 @@ def _has_limits(field: Field) -> bool:
 def _text_changes(old: Field, new: Field, moved: Moved) -> Iterator[Difference]:
     if old.type is DataType.CATEGORY and new.type is DataType.CATEGORY:
         yield from _category_changes(old, new, moved)
+    if (old.type, new.type) in ((DataType.CATEGORY, DataType.STRING), (DataType.STRING, DataType.CATEGORY)):
+        # What the text asks for concerns only the categories on the other side, all of which are known.
+        listed, text = (old, new) if new.type is DataType.STRING else (new, old)
+        unfit = [value for value in listed.categories if not is_allowed(text, value)]
+        if unfit:
+            reason = f"the text's length or pattern excludes categories: {_some(unfit)}"
+            yield from moved(listed is new, listed is old, reason)
+        return
     if (old.min_length or 0) != (new.min_length or 0):
         fewer = (new.min_length or 0) < (old.min_length or 0)
         yield from moved(
