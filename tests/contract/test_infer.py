@@ -103,6 +103,34 @@ def test_a_column_without_categories_of_texts_has_none(column):
     assert categories_of(frame) == {}
 
 
+@pytest.mark.parametrize(
+    ("frame", "words", "hint"),
+    [
+        (
+            pd.DataFrame(np.ones((5, 3)), columns=["a", "a", "b"]),
+            "Several columns have the name 'a'",
+            "Rename",
+        ),
+        (pl.DataFrame({"a": [{"b": 1, "c": 2}] * 5}), "'a' is Struct", "unnest"),
+        (pl.DataFrame({"a": [[{"b": 1}]] * 5}), "'a' is List.*Struct", "unnest"),
+        (pl.LazyFrame({"a": [1]}), "a LazyFrame, which holds no rows yet", "collect"),
+    ],
+)
+def test_a_frame_that_no_fields_can_hold_is_refused_in_words(frame, words, hint):
+    with pytest.raises(InvalidSetting, match=words) as caught:
+        columns_of(frame)
+
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("values", [pd.array([True, None] * 5, "boolean"), pl.Series([True, None] * 5)])
+def test_truth_values_with_gaps_are_refused_with_what_can_be_done(values):
+    with pytest.raises(InvalidSetting, match="'x' holds NoneType, bool") as caught:
+        only(values)
+
+    assert ".astype(float)" in caught.value.hint
+
+
 def test_range_is_not_inferred():
     assert not only(np.arange(5.0)).has_range
 

@@ -6,6 +6,7 @@ import datetime as dt
 import keyword
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -103,11 +104,14 @@ def columns_of(
         prefix: An array's columns without names are prefix_0, prefix_1, ...
 
     Raises:
-        InvalidSetting: It has another form, no rows, integers of 128 bits, or `names` do not fit.
+        InvalidSetting: It has another form, no rows, two columns of one name, a column of a type that no
+            field has, or `names` do not fit.
     """
+    check_rows(data)
     if isinstance(data, Mapping):
         columns = {str(name): _column(_held(name, values)) for name, values in data.items()}
     elif hasattr(data, "columns"):
+        _check_names(data)
         # pandas and polars both give columns by name; neither is imported to find out which it is.
         columns = {str(name): _column(_held(name, _series(data, name))) for name in data.columns}
     else:
@@ -133,6 +137,29 @@ def categories_of(data: Any) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def check_rows(data: Any) -> None:
+    """Pass if data holds rows: nothing is asked of a lazy frame, which warns of every question.
+
+    Raises:
+        InvalidSetting: Its rows are still to be read.
+    """
+    if type(data).__name__ == "LazyFrame":
+        raise InvalidSetting(
+            "A contract cannot be inferred from a LazyFrame, which holds no rows yet.",
+            hint="Collect it first: frame.head(1000).collect().",
+        )
+
+
+def _check_names(frame: Any) -> None:
+    twice = [str(name) for name, times in Counter(map(str, frame.columns)).items() if times > 1]
+    if twice:
+        raise InvalidSetting(
+            f"Several columns have the name {', '.join(map(repr, twice))}, and fields go by their names.",
+            hint="Rename them.",
+            columns=twice,
+        )
+
+
 def _held(name: Any, values: Any) -> Any:
     """Return values of a type that numpy has."""
     kind = str(getattr(values, "dtype", ""))
@@ -140,6 +167,12 @@ def _held(name: Any, values: Any) -> Any:
         raise InvalidSetting(
             f"Column {str(name)!r} is {kind}, which no field can hold.",
             hint="Cast it: to Int64 where the numbers fit, else to Float64 or String.",
+            field=str(name),
+        )
+    if "Struct" in kind:
+        raise InvalidSetting(
+            f"Column {str(name)!r} is {kind}, which no field can hold.",
+            hint="Make it a column each: frame.unnest(...).",
             field=str(name),
         )
     return values
@@ -250,9 +283,12 @@ def _infer_objects(name: str, column: Column, source: str, doc: str, known: Sequ
         if _all(present, kind) and (type_ is DataType.BYTES or not optional):
             return Field(name, type_, optional=optional, doc=doc)
     kinds = sorted({type(value).__name__ for value in values})
+    hint = "Make it numbers, text, times or vectors of one of them."
+    if _all(present, bool):
+        hint = "A truth value cannot be missing: fill the gaps, or make it numbers (pandas: .astype(float))."
     raise InvalidSetting(
         f"Column {source!r} holds {', '.join(kinds)}, which no field can.",
-        hint="Make it numbers, text, times or vectors of one of them.",
+        hint=hint,
         field=name,
     )
 

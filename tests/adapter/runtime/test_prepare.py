@@ -505,6 +505,14 @@ def test_labels_of_a_classifier_without_probabilities(table, rebuild):
     )
 
 
+@pytest.mark.parametrize("make", [LogisticRegression, lambda: xgb.XGBClassifier(**XGB)])
+def test_a_lazy_sample_is_refused_in_words(table, make):
+    fitted = make().fit(table["x"], table["binary"])
+
+    with pytest.raises(InvalidSetting, match="holds no rows yet"):
+        prepare(fitted, pl.DataFrame(table["x"]).lazy())
+
+
 @pytest.mark.parametrize("make", [LinearSVC, SVC, RidgeClassifier])
 def test_texts_without_probabilities_are_categories_too(table, rebuild, make):
     x, fitted = table["x"], make().fit(table["x"], table["text"])

@@ -14,6 +14,7 @@ from tidegate.adapter.runtime.model_file import kind_of, open_model
 from tidegate.adapter.runtime.native import TABLE, NativeOptions
 from tidegate.adapter.runtime.preparation import Preparation, output_fields, table_type
 from tidegate.adapter.runtime.prepared import Prepared
+from tidegate.contract.infer import check_rows
 from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.binding import Signature, Tensor, as_field_name, bind, contract_from
@@ -57,6 +58,7 @@ def prepare(
         UntrustedTypes: A skops file holds types that nobody has agreed to.
         MissingExtra: A library is not installed.
     """
+    check_rows(sample)
     if isinstance(model, RemoteOptions):
         return _prepare_remote(model, contract)
     if isinstance(model, str | Path):
