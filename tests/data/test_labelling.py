@@ -80,8 +80,8 @@ def test_a_hand_label_goes_before_any_vote_and_judges_the_functions():
 
 def test_a_lone_vote_is_never_turned_round_by_rules_that_hardly_meet():
     rules = [LabellingRule("long", "month > 30", 1), LabellingRule("small", "credit < 1500", 0)]
-    months, credits = [36] * 20 + [12] * 300 + [36], [5000] * 20 + [1000] * 300 + [1000]
-    table = pl.DataFrame({"month": months, "credit": credits})  # both hold in the last row only
+    months, amounts = [36] * 20 + [12] * 300 + [36], [5000] * 20 + [1000] * 300 + [1000]
+    table = pl.DataFrame({"month": months, "credit": amounts})  # both hold in the last row only
 
     done = label_rows(table, {rule.name: rule for rule in rules})
 

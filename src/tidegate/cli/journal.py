@@ -321,8 +321,9 @@ def export(
     """Write predictions as Parquet into the folder TARGET: a file for each service, day and contract.
 
     What a version answered in the shadow is left out, or with --shadows has no inputs: they stand with the
-    prediction of the same prediction_id. Files that are there are replaced. The exit status is 3 if some of the
-    journal could not be read.
+    prediction of the same prediction_id. Files that are there are replaced.
+
+    The exit status is 3 if some of the journal could not be read.
     """
     from tidegate.bootstrap.export import export as export_home
     from tidegate.operation.version import check_service

@@ -78,7 +78,8 @@ class FunctionReport(msgspec.Struct, frozen=True):
         coverage: Share of the rows on which it votes.
         overlap: Share of the rows on which it and another one vote.
         conflict: Share of the rows on which another one votes otherwise.
-        n_told: Of its votes, those that tell how often it is right: on rows with another vote or a hand label.
+        n_told: Of its votes, those that tell how often it is right: on rows with another vote or a hand
+            label.
         accuracy: Estimated share of its votes that are right, at least what chance would give; None where
             it never votes.
         weight: Of its vote, in log odds; 0 is chance.

@@ -109,8 +109,9 @@ def assess_binary(
     for each in audits:
         if each.left_out:
             named, n_more = ", ".join(each.left_out[:_SHOWN]), len(each.left_out) - _SHOWN
+            named += f" and {n_more} more" if n_more > 0 else ""
             notes.append(
-                f"Groups by {each.attribute}: {named}{f' and {n_more} more' if n_more > 0 else ''}: fewer than "
+                f"Groups by {each.attribute}: {named}: fewer than "
                 f"{least_rows(len(predicted))} rows, not compared."
             )
     return msgspec.structs.replace(

@@ -165,8 +165,8 @@ class Plan(msgspec.Struct, frozen=True):
         if not shares or shares != sorted(set(shares)) or not (shares[0] > 0 and shares[-1] < 1):
             raise InvalidSetting(
                 f"The steps of a plan have ascending shares between 0% and 100%. Got {percents(shares)}.",
-                hint="For example --steps 1,5,25,50, in a plan 0.01, 0.05, 0.25, 0.5; all traffic comes after "
-                "the last one.",
+                hint="For example --steps 1,5,25,50, in a plan 0.01, 0.05, 0.25, 0.5; all traffic comes "
+                "after the last one.",
             )
         names = [guardrail.name for guardrail in self.guardrails]
         if len(set(names)) != len(names) or not names:
@@ -246,9 +246,9 @@ def read_plan(data: bytes) -> Plan:
         plan = msgspec.json.decode(data, type=Plan)
         written = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        kind, what = next((each for at, *each in _PARTS if f"`$.{at}" in str(error)), (Plan, "a plan"))
+        hints = (_fields_of(kind, what) for at, kind, what in _PARTS if f"`$.{at}" in str(error))
         raise InvalidSetting(
-            f"This is no plan: {error}.".replace("..", "."), hint=_fields_of(kind, what)
+            f"This is no plan: {error}.".replace("..", "."), hint=next(hints, _fields_of(Plan, "a plan"))
         ) from error
     _check_fields(written, Plan, "a plan")
     for at, kind, what in _PARTS:
@@ -366,8 +366,8 @@ def check_time(plan: Plan, expected: Forecast, *, service: str) -> None:
         raise TooSlow(
             f"At the present traffic of service {service!r} this release would take {took}; its plan allows "
             f"{in_words(plan.limit_s)}. The guardrail {expected.slowest!r} takes longest.",
-            hint="Give the first steps a larger share, allow more (`allowance`), or start it all the same with "
-            "--allow-slow.",
+            hint="Give the first steps a larger share, allow more (`allowance`), or start it all the same "
+            "with --allow-slow.",
             service=service,
         )
 
