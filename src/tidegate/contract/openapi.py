@@ -34,6 +34,7 @@ _REFUSALS = {
     "404": "There is no such service, version or arm.",
     "408": "The request was not complete in time.",
     "413": "The body or the number of rows is above the limit.",
+    "414": "The address is too long.",
     "415": "The body is compressed in a way that is not taken.",
     "422": "A row does not fulfil the contract; the message names field and row.",
     "429": "The caller has sent more than its share.",
@@ -42,8 +43,8 @@ _REFUSALS = {
     "503": "Too much is waiting, or the service is not ready.",
     "504": "The answer could not be made in time.",
 }
-_OUTCOME_REFUSALS = ("400", "404", "408", "413", "415", "431", "503")
-_PROTOCOL_REFUSALS = ("400", "404", "408", "413", "415", "429", "431", "500", "501", "503")
+_OUTCOME_REFUSALS = ("400", "404", "408", "413", "414", "415", "431", "503")
+_PROTOCOL_REFUSALS = ("400", "404", "408", "413", "414", "415", "429", "431", "500", "501", "503")
 """On that face whatever its protocol has no status for is 400, and what is out of time 503."""
 
 _HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
