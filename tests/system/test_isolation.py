@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import psutil
@@ -169,3 +171,33 @@ def test_a_crash_loop_is_kept_away_for_longer_and_longer_and_said_so(server):
     flag.unlink()
     wait_until(lambda: ask(server, "looping", 2.0).status == 200, what="the runner returns")
     wait_until(lambda: not quarantined(), what="its end, after a steady while")
+
+
+def test_a_worker_that_starts_while_a_model_is_down_takes_it_and_one_that_answers_otherwise_later(server):
+    down = server.folder / "down"
+    bodies = {
+        "store": f"assert not os.path.exists({str(down)!r}), 'down'\nreturn {{'total': columns['a'] + 0}}",
+        "lying": f"return {{'total': columns['a'] + os.path.exists({str(down)!r})}}",
+    }
+    sample = {"a": [1.0, 2.0, 3.0], "b": [1.0, 1.0, 1.0]}
+    for name, body in bodies.items():
+        path = write_function(server.folder / f"{name}.py", body)
+        add_version(server, name, path, sample=sample, fallback=[tg.Constant({"total": -7.0})])
+        deploy(server, name)
+        wait_until(lambda name=name: is_well(server, name), what=name)
+    down.touch()
+    (worker,) = server.workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_until(lambda: server.workers() and server.workers()[0].pid != worker.pid, what="the next worker")
+
+    assert ask(server, "store", 5.0).json()["output"] == {"total": -7.0}
+    assert ask(server, "lying", 5.0).code == "not_ready", "no fallback knows of a wrong answer"
+    with server.client() as client:
+        assert "down" in client.get("/v2/models/store/ready").body.decode()
+
+    down.unlink()
+    for name in bodies:
+        wait_until(
+            lambda name=name: ask(server, name, 5.0).json().get("output") == {"total": 5.0},
+            what=f"{name} is asked again",
+        )

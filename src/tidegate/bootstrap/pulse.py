@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from tidegate.bootstrap.version import VersionLoader
+from tidegate.bootstrap.version import CHECK_S, VersionLoader
 from tidegate.serving.endpoint import LoadedVersion
 from tidegate.serving.readiness import CheckFailed
 
@@ -14,7 +14,6 @@ _log = logging.getLogger("tidegate.worker")
 
 ROUND_TICKS = 10
 """Ticks of a second in which every version is asked once, if there are no more than so many of them."""
-_TIMEOUT_S = 5.0
 _CONFIRM = 2
 """A version that failed so often in a row is unwell: one time may be a moment of overload."""
 
@@ -60,7 +59,7 @@ class Pulse:
             why = "The process that runs it is not there."
         else:
             try:
-                await self._loader.check(version, timeout_s=_TIMEOUT_S)
+                await self._loader.check(version, timeout_s=CHECK_S)
             except CheckFailed as error:
                 why = error.message
         n_failed = self._failed.pop(version, 0) + 1 if why else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -24,12 +25,17 @@ from tidegate.serving.duration import DurationModel
 from tidegate.serving.endpoint import Executor, LoadedVersion, Tensors
 from tidegate.serving.feature import FeatureExecutor, FeatureMerge, Source
 from tidegate.serving.inline import InlineExecutor
-from tidegate.serving.readiness import check_answers
+from tidegate.serving.readiness import AnswersDiffer, CheckFailed, check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
+
+_log = logging.getLogger("tidegate.worker")
 
 _RUNNER_START_S = 60.0
 _RUNNER_RETURN_S = 2.0
 """How long a worker that replaces another waits for a runner: the other services wait for the worker."""
+_FIRST_CHECK_S = 30.0
+CHECK_S = 5.0
+"""How long a version that has served before may take for its check inputs: others wait meanwhile."""
 
 _MAX_LIMITS = 4096
 
@@ -46,9 +52,20 @@ _decode_bounds = msgspec.json.Decoder(_Bounds).decode
 class VersionLoader:
     """Loads versions for one worker."""
 
-    def __init__(self, settings: WorkerSettings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, settings: WorkerSettings, loop: asyncio.AbstractEventLoop, *, unwell: dict[tuple[str, int], str]
+    ) -> None:
+        """Take settings.
+
+        Args:
+            settings: The worker's.
+            loop: The event loop.
+            unwell: Service and number of a version -> what is wrong with it; told of what was taken
+                though its check inputs failed.
+        """
         self._settings = settings
         self._loop = loop
+        self._unwell = unwell
         self._clock = SystemClock()
         self._checks: WeakKeyDictionary[LoadedVersion, CheckInputs] = WeakKeyDictionary()
         self._limits: dict[str, Limits] = {}
@@ -62,7 +79,8 @@ class VersionLoader:
             digest: Of its manifest.
             stage: What its trial found.
             is_new: Whether it has to show that it can serve. One that has served before is taken
-                without its runner, if that is down: until it is back the fallback answers, or an error.
+                without its runner, if that is down, and unwell, if what it needs outside this worker
+                is: until that is back the fallback answers, or an error.
 
         Raises:
             TidegateError: It cannot be loaded, or answers its check inputs otherwise than it should.
@@ -121,11 +139,19 @@ class VersionLoader:
         )
         checks = manifest.check_inputs
         if checks is not None and executor.is_there:
+            # a model in this process needs nothing that could come back: it cannot serve with what is here
+            may_return = not is_new and not isinstance(executor, InlineExecutor)
+            timeout_s = CHECK_S if may_return else _FIRST_CHECK_S
             try:
-                await check_answers(version, checks.rows, checks.outputs, tolerance=checks.tolerance)
-            except BaseException:
-                version.close()
-                raise
+                await check_answers(
+                    version, checks.rows, checks.outputs, tolerance=checks.tolerance, timeout_s=timeout_s
+                )
+            except BaseException as error:
+                if not may_return or not isinstance(error, CheckFailed) or isinstance(error, AnswersDiffer):
+                    version.close()
+                    raise
+                self._unwell[version.service, number] = error.message
+                _log.error("version.unwell service=%s version=%d: %s", version.service, number, error.message)
         if checks is not None:
             self._checks[version] = checks
         return version

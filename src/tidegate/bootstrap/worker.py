@@ -64,7 +64,7 @@ the answer: one that is closed while its client begins to send costs that client
 
 _MAX_HANDLERS = 4096
 _RETRY_S = 5.0
-"""How long a service that could not be loaded on demand is not tried again."""
+"""How long a version that could not be loaded is not tried again."""
 
 
 class Failure(NamedTuple):
@@ -107,7 +107,7 @@ class Worker:
         self._plane.outbox.is_alone = lambda: len(self._site.connections) < 2
         self._follower = RouteFollower(RouteStore(home.route(cell), cell=cell), clock=self._clock)
         self._status_file = StatusFile(home.workers(cell), slot=settings.slot)
-        self._loader = VersionLoader(settings, loop)
+        self._loader = VersionLoader(settings, loop, unwell=self._plane.unwell)
         self._secret = home.secret_key()
         self._loaded: dict[str, dict[int, LoadedVersion]] = {}
         self._failed: dict[tuple[str, int], Failure] = {}
@@ -201,6 +201,7 @@ class Worker:
             self._plane.journal_refusals()
             self._cold.check()
             self._pulse.tick()
+            self._retry()
             if self._settings.server.is_orphaned:  # the supervisor is gone, and with it who would restart us
                 self._stopping.set()
 
@@ -247,6 +248,17 @@ class Worker:
             key = (service.service, number)
             if not (self._is_loaded(key) or key in self._loading or key in self._failed):
                 self._loading[key] = self._loop.create_task(self._load(service, number))
+
+    def _retry(self) -> None:
+        """Try once more what could not be loaded a while ago: what it needs may be back."""
+        now_s = self._clock.monotonic_s()
+        for key, failure in self._failed.items():
+            service = self._follower.route.services.get(key[0])
+            if service is None or key[1] not in service.versions or now_s - failure.at_s < _RETRY_S:
+                continue
+            # who prepares a version is told once that it failed; on demand it is tried when it is asked for
+            if service.preparing is None and key[0] not in self._plane.on_demand and key not in self._loading:
+                self._loading[key] = self._loop.create_task(self._load(service, key[1]))
 
     def _forgive(self, service: ServiceRoute) -> None:
         """Forget that a version could not be loaded, when it is asked for anew."""
@@ -317,6 +329,7 @@ class Worker:
                 version = await self._loader.load(number, service.manifests[number], stage, is_new=is_new)
                 version.is_on_demand = service.service in self._plane.on_demand
                 self._loaded.setdefault(service.service, {})[number] = version
+                self._failed.pop(key, None)
         except (TidegateError, OSError) as error:
             why = str(error)
         except Exception as error:  # noqa: BLE001 - a version that cannot load must not stop the others
@@ -325,7 +338,10 @@ class Worker:
         finally:
             del self._loading[key]
         if why:
+            before = self._failed.get(key)
             self._failed[key] = Failure(why, since_us, self._clock.monotonic_s())
+            if before is not None and before.why == why:
+                return  # tried once more, and all is as it was
             _log.error("version.load_failed service=%s version=%d: %s", *key, why)
         # a new endpoint even for the same generation: it now has one more version
         self._generations.pop(service.service, None)

@@ -21,6 +21,10 @@ class CheckFailed(TidegateError):
     code = "check_inputs_failed"
 
 
+class AnswersDiffer(CheckFailed):
+    """It does answer, but otherwise: nothing would keep wrong answers from callers."""
+
+
 async def check_answers(
     version: LoadedVersion,
     rows: Sequence[Mapping[str, Any]],
@@ -39,7 +43,8 @@ async def check_answers(
         timeout_s: How long the model may take.
 
     Raises:
-        CheckFailed: An answer differs, is against the contract, or did not come.
+        AnswersDiffer: An answer is another one.
+        CheckFailed: An answer is against the contract, or did not come.
     """
     decoder = version.decoder
     if version.features is not None:  # the rows come with features: what the store says may differ by now
@@ -66,7 +71,7 @@ async def check_answers(
     for number, (answer, wanted) in enumerate(zip(answers, expected, strict=True)):
         for field, value in wanted.items():
             if not _close(answer.get(field), value, tolerance):
-                raise CheckFailed(
+                raise AnswersDiffer(
                     f"Check input {number} was answered {field}={answer.get(field)!r}, expected {value!r}.",
                     hint="The model, its runtime or its conversion differs from what was registered.",
                     field=field,
