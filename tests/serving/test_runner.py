@@ -20,7 +20,7 @@ from tidegate.contract.batch import Batch
 from tidegate.core.clock import SystemClock
 from tidegate.journal.record import Flag
 from tidegate.serving.frame import Answer, Ask, FrameBuffer, encode, pack, unpack
-from tidegate.serving.quarantine import Notes, Quarantine, RowGuard
+from tidegate.serving.quarantine import STRIKES, Notes, Quarantine, RowGuard
 from tidegate.serving.readiness import CheckFailed, check_answers
 from tidegate.serving.remote import RemoteExecutor, RunnerUnavailable
 from tidegate.serving.runner import Runner
@@ -288,6 +288,37 @@ def test_a_row_in_quarantine_costs_its_own_request_and_is_flagged_if_no_version_
 
         run(test)
     assert 13.0 not in asked
+
+
+def test_check_inputs_are_neither_noted_nor_refused_whatever_became_of_them(tmp_path: Path) -> None:
+    clock = SystemClock()
+    quarantine = Quarantine(tmp_path, 1, clock=clock)
+    guard = RowGuard(quarantine, Notes(tmp_path / "notes"), b"s")
+    noted, is_down = [], True
+
+    def fail(x: Any) -> Any:
+        noted.append(len(Notes(tmp_path / "notes").left))  # what a successor would find
+        if is_down:
+            raise ConnectionError("the store is down")
+        return x
+
+    quarantine.convict(guard.fingerprints(Batch({"x": np.ones(1)}, 1)))
+    with running(Told(fail), guard=guard) as path:
+
+        async def test() -> None:
+            nonlocal is_down
+            harness = Harness(tmp_path)
+            version = harness.serve(await connected(path, harness))
+            for _ in range(STRIKES + 1):
+                with pytest.raises(CheckFailed, match="ConnectionError"):
+                    await check_answers(version, [{"x": 2.0}], [{"y": 2.0}], tolerance=1e-6)
+            is_down = False
+            await check_answers(version, [{"x": 1.0}, {"x": 2.0}], [{"y": 1.0}, {"y": 2.0}], tolerance=1e-6)
+            version.close()
+
+        run(test)
+
+    assert noted == [0] * len(noted)
 
 
 def test_what_nobody_waits_for_any_more_is_not_run(tmp_path: Path) -> None:

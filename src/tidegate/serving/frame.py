@@ -40,7 +40,7 @@ class Ask(msgspec.Struct, array_like=True, tag="ask"):
     Attributes:
         id: The worker's number for it.
         deadline_s: When the last of its answers stops being of use, seconds on the machine's
-            monotonic clock.
+            monotonic clock; infinity for check inputs, which have no caller.
         n_rows: How many rows.
         parts: The columns.
         criticality: How much it matters; see `Criticality`.

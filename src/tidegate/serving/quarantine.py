@@ -38,6 +38,8 @@ _COUNT = struct.Struct("<Q")
 _WIDTH = 8
 
 Fingerprint = bytes
+UNKNOWN: Fingerprint = b""
+"""Of a row of which nothing is to be remembered: as a note it takes no space, and nothing is equal to it."""
 
 
 class QuarantinedInput(PredictorError):
@@ -164,6 +166,8 @@ class Quarantine:
 
     def failed_alone(self, row: Fingerprint) -> None:
         """Learn that the model raised on this row by itself."""
+        if row == UNKNOWN:
+            return
         self._strikes[row] = strikes = self._strikes.pop(row, 0) + 1
         if strikes >= STRIKES:
             del self._strikes[row]

@@ -10,6 +10,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterator
 from itertools import groupby
+from math import inf
 from time import perf_counter
 
 from tidegate.contract.batch import Batch
@@ -18,7 +19,7 @@ from tidegate.predictor.protocol import Predictor, PredictorError
 from tidegate.serving.duration import DurationModel
 from tidegate.serving.frame import MOVING, Answer, Ask, Cancel, FrameBuffer, encode, pack, unpack
 from tidegate.serving.inline import predict_checked
-from tidegate.serving.quarantine import Fingerprint, QuarantinedInput, RowGuard
+from tidegate.serving.quarantine import UNKNOWN, Fingerprint, QuarantinedInput, RowGuard
 from tidegate.serving.queue import CallQueue, Waiting
 
 _RECEIVE_BYTES = 1 << 20
@@ -183,7 +184,7 @@ class Runner:
         inputs = Batch.concat([unpack(ask.parts, ask.n_rows) for _, ask in members])
         rows: list[Fingerprint] = []
         if self._guard is not None:
-            rows = self._guard.fingerprints(inputs)
+            rows = self._fingerprints(self._guard, members, inputs)
             if self._refuse(members, rows):
                 return
         started_s = perf_counter()
@@ -228,6 +229,17 @@ class Runner:
             )
             self._answer(peer, answer)
         self._flush()
+
+    def _fingerprints(
+        self, guard: RowGuard, members: list[tuple[Peer, Ask]], inputs: Batch
+    ) -> list[Fingerprint]:
+        rows = guard.fingerprints(inputs)
+        start = 0
+        for _, ask in members:
+            if ask.deadline_s == inf:  # check inputs: the model has answered them, so they are not at fault
+                rows[start : start + ask.n_rows] = [UNKNOWN] * ask.n_rows
+            start += ask.n_rows
+        return rows
 
     def _refuse(self, members: list[tuple[Peer, Ask]], rows: list[Fingerprint]) -> bool:
         """Answer those whose rows the model does not survive, run the others; False if there are none."""
