@@ -10,6 +10,7 @@ from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import InvalidSetting
 from tidegate.predictor.function import build_function
 from tidegate.predictor.protocol import BuildContext, LoadError, PredictorError, Spec
+from tidegate.serving.frame import pack, unpack
 
 CONTRACT = Contract(
     Schema((Field("x", DataType.FLOAT64), Field("secret", DataType.STRING))),
@@ -57,6 +58,37 @@ def test_the_batch_itself_and_a_started_state_can_be_had(tmp_path):
     assert answer["y"].tolist() == [3.5, 7.0]
     assert str(tmp_path) not in sys.path
     sys.modules.pop("factor")
+
+
+@pytest.mark.parametrize("takes", ["columns", "batch"])
+@pytest.mark.parametrize("n_parts", [1, 2])
+@pytest.mark.parametrize("is_block", [False, True])
+def test_a_function_may_write_to_its_rows_whichever_came_with_them(tmp_path, takes, n_parts, is_block):
+    contract = Contract(
+        Schema((Field("x", DataType.FLOAT64), Field("v", DataType.FLOAT64, shape=(None,)))),
+        Schema((Field("y", DataType.FLOAT64),)),
+    )
+    source = (
+        "def predict(rows):\n"
+        "    x, v = rows['x'], rows['v']\n"
+        "    x += 1\n"
+        "    v[0] += 1\n"
+        "    return {'y': rows['x'] + [each.sum() for each in v]}\n"
+    )
+    x = np.array([[1.0], [2.0]])
+    v = np.empty(2, object)
+    v[:] = [np.array([1.0, 2.0]), np.array([3.0])]
+    given = Batch(
+        {"x": x[:, 0], "v": v},
+        2,
+        blocks={("x",): x} if is_block else {},
+    )
+    sent = Batch.concat([unpack(pack(given), 2) for _ in range(n_parts)])
+    function = load(write(tmp_path, source), contract=contract, takes=takes)
+
+    assert function.predict(sent)["y"].tolist()[:2] == [7.0, 6.0]
+    assert function.predict(given)["y"].tolist() == [7.0, 6.0]
+    assert (x.tolist(), v[0].tolist()) == ([[1.0], [2.0]], [1.0, 2.0]), "the caller's own rows stay"
 
 
 def test_two_versions_of_one_module_live_side_by_side(tmp_path):

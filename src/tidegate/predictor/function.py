@@ -68,7 +68,7 @@ class FunctionPredictor:
             PredictorError: It raised, or its answer is not the contract's columns.
         """
         names = self.contract.input.names
-        argument: Any = batch.select(names)
+        argument: Any = _own(batch, names)
         if self._takes == "columns":
             argument = dict(argument.columns)
         try:
@@ -101,6 +101,31 @@ class FunctionPredictor:
         return PredictorError(
             f"The function raised {type(error).__name__}{where}{told}", error=type(error).__name__
         )
+
+
+def _own(batch: Batch, names: tuple[str, ...]) -> Batch:
+    """Return columns that a function may write to.
+
+    Some are only lent to be read, and others have some as well: what a function may do with its rows
+    must not depend on which others came with them, or on who asks.
+    """
+    blocks = {each: block.copy() for each, block in batch.blocks()}
+    columns = {
+        name: column for each, block in blocks.items() for name, column in zip(each, block.T, strict=True)
+    }
+    for name in names:
+        if name not in columns:
+            columns[name] = _own_column(batch[name])
+    return Batch({name: columns[name] for name in names}, batch.n_rows, blocks=blocks)
+
+
+def _own_column(column: Column) -> Column:
+    own = column.copy()
+    if own.dtype == object:  # of varying length: each row may be an array by itself
+        for row, value in enumerate(own):
+            if isinstance(value, np.ndarray):
+                own[row] = value.copy()
+    return own
 
 
 def _column(answer: Mapping[str, Any], field: Field, n_rows: int) -> Column:
