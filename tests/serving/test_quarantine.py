@@ -138,6 +138,21 @@ def test_a_row_on_which_the_model_only_raises_is_refused_after_several_times(tmp
     assert quarantine.refused([other]) == []
 
 
+def test_a_disk_that_cannot_be_written_ends_nothing_and_is_said_once(tmp_path, clock, caplog) -> None:
+    folder = tmp_path / "gone"  # every write to it fails, as on a full disk
+    quarantine = Quarantine(folder, 1, clock=clock)
+    (row,) = rows_of(1.0)
+
+    quarantine.crashed([row])
+    quarantine.crashed([row])
+
+    assert quarantine.refused([row]) == [0]
+    assert len(caplog.records) == 1
+    folder.mkdir()
+    quarantine.crashed(rows_of(2.0))
+    assert Quarantine(folder, 1, clock=clock).refused([row]) == [0]
+
+
 def test_what_is_remembered_is_bounded(tmp_path: Path, clock: FakeClock) -> None:
     quarantine = Quarantine(tmp_path, 1, clock=clock)
     rows = [value.to_bytes(8, "big") for value in range(2 * MAX_CONVICTED)]

@@ -11,6 +11,7 @@ Nothing of an input is kept but a keyed hash of eight bytes.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import struct
@@ -25,6 +26,8 @@ import numpy as np
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
 from tidegate.predictor.protocol import PredictorError
+
+_log = logging.getLogger("tidegate.runner")
 
 MAX_CONVICTED = 1024
 """Fingerprints that one version remembers; the oldest go first."""
@@ -136,6 +139,7 @@ class Quarantine:
         self._convicted = {bytes.fromhex(each): until for each, until in kept.convicted.items()}
         self._suspects = [{bytes.fromhex(each) for each in group} for group in kept.suspects]
         self._strikes: dict[Fingerprint, int] = {}
+        self._is_written = True
 
     @property
     def is_empty(self) -> bool:
@@ -246,8 +250,15 @@ class Quarantine:
             [sorted(row.hex() for row in group) for group in self._suspects],
         )
         draft = self._path.with_suffix(f".{os.getpid()}")
-        draft.write_bytes(msgspec.json.encode(kept))
-        draft.replace(self._path)
+        try:
+            draft.write_bytes(msgspec.json.encode(kept))
+            draft.replace(self._path)
+        except OSError as error:  # it ends no model: what is not written is known until this process ends
+            if self._is_written:
+                _log.error("quarantine.write_failed: %s", error)
+            self._is_written = False
+        else:
+            self._is_written = True
 
 
 class RowGuard(NamedTuple):
