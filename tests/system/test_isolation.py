@@ -11,7 +11,7 @@ import pytest
 
 import tidegate as tg
 from tests.system.model import PAIR, add_version, deploy, write_function
-from tests.system.server import Server, request, running, wait_until
+from tests.system.server import Server, can_connect, request, running, wait_until
 from tidegate.bootstrap.condition import read_conditions
 
 pytestmark = pytest.mark.slow
@@ -153,6 +153,30 @@ def test_a_model_that_leaks_is_replaced_while_it_serves_and_no_request_fails(ser
     wait_until(
         lambda: any(one.state == "recycled" for one in read_conditions(server.home)), what="the condition"
     )
+
+
+def test_a_model_that_does_not_come_up_keeps_no_other_from_being_served(tmp_path):
+    slow = tmp_path / "slow"
+    with running(tmp_path, n_workers=1) as server:
+        for name, head in (
+            ("good", ""),
+            ("slow", f"while os.path.exists({str(slow)!r}):\n    time.sleep(0.1)\n"),
+        ):
+            path = write_function(server.folder / f"{name}.py", "return {'total': columns['a'] + 0}")
+            path.write_text(f"import os, time\n{head}" + path.read_text())
+            add_version(server, name, path)
+            deploy(server, name)
+        server.start()
+        server.stop()
+        slow.touch()
+
+        server.start(ready=False)
+        wait_until(lambda: can_connect(server.port), what="the port")
+
+        assert ask(server, "good", 2.0).json()["output"] == {"total": 2.0}
+        assert ask(server, "slow", 2.0, headers="tidegate-timeout-ms: 500\r\n").status == 503
+        slow.unlink()
+        wait_until(lambda: ask(server, "slow", 2.0).status == 200, what="the slow one")
 
 
 def test_a_crash_loop_is_kept_away_for_longer_and_longer_and_said_so(server):

@@ -276,7 +276,15 @@ class Fleet:
         def line(_: int) -> list[str]:
             incarnation = self._incarnations.get(slot, 0)
             self._incarnations[slot] = incarnation + 1
-            settings = WorkerSettings(self._settings, slot, incarnation, self._sockets, seat.descriptor())
+            step = self._successor
+            settings = WorkerSettings(
+                self._settings,
+                slot,
+                incarnation,
+                self._sockets,
+                seat.descriptor(),
+                is_successor=step is not None and step.slot == slot,
+            )
             return command("worker", settings)
 
         return Child(f"worker-{slot}", line, self._clock, keep=lambda: (seat.descriptor(),))

@@ -127,6 +127,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
         incarnation: How many processes had this slot before it.
         sockets: Folder of the runners' sockets.
         listener: File descriptor of the socket that it accepts from, bound already.
+        is_successor: Whether another worker accepts from that socket until this one serves everything.
     """
 
     server: ServerSettings
@@ -134,6 +135,7 @@ class WorkerSettings(msgspec.Struct, frozen=True):
     incarnation: int
     sockets: str
     listener: int
+    is_successor: bool = False
 
 
 class RunnerSettings(msgspec.Struct, frozen=True):

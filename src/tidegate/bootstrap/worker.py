@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import random
 import signal
@@ -63,6 +64,8 @@ _LEAVE_IDLE_S = 3.0
 the answer: one that is closed while its client begins to send costs that client a request."""
 
 _MAX_HANDLERS = 4096
+_OTHERS_S = 10.0
+"""How long a worker that can serve something keeps its port closed for what still loads."""
 _RETRY_S = 5.0
 """How long a version that could not be loaded is not tried again."""
 
@@ -147,9 +150,7 @@ class Worker:
         self._site.publish(self._resources)
         self._follower.poll()
         self._apply(self._follower.route)
-        # the port is opened with everything loaded, so that no request meets a worker that is not ready
-        while self._loading:
-            await asyncio.wait(self._loading.values())
+        await self._load_first()
         await self._listen()
         self._write_status()
         self._follow()
@@ -165,6 +166,24 @@ class Worker:
         if self._status_writing is not None:
             await self._status_writing
         self._status_file.remove()
+
+    async def _load_first(self) -> None:
+        """Load everything, so that no request meets a worker that is not ready.
+
+        Some models may never load: once there is one that can be served, the others get a while, unless
+        somebody else serves them all meanwhile.
+        """
+        give_up_s = math.inf
+        while self._loading and (now_s := self._loop.time()) < give_up_s:
+            if self._loaded and give_up_s == math.inf and not self._settings.is_successor:
+                give_up_s = now_s + _OTHERS_S
+            await asyncio.wait(
+                self._loading.values(),
+                timeout=None if give_up_s == math.inf else give_up_s - now_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        for service, number in self._loading:
+            _log.warning("version.not_waited_for service=%s version=%d", service, number)
 
     def _on_signal(self, signum: int) -> None:
         # Ctrl-C reaches every process of the terminal's group; the supervisor says when to stop.
