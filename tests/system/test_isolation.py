@@ -13,6 +13,7 @@ import tidegate as tg
 from tests.system.model import PAIR, add_version, deploy, write_function
 from tests.system.server import Server, can_connect, request, running, wait_until
 from tidegate.bootstrap.condition import read_conditions
+from tidegate.bootstrap.stage import stage_path
 
 pytestmark = pytest.mark.slow
 
@@ -169,6 +170,8 @@ def test_a_model_that_does_not_come_up_keeps_no_other_from_being_served(tmp_path
         server.start()
         server.stop()
         slow.touch()
+        (digest,) = server.local().routes.read().services["slow"].manifests.values()
+        stage_path(server.home, digest).unlink()  # so that it is tried once more, which may take ten minutes
 
         server.start(ready=False)
         wait_until(lambda: can_connect(server.port), what="the port")
