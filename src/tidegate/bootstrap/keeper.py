@@ -27,6 +27,7 @@ from tidegate.bootstrap.process import (
     ServerSettings,
     TrialSettings,
     command,
+    frames_path,
     runner_page,
     socket_path,
 )
@@ -152,7 +153,7 @@ class VersionKeeper:
             stage = self._stages[digest]
             if stage.runner and not stage.error and digest not in self._seats:
                 self._seats[digest] = RunnerSeat(
-                    self._runner(digest, who), socket=Path(socket_path(self._sockets, digest)), stage=stage
+                    self._runner(digest, who), socket=Path(frames_path(self._sockets, digest)), stage=stage
                 )
         for digest in self._stages.keys() - named.keys():
             if self._stages.pop(digest).error:

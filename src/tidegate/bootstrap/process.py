@@ -26,6 +26,9 @@ before may take to send its body, and any answer that is still owed."""
 BUSY_SINCE = "tidegate_runner_busy_since_ms"
 """Gauge of a runner: when the present call of the model began, monotonic milliseconds; 0 between calls."""
 
+FRAMES = 2
+"""Number of the frames between workers and runners; another one with each change of `serving/frame.py`.
+After an upgrade in place both releases run side by side until the server is started again."""
 LEAVE = signal.SIGUSR1
 """Asks a worker to leave: its successor accepts on the same socket already."""
 
@@ -248,5 +251,18 @@ def wanted_path(sockets: str, manifest: str, slot: int) -> Path:
 
 
 def socket_path(sockets: str, manifest: str) -> str:
-    """Return the Unix socket of a version's runner. Short: the system allows about 100 bytes."""
+    """Return what the files of a version's runner begin with. Short: the system allows about 100 bytes."""
     return f"{sockets}/{manifest.removeprefix('sha256:')[:20]}"
+
+
+def frames_path(sockets: str, manifest: str) -> str:
+    """Return the Unix socket of a version's runner, as of the frames that it understands."""
+    return f"{socket_path(sockets, manifest)}-{FRAMES}"
+
+
+def is_of_another_release(sockets: str, manifest: str) -> bool:
+    """Tell whether a version's runner is one that does not understand our frames."""
+    ours = Path(frames_path(sockets, manifest))
+    stem = Path(socket_path("", manifest)).name
+    others = [each.name for each in ours.parent.glob(f"{stem}*") if each.name.count(".") == 0]
+    return bool(others) and ours.name not in others

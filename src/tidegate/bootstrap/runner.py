@@ -21,9 +21,9 @@ from tidegate.bootstrap.process import (
     DUE_AT,
     RunnerSettings,
     end_with_supervisor,
+    frames_path,
     quarantine_folder,
     runner_page,
-    socket_path,
     told,
 )
 from tidegate.bootstrap.stage import read_stage
@@ -94,7 +94,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
-    path = Path(socket_path(settings.sockets, settings.manifest))
+    path = Path(frames_path(settings.sockets, settings.manifest))
     draft = f"{path}.{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(draft)

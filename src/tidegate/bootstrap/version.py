@@ -12,7 +12,7 @@ import msgspec
 from tidegate.adapter.files.artifact import LocalArtifactStore
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.bootstrap.feature import open_source
-from tidegate.bootstrap.process import WorkerSettings, socket_path
+from tidegate.bootstrap.process import WorkerSettings, frames_path, is_of_another_release
 from tidegate.bootstrap.stage import Stage
 from tidegate.contract.objective import Limits
 from tidegate.contract.tolerance import tolerances
@@ -88,8 +88,14 @@ class VersionLoader:
         manifest = await self._loop.run_in_executor(None, self._manifest, digest)
         executor: Executor
         if stage.runner:
+            if is_of_another_release(self._settings.sockets, digest):
+                raise RunnerUnavailable(
+                    f"The process that runs version {number} of service {manifest.service!r} is of another "
+                    "release of Tidegate.",
+                    hint="Stop the server and start it again: `tidegate restart` replaces no models.",
+                )
             remote = RemoteExecutor(
-                socket_path(self._settings.sockets, digest),
+                frames_path(self._settings.sockets, digest),
                 loop=self._loop,
                 service=manifest.service,
                 version=number,
