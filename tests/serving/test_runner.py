@@ -309,12 +309,15 @@ def test_check_inputs_are_neither_noted_nor_refused_whatever_became_of_them(tmp_
             nonlocal is_down
             harness = Harness(tmp_path)
             version = harness.serve(await connected(path, harness))
-            for _ in range(STRIKES + 1):
-                with pytest.raises(CheckFailed, match="ConnectionError"):
-                    await check_answers(version, [{"x": 2.0}], [{"y": 2.0}], tolerance=1e-6)
-            is_down = False
-            await check_answers(version, [{"x": 1.0}, {"x": 2.0}], [{"y": 1.0}, {"y": 2.0}], tolerance=1e-6)
-            version.close()
+            try:
+                for _ in range(STRIKES + 1):
+                    with pytest.raises(CheckFailed, match="ConnectionError"):
+                        await check_answers(version, [{"x": 2.0}], [{"y": 2.0}], tolerance=1e-6)
+                is_down = False
+                rows, wanted = [{"x": 1.0}, {"x": 2.0}], [{"y": 1.0}, {"y": 2.0}]
+                await check_answers(version, rows, wanted, tolerance=1e-6)
+            finally:
+                version.close()
 
         run(test)
 
