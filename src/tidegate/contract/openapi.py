@@ -5,7 +5,7 @@ Source: OpenAPI Specification 3.1.1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -64,7 +64,7 @@ _HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "x-request-id": ("The caller's own id, journalled.", {"type": "string"}),
     "traceparent": ("W3C trace context, journalled.", {"type": "string"}),
 }
-
+_HEADER_REFS = [{"$ref": f"#/components/parameters/{name}"} for name in _HEADERS]
 _VERSION = {
     "name": "version",
     "in": "path",
@@ -116,7 +116,17 @@ def openapi_document(
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {
+            "schemas": schemas,
+            "parameters": {
+                name: {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+                for name, (text, schema) in _HEADERS.items()
+            },
+            "responses": {
+                **{f"Refusal{code}": _answer(text, _ref("Error")) for code, text in _REFUSALS.items()},
+                "ProtocolError": _answer("What is wrong, in words.", _object({"error": {"type": "string"}})),
+            },
+        },
     }
 
 
@@ -202,7 +212,7 @@ def _predict(name: str) -> dict[str, Any]:
     return {
         "operationId": f"{name}.predict",
         "summary": f"Predict with {name}: one row as an object, several as rows or columns.",
-        "parameters": _headers(),
+        "parameters": _HEADER_REFS,
         "requestBody": _body(_ref(f"{name}.Request")),
         "responses": {"200": _answer("The prediction.", _ref(f"{name}.Answer")), **_errors(_REFUSALS)},
     }
@@ -217,7 +227,7 @@ def _outcomes(name: str) -> dict[str, Any]:
         "requestBody": _body({"anyOf": [_ref("Outcome"), several]}),
         "responses": {
             "202": _answer("Journalled.", accepted),
-            **_errors({code: _REFUSALS[code] for code in _OUTCOME_REFUSALS}),
+            **_errors(_OUTCOME_REFUSALS),
         },
     }
 
@@ -262,20 +272,13 @@ def _infer(name: str, of: str) -> dict[str, Any]:
     return {
         "operationId": f"{name}.{of}infer",
         "summary": f"Predict with {name}, in the Open Inference Protocol.",
-        "parameters": _headers(),
+        "parameters": _HEADER_REFS,
         "requestBody": _body(_ref(f"{name}.InferRequest")),
         "responses": {
             "200": _answer("The output tensors.", _ref(f"{name}.InferResponse")),
             **_protocol_errors(*_PROTOCOL_REFUSALS),
         },
     }
-
-
-def _headers() -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
-        for name, (text, schema) in _HEADERS.items()
-    ]
 
 
 def _tensor(name: str, datatype: str) -> JsonSchema:
@@ -340,13 +343,12 @@ def _error_schema() -> JsonSchema:
     return _object({"error": detail})
 
 
-def _errors(described: Mapping[str, str]) -> dict[str, Any]:
-    return {code: _answer(text, _ref("Error")) for code, text in described.items()}
+def _errors(codes: Iterable[str]) -> dict[str, Any]:
+    return {code: {"$ref": f"#/components/responses/Refusal{code}"} for code in codes}
 
 
 def _protocol_errors(*codes: str) -> dict[str, Any]:
-    content = _object({"error": {"type": "string"}})
-    return {code: _answer("What is wrong, in words.", content) for code in codes}
+    return {code: {"$ref": "#/components/responses/ProtocolError"} for code in codes}
 
 
 def _object(properties: JsonSchema, *, required: tuple[str, ...] | None = None) -> JsonSchema:

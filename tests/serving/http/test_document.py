@@ -25,9 +25,11 @@ def test_both_faces_name_every_header_that_is_read():
         )
     }
 
+    known = DOCUMENT["components"]["parameters"]
+    assert {header["name"] for header in known.values()} == read
+    assert known["tidegate-timeout-ms"]["schema"]["maximum"] == MAX_TIMEOUT_MS
     for face in (PREDICT, INFER):
-        assert {each["name"] for each in face["parameters"]} == read
-        assert face["parameters"][0]["schema"]["maximum"] == MAX_TIMEOUT_MS
+        assert face["parameters"] == [{"$ref": f"#/components/parameters/{name}"} for name in known]
 
 
 def test_every_status_of_a_refusal_is_listed():
@@ -35,5 +37,8 @@ def test_every_status_of_a_refusal_is_listed():
     native = {int(code) for code in PREDICT["responses"]} - {200}
     protocol = {int(code) for code in INFER["responses"]} - {200}
 
+    answers = [*PREDICT["responses"].values(), *INFER["responses"].values()]
+    refused = {answer["$ref"].rpartition("/")[2] for answer in answers if "$ref" in answer}
+    assert refused == DOCUMENT["components"]["responses"].keys()
     assert native == set(STATUS.values()) - elsewhere
     assert protocol == PROTOCOL_STATUS - {405}
