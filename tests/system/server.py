@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -174,18 +174,33 @@ class Server:
 
     # --- what a person does ---
 
-    def start(self, *arguments: object, ready: bool = True) -> None:
-        """Run `up` and wait until every worker serves every routed service."""
+    def start(
+        self,
+        *arguments: object,
+        ready: bool = True,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        wrapped_by: Sequence[str] = (),
+    ) -> None:
+        """Run `up` and wait until every worker serves every routed service.
+
+        Args:
+            arguments: Of the command.
+            ready: Whether to wait.
+            stdout: Where it says what it does; the log if None.
+            stderr: Where it logs; the log if None.
+            wrapped_by: A command that becomes `up`, given its command line.
+        """
         line = ["up", *map(str, arguments), "--home", str(self.home.root)]
         line += ["--port", str(self.port), "--control-port", str(self.control_port)]
         line += ["--workers", str(self.n_workers)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tidegate", *line],
+                [*wrapped_by, sys.executable, "-m", "tidegate", *line],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=log if stdout is None else stdout,
+                stderr=log if stderr is None else stderr,
             )
         if ready:
             self.wait_ready()

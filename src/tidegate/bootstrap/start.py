@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -201,6 +202,15 @@ def check_alone(home: Home) -> None:
         raise ServerRunning.of(home)
 
 
+def open_standard_streams() -> None:
+    """Open the null device where a shell has closed an end (`>&-`): else a file of ours would take its place."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free: this one
+
+
 def serve(local: Local) -> NoReturn:
     """Become the supervisor of a home's server, until SIGTERM or SIGINT.
 
@@ -215,7 +225,9 @@ def serve(local: Local) -> NoReturn:
     if local.settings.alert_urls:
         os.environ["TIDEGATE_ALERT_URLS"] = local.settings.alert_urls
     local.close()
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is if its descriptor was closed when Python started
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
     line = command("supervisor", local.settings.server)
     os.execv(line[0], line)  # noqa: S606 - our own interpreter, by a list of arguments
 

@@ -313,8 +313,9 @@ def main() -> None:
     )
 
     def tell(line: str) -> None:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        # nobody reads any more (`up | head`), the terminal is gone, the disk is full: serving goes on
+        with contextlib.suppress(OSError):
+            os.write(1, f"{line}\n".encode())
 
     try:
         _run(told(ServerSettings), tell)

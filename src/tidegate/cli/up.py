@@ -51,6 +51,7 @@ def up(
     from tidegate.bootstrap import start
     from tidegate.bootstrap.overview import port_url
 
+    start.open_standard_streams()
     local = open_local(
         home,
         beside=target,
