@@ -68,3 +68,22 @@ def test_after_a_steady_life_all_is_forgotten(lives):
 
 def test_a_life_that_is_short_beside_the_pause_before_it_makes_the_next_one_longer(lives):
     assert lives(0.3, 0.3, 0.3, 3.0) == [0.1, 0.2, 0.4, 0.8]
+
+
+def test_what_cannot_be_started_is_tried_again_later_and_said_so(tmp_path):
+    program = tmp_path / "program"
+    clock = Clock()
+    one = Child("one", lambda _: [str(program)], clock)
+
+    one.tend()
+    assert (one.pid, one.n_started, one.n_deaths) == (None, 0, 1)
+    assert one.refused == "No such file or directory"
+    assert one.waits_s > 0
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o700)
+    clock.now_s += one.waits_s
+    one.tend()
+
+    assert one.pid is not None
+    assert (one.refused, one.n_started) == ("", 1)
+    one.stop(0.0)

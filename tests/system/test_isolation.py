@@ -228,3 +228,32 @@ def test_a_worker_that_starts_while_a_model_is_down_takes_it_and_one_that_answer
             lambda name=name: ask(server, name, 5.0).json().get("output") == {"total": 5.0},
             what=f"{name} is asked again",
         )
+
+
+@pytest.mark.parametrize("leaves_the_group", [False, True])
+def test_what_a_model_has_forked_holds_no_caller_and_ends_with_its_runner(server, leaves_the_group):
+    service = f"forking_{leaves_the_group}".lower()
+    body = f"""
+    if columns['a'][0] == -9:
+        if os.fork() == 0:
+            if {leaves_the_group}:
+                os.setsid()
+            time.sleep(3600)
+            os._exit(0)
+        time.sleep(0.5)
+    if columns['a'][0] == -10:
+        os.abort()
+    return {{'total': columns['a']}}
+    """
+    add_version(server, service, write_function(server.folder / f"{service}.py", body))
+    deploy(server, service)
+    wait_until(lambda: ask(server, service, 1.0).status == 200, what="the service")
+    assert ask(server, service, -9.0).status == 200
+    runner, forked = sorted(runners(server, service), key=lambda each: each.ppid() != server.pid)
+
+    assert forked.net_connections("unix") == []
+    assert ask(server, service, -10.0).code == "runner_unavailable"  # nobody's socket stays open
+    wait_until(lambda: is_well(server, service), what="the next runner")
+    if leaves_the_group:
+        forked.terminate()  # the runner's own way to take a signal is not the fork's
+    wait_until(lambda: not forked.is_running(), what="the end of what it forked")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from tidegate.core.clock import Clock
 
@@ -32,6 +34,7 @@ class Child:
         *,
         keep: Callable[[], Sequence[int]] = tuple,
         environment: Mapping[str, str] | None = None,
+        is_foreign: bool = False,
     ) -> None:
         """Name a process.
 
@@ -41,11 +44,13 @@ class Child:
             clock: Time.
             keep: Gives the file descriptors that it inherits, before the command line is asked for.
             environment: Its environment variables; this process's if None.
+            is_foreign: Whether it runs code of others: what that has started ends with it.
         """
         self.name = name
         self._make_command = make_command
         self._keep = keep
         self._environment = environment
+        self._is_foreign = is_foreign
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
         self.started_s = 0.0  # monotonic
@@ -54,6 +59,7 @@ class Child:
         self.n_started = 0
         self.n_deaths = 0  # in a row, none of them after a steady life
         self.last_exit = ""
+        self.refused = ""  # why the system did not let it start; "" once it did
 
     @property
     def pid(self) -> int | None:
@@ -73,26 +79,40 @@ class Child:
         """Start it if it is time to; notice that it died."""
         now_s = self._clock.monotonic_s()
         if self._process is not None:
-            code = self._process.poll()
+            code = self._poll()
             if code is None:
                 return
-            lived_s = now_s - self.started_s
-            self.n_deaths = 1 if lived_s > _STEADY_S else self.n_deaths + 1
-            self.last_exit = describe_exit(code)
-            self._backoff_s = self._next_backoff_s(lived_s)
-            _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, self.last_exit)
+            _log.warning("process.died name=%s pid=%d %s", self.name, self._process.pid, describe_exit(code))
             self._process = None
-            self._start_at_s = now_s + self._backoff_s
+            self._note_death(now_s - self.started_s, describe_exit(code))
         if now_s >= self._start_at_s:
+            self._start(now_s)
+
+    def _start(self, now_s: float) -> None:
+        """Start it; what the system refuses, for want of processes or descriptors, is tried again later."""
+        try:
             kept = self._keep()
             self._process = subprocess.Popen(
                 self._make_command(self.n_started),
                 stdin=subprocess.DEVNULL,
                 pass_fds=kept,
                 env=self._environment,
+                process_group=0 if self._is_foreign else None,
             )
-            self.started_s = now_s
-            self.n_started += 1
+        except OSError as error:
+            self.refused = error.strerror or str(error)
+            _log.error("process.not_started name=%s: %s", self.name, error)
+            self._note_death(0.0, f"before it began ({self.refused})")
+            return
+        self.refused = ""
+        self.started_s = now_s
+        self.n_started += 1
+
+    def _note_death(self, lived_s: float, how: str) -> None:
+        self.n_deaths = 1 if lived_s > _STEADY_S else self.n_deaths + 1
+        self.last_exit = how
+        self._backoff_s = self._next_backoff_s(lived_s)
+        self._start_at_s = self._clock.monotonic_s() + self._backoff_s
 
     def _next_backoff_s(self, lived_s: float) -> float:
         """Return how long it stays away: longer each time, unless it was there for most of the time.
@@ -108,11 +128,11 @@ class Child:
     @property
     def has_ended(self) -> bool:
         """Whether it was started and does not run any more."""
-        return self._process is not None and self._process.poll() is not None
+        return self._poll() is not None
 
     def signal(self, signum: int) -> None:
         """Send a signal, if it lives."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._poll() is None:
             self._process.send_signal(signum)
 
     def stop(self, within_s: float) -> None:
@@ -124,7 +144,22 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._poll()
         self._process = None
+
+    def _poll(self) -> int | None:
+        """Return its exit code once it has ended, and end what it has left."""
+        if self._process is None or (code := self._process.poll()) is None:
+            return None
+        if self._is_foreign:
+            end_group(self._process.pid)
+        return code
+
+
+def end_group(pid: int) -> None:
+    """End what a process has left in its group, which is named after it."""
+    with suppress(ProcessLookupError, PermissionError):  # nobody, or only who waits to be reaped
+        os.killpg(pid, signal.SIGKILL)
 
 
 def describe_exit(code: int) -> str:

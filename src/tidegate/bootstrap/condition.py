@@ -117,11 +117,12 @@ class ConditionBoard:
         self._home = home
         self._tell = tell
         self._present: tuple[Condition, ...] = ()
+        self._is_written = True
 
     def show(self, conditions: Iterable[Condition]) -> None:
         """Replace what is shown."""
         present = tuple(conditions)
-        if {(one.subject, one.state) for one in present} == {
+        if self._is_written and {(one.subject, one.state) for one in present} == {
             (one.subject, one.state) for one in self._present
         }:
             return  # seconds and megabytes alone are no news
@@ -135,8 +136,11 @@ class ConditionBoard:
         try:
             draft.write_bytes(msgspec.json.encode(present))
             draft.replace(path)
+            self._is_written = True
         except OSError as error:  # a full disk is one of them
-            _log.error("condition.write_failed: %s", error)
+            if self._is_written:
+                _log.error("condition.write_failed: %s", error)
+            self._is_written = False
 
     def clear(self) -> None:
         """Show nothing any more."""

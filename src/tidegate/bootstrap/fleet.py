@@ -89,11 +89,12 @@ class Seat:
         if self._listener is None:
             server = self._settings
             family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-            self._listener = socket.socket(family, socket.SOCK_STREAM)
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # each worker has a queue of its own: a shared one gives one worker most connections
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            self._listener.bind((server.host, server.port))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind((server.host, server.port))
+            self._listener = listener
         return self._listener.fileno()
 
     def close(self) -> None:

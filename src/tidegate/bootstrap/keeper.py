@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tidegate.bootstrap.child import Child, describe_exit
+from tidegate.bootstrap.child import Child, describe_exit, end_group
 from tidegate.bootstrap.condition import Condition
 from tidegate.bootstrap.placement import on_demand
 from tidegate.bootstrap.process import (
@@ -40,6 +40,8 @@ from tidegate.serving.metric import read_page
 _log = logging.getLogger("tidegate.supervisor")
 
 TRIAL_LIMIT_S = 600.0
+_TRY_AGAIN_S = 1.0
+"""Pause after the system has refused a trial what it needs: a process, a descriptor, room for its result."""
 HANG_S = 30.0
 """A call of a model that nobody's deadline bounds, such as that of check inputs, may take so long."""
 CONFIRM_S = 1.0
@@ -123,17 +125,20 @@ class VersionKeeper:
         self._seats: dict[str, RunnerSeat] = {}
         self._stages: dict[str, Stage] = {}
         self._trials: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._try_at_s = 0.0
+        self._refused = ""  # why no trial can be made
         self._unnamed_since_s: dict[str, float] = {}
         self._look_at_s = 0.0
         self._n_runners = 0
         self._sequence = -1
         self._named: dict[str, Named] = {}
         self._idle: dict[str, Named] = {}  # versions that are loaded on demand
-        self._nursery = Child(
+        self.nursery = Child(
             "nursery",
             lambda _: command("nursery", NurserySettings(settings, sockets)),
             clock,
             environment=foreign_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+            is_foreign=True,
         )
 
     def tend(self, route: Route) -> None:
@@ -143,14 +148,14 @@ class VersionKeeper:
             self._read(route)
         named = self._named
         if self._idle:
-            self._nursery.tend()
+            self.nursery.tend()
             wanted = self._wanted()
             named = {**named, **{digest: self._idle[digest] for digest in wanted & self._idle.keys()}}
-        self._tend_trials(named)
+        self._settle_all(named)
         for digest, who in named.items():
-            if digest not in self._stages and not self._settle(digest, who):
+            stage = self._stages.get(digest)
+            if stage is None:
                 continue
-            stage = self._stages[digest]
             if stage.runner and not stage.error and digest not in self._seats:
                 self._seats[digest] = RunnerSeat(
                     self._runner(digest, who), socket=Path(frames_path(self._sockets, digest)), stage=stage
@@ -170,6 +175,9 @@ class VersionKeeper:
 
     def conditions(self) -> Iterator[Condition]:
         """Yield what an operator should know of the runners."""
+        if self._refused:
+            words = f"Versions cannot be tried on this machine: {self._refused}. It is tried again."
+            yield Condition("trials", "restarting", words)
         for seat in self._seats.values():
             child = seat.child
             if child.n_deaths >= LOOP_DEATHS and not child.is_steady:
@@ -194,12 +202,14 @@ class VersionKeeper:
     @property
     def children(self) -> list[Child]:
         """All processes that are to be ended with the server."""
-        return [self._nursery, *(child for seat in self._seats.values() for child in seat.all)]
+        return [self.nursery, *(child for seat in self._seats.values() for child in seat.all)]
 
     def stop_trials(self) -> None:
         """End the trials that run."""
         for process, _ in self._trials.values():
             process.kill()
+            process.wait()
+            end_group(process.pid)
 
     # --- which versions ---
 
@@ -225,8 +235,25 @@ class VersionKeeper:
             return set()
         return {digest for digest in self._idle if Path(socket_path("", digest)).name in found}
 
-    def _settle(self, digest: str, who: Named) -> bool:
-        """Learn what a version's trial found, or have one; tell whether it is known."""
+    def _settle_all(self, named: Mapping[str, Named]) -> None:
+        """Learn what trials found, and have those that are missing."""
+        if self._clock.monotonic_s() < self._try_at_s:
+            return
+        try:
+            self._tend_trials(named)
+            for digest, who in named.items():
+                if digest not in self._stages:
+                    self._settle(digest, who)
+        except OSError as error:  # what runs must not end with it
+            if not self._refused:
+                _log.error("trial.not_made: %s", error)
+            self._refused = error.strerror or str(error)
+            self._try_at_s = self._clock.monotonic_s() + _TRY_AGAIN_S
+        else:
+            self._refused = ""
+
+    def _settle(self, digest: str, who: Named) -> None:
+        """Learn what a version's trial found, or have one."""
         stage = read_stage(self._home, digest)
         if stage is not None and stage.error and stage.tried_us < who.since_us:
             stage_path(self._home, digest).unlink(missing_ok=True)
@@ -234,11 +261,12 @@ class VersionKeeper:
         if stage is None:
             if digest not in self._trials:
                 line = command("trial", TrialSettings(self._settings, digest))
-                process = subprocess.Popen(line, stdin=subprocess.DEVNULL, env=foreign_environment())
+                process = subprocess.Popen(
+                    line, stdin=subprocess.DEVNULL, env=foreign_environment(), process_group=0
+                )
                 self._trials[digest] = (process, self._clock.monotonic_s())
-            return False
+            return
         self._stages[digest] = stage
-        return True
 
     def _tend_trials(self, named: Mapping[str, Named]) -> None:
         """Notice trials that ended, and end those that take too long or that no route asks for any more."""
@@ -249,6 +277,7 @@ class VersionKeeper:
                     continue
                 process.kill()
                 code = process.wait()
+            end_group(process.pid)
             del self._trials[digest]
             stage = read_stage(self._home, digest)
             if stage is None and digest in named:
@@ -268,7 +297,7 @@ class VersionKeeper:
         settings = RunnerSettings(self._settings, digest, who.number, self._sockets, notes)
         line = command("runner", settings)
         name = f"runner of {who.service} version {who.number}"
-        return Child(name, lambda _: line, self._clock, environment=foreign_environment())
+        return Child(name, lambda _: line, self._clock, environment=foreign_environment(), is_foreign=True)
 
     def _retire(self, named: Mapping[str, Named]) -> None:
         """End runners that no route has named for a while: their last answers are out by then."""

@@ -111,6 +111,12 @@ def main() -> None:
             on_call=on_call,
             guard=guard,
         )
+
+        def leave() -> None:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ours only notes that it came
+            runner.let_go()
+
+        os.register_at_fork(after_in_child=leave)
         runner.serve(lambda: stopping or settings.server.is_orphaned)
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == inode:  # else it is the successor's by now

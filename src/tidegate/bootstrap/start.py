@@ -203,7 +203,7 @@ def check_alone(home: Home) -> None:
 
 
 def open_standard_streams() -> None:
-    """Open the null device where a shell has closed an end (`>&-`): else a file of ours would take its place."""
+    """Open the null device for what a shell has closed (`>&-`): else a file of ours takes its place."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

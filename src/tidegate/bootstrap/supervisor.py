@@ -16,14 +16,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
 from tidegate.bootstrap.child import Child
-from tidegate.bootstrap.condition import ConditionBoard, raise_descriptors, resource_conditions
+from tidegate.bootstrap.condition import Condition, ConditionBoard, raise_descriptors, resource_conditions
 from tidegate.bootstrap.fleet import Fleet
 from tidegate.bootstrap.keeper import VersionKeeper
 from tidegate.bootstrap.process import (
@@ -102,7 +102,7 @@ class Supervisor:
         """
         self._tell = tell
         self._told: set[str] = set()
-        self._is_ready = False
+        self._is_ready = self._is_hindered = False
         self._settings = settings = msgspec.structs.replace(settings, supervisor=os.getpid())
         self._clock = clock or SystemClock()
         self._began_s = self._clock.monotonic_s()
@@ -138,7 +138,7 @@ class Supervisor:
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)  # only to wake the loop
         try:
             while not self._stopping:
-                self._tend()
+                self._try_to_tend()
                 if select.select([wake_in], [], [], _TICK_S)[0]:
                     os.read(wake_in, 4096)
         finally:
@@ -187,13 +187,25 @@ class Supervisor:
                 ) from None
             time.sleep(_TICK_S)
 
+    def _try_to_tend(self) -> None:
+        """Look after everything; what the system refuses meanwhile ends nothing that runs."""
+        try:
+            self._tend()
+        except OSError as error:  # no descriptors, no room, no processes: it is tried again at once
+            if not self._is_hindered:
+                self._tell(f"The server cannot be looked after: {error}. It is tried again.")
+            self._is_hindered = True
+        else:
+            self._is_hindered = False
+
     def _tend(self) -> None:
         self._follower.poll()
         self._versions.tend(self._follower.route)  # trials first: workers wait for them
         if self._clock.monotonic_s() >= self._look_at_s:
             self._look_at_s = self._clock.monotonic_s() + _LOOK_S
             self._check_hangs()
-            self._board.show([*resource_conditions(self._settings), *self._versions.conditions()])
+            resources = resource_conditions(self._settings)
+            self._board.show([*resources, *self._refusals(), *self._versions.conditions()])
         if self._restart_asked:
             self._restart_asked = False
             self._fleet.restart()
@@ -203,6 +215,13 @@ class Supervisor:
             self._control.tend()
         if not self._is_ready:
             self._look_for_ready()
+
+    def _refusals(self) -> Iterator[Condition]:
+        """Yield which processes, beside the runners, the system does not let us start."""
+        for child in (*self._fleet.workers.values(), self._control, self._versions.nursery):
+            if child.refused:
+                words = f"The process {child.name} cannot be started: {child.refused}. It is tried again."
+                yield Condition(child.name, "restarting", words)
 
     def _look_for_ready(self) -> None:
         """Tell when every worker serves every service, and until then what keeps one from it."""

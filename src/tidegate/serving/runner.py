@@ -93,6 +93,16 @@ class Runner:
             peer.connection.close()
         self._selector.close()
 
+    def let_go(self) -> None:
+        """Close everything, in a process that the model has forked: else workers go on asking it.
+
+        Nobody is told, and nothing is taken out of the selector, which is the runner's own as well.
+        """
+        self._listener.close()
+        for peer in self._peers():
+            peer.connection.close()
+        self._selector.close()
+
     def _hand_over(self) -> None:
         """Tell the workers to turn to whoever listens now, and answer what they have asked until they do."""
         self._selector.unregister(self._listener)
