@@ -249,11 +249,12 @@ def test_what_a_model_has_forked_holds_no_caller_and_ends_with_its_runner(server
     deploy(server, service)
     wait_until(lambda: ask(server, service, 1.0).status == 200, what="the service")
     assert ask(server, service, -9.0).status == 200
-    runner, forked = sorted(runners(server, service), key=lambda each: each.ppid() != server.pid)
+    _, forked = sorted(runners(server, service), key=lambda each: each.ppid() != server.pid)
 
     assert forked.net_connections("unix") == []
     assert ask(server, service, -10.0).code == "runner_unavailable"  # nobody's socket stays open
     wait_until(lambda: is_well(server, service), what="the next runner")
     if leaves_the_group:
         forked.terminate()  # the runner's own way to take a signal is not the fork's
-    wait_until(lambda: not forked.is_running(), what="the end of what it forked")
+    ended = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)  # not every machine's first process reaps orphans
+    wait_until(lambda: not forked.is_running() or forked.status() in ended, what="the end of what it forked")

@@ -22,6 +22,7 @@ from tidegate.bootstrap.process import (
     BUSY_SINCE,
     DUE_AT,
     RETIRE_S,
+    RUNNER_SEEN_AT,
     NurserySettings,
     RunnerSettings,
     ServerSettings,
@@ -44,6 +45,8 @@ _TRY_AGAIN_S = 1.0
 """Pause after the system has refused a trial what it needs: a process, a descriptor, room for its result."""
 HANG_S = 30.0
 """A call of a model that nobody's deadline bounds, such as that of check inputs, may take so long."""
+STILL_S = 10.0
+"""A runner whose loop did not come round for so long between calls answers nobody."""
 CONFIRM_S = 1.0
 """A call that is over its time is looked at for so long before its runner is killed: after a stop of the
 whole server (Ctrl-Z) everything is late, and a call that ends meanwhile needs no new process."""
@@ -204,8 +207,11 @@ class VersionKeeper:
         """All processes that are to be ended with the server."""
         return [self.nursery, *(child for seat in self._seats.values() for child in seat.all)]
 
-    def stop_trials(self) -> None:
-        """End the trials that run."""
+    def stop(self) -> None:
+        """End all processes, which were told to end; nobody waits for their answers any more."""
+        give_up_s = self._clock.monotonic_s() + STOP_S
+        for child in self.children:
+            child.stop(give_up_s - self._clock.monotonic_s())
         for process, _ in self._trials.values():
             process.kill()
             process.wait()
@@ -297,7 +303,12 @@ class VersionKeeper:
         settings = RunnerSettings(self._settings, digest, who.number, self._sockets, notes)
         line = command("runner", settings)
         name = f"runner of {who.service} version {who.number}"
-        return Child(name, lambda _: line, self._clock, environment=foreign_environment(), is_foreign=True)
+
+        def start(_: int) -> list[str]:
+            Path(self._sockets).mkdir(mode=0o700, exist_ok=True)  # what cleans /tmp may have removed it
+            return line
+
+        return Child(name, start, self._clock, environment=foreign_environment(), is_foreign=True)
 
     def _retire(self, named: Mapping[str, Named]) -> None:
         """End runners that no route has named for a while: their last answers are out by then."""
@@ -312,8 +323,8 @@ class VersionKeeper:
                     child.stop(STOP_S)
 
     def _check_hang(self, digest: str, seat: RunnerSeat) -> None:
-        """Kill a runner whose call is past the last deadline that anybody in it had."""
-        gauges = {BUSY_SINCE: 0.0, DUE_AT: 0.0}
+        """Kill a runner whose call is past the last deadline that anybody in it had, or that stands still."""
+        gauges = {BUSY_SINCE: 0.0, DUE_AT: 0.0, RUNNER_SEEN_AT: 0.0}
         try:
             for sample in read_page(runner_page(self._settings, digest)):
                 if sample.name in gauges:
@@ -322,6 +333,9 @@ class VersionKeeper:
             return
         now_s, since_s = self._clock.monotonic_s(), gauges[BUSY_SINCE]
         due_s = gauges[DUE_AT] or since_s + HANG_S
+        if not since_s:
+            since_s = gauges[RUNNER_SEEN_AT]
+            due_s = since_s + STILL_S
         if since_s < seat.child.started_s or now_s < due_s:  # an earlier process's stamp tells nothing
             seat.late_since_s = 0.0
         elif not seat.late_since_s:

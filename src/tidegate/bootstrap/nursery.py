@@ -174,7 +174,8 @@ def main() -> None:
     """Serve the socket of the server that the command line names."""
     settings = told(NurserySettings)
     end_with_supervisor(settings.server)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGINT, signal.SIGHUP):  # of a terminal; the supervisor decides
+        signal.signal(signum, signal.SIG_IGN)
     path = nursery_socket(settings.sockets)
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

@@ -39,6 +39,10 @@ DUE_AT = "tidegate_runner_due_ms"
 """Gauge of a runner: when the last of those who wait for the present call stops waiting, monotonic
 milliseconds; 0 if nobody's time bounds it."""
 
+RUNNER_SEEN_AT = "tidegate_runner_seen_ms"
+"""Gauge of a runner: when its loop last came round, monotonic milliseconds. It does each second, between
+calls."""
+
 SEEN_AT = "tidegate_worker_seen_ms"
 """Gauge of a worker: when its loop last came round, monotonic milliseconds."""
 

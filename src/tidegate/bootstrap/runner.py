@@ -19,6 +19,7 @@ from tidegate.bootstrap.confine import confine
 from tidegate.bootstrap.process import (
     BUSY_SINCE,
     DUE_AT,
+    RUNNER_SEEN_AT,
     RunnerSettings,
     end_with_supervisor,
     frames_path,
@@ -79,21 +80,29 @@ def main() -> None:
     clock = SystemClock()
     page = MetricPage(runner_page(settings.server, settings.manifest))
     labels = {"service": manifest.service, "version": str(settings.version)}
-    busy, due = page.counter(BUSY_SINCE, labels, gauge=True), page.counter(DUE_AT, labels, gauge=True)
+    busy, due, seen = (
+        page.counter(name, labels, gauge=True) for name in (BUSY_SINCE, DUE_AT, RUNNER_SEEN_AT)
+    )
 
     def on_call(due_s: float | None) -> None:
+        seen.set(int(clock.monotonic_s() * 1000))  # first: after a long call the last time is long ago
         if due_s is not None:
             due.set(0 if due_s == inf else int(due_s * 1000))
         busy.set(0 if due_s is None else int(clock.monotonic_s() * 1000))
 
     stopping = False
 
+    def has_to_stop() -> bool:
+        seen.set(int(clock.monotonic_s() * 1000))  # asked each time that the loop comes round
+        return stopping or settings.server.is_orphaned
+
     def stop(signum: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    for signum in (signal.SIGINT, signal.SIGHUP):  # of a terminal; the supervisor decides
+        signal.signal(signum, signal.SIG_IGN)
     path = Path(frames_path(settings.sockets, settings.manifest))
     draft = f"{path}.{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -117,7 +126,7 @@ def main() -> None:
             runner.let_go()
 
         os.register_at_fork(after_in_child=leave)
-        runner.serve(lambda: stopping or settings.server.is_orphaned)
+        runner.serve(has_to_stop)
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == inode:  # else it is the successor's by now
                 path.unlink()

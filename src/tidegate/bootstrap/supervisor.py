@@ -269,12 +269,10 @@ class Supervisor:
     def _stop(self) -> None:
         give_up_s = self._clock.monotonic_s() + _STOP_S
         self._fleet.stop(give_up_s)
-        others = [*self._versions.children, self._control]
-        for child in others:
+        for child in (*self._versions.children, self._control):
             child.signal(signal.SIGTERM)
-        for child in others:
-            child.stop(give_up_s - self._clock.monotonic_s())
-        self._versions.stop_trials()
+        self._versions.stop()
+        self._control.stop(give_up_s - self._clock.monotonic_s())
         self._board.clear()
         (self._home.run / "server.json").unlink(missing_ok=True)
         self._release()

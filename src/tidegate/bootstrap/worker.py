@@ -143,7 +143,7 @@ class Worker:
 
     async def run(self) -> None:
         """Serve until SIGTERM, then finish what is under way."""
-        for signum in (signal.SIGTERM, signal.SIGINT, LEAVE):
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, LEAVE):
             self._loop.add_signal_handler(signum, self._on_signal, signum)
         house = self._loop.create_task(self._site.keep_house())
         self._event("worker.started", pid=os.getpid(), incarnation=self._settings.incarnation)
@@ -186,7 +186,7 @@ class Worker:
             _log.warning("version.not_waited_for service=%s version=%d", service, number)
 
     def _on_signal(self, signum: int) -> None:
-        # Ctrl-C reaches every process of the terminal's group; the supervisor says when to stop.
+        # Ctrl-C, or a terminal that hangs up, reaches every process of its group; the supervisor says when.
         if signum == LEAVE:
             self._patience_s = _LEAVE_IDLE_S
         if signum in (signal.SIGTERM, LEAVE):

@@ -180,7 +180,8 @@ def main() -> None:
     learn_structs()  # before the controller, the watcher and requests decode the same in threads of their own
     local = Local(settings, principal=SYSTEM)
     threading.Thread(target=_end_with_supervisor, args=(server,), daemon=True).start()
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # of a terminal that hangs up the supervisor decides; of the others
         # uvicorn raises the signal again when it has ended; the controller still has to end after it
         signal.signal(signum, lambda *_: None)
     watcher = make_watcher(Local(settings, principal=SYSTEM))  # a thread of its own, stores of its own
