@@ -64,7 +64,7 @@ _HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
     "x-request-id": ("The caller's own id, journalled.", {"type": "string"}),
     "traceparent": ("W3C trace context, journalled.", {"type": "string"}),
 }
-_HEADER_REFS = [{"$ref": f"#/components/parameters/{name}"} for name in _HEADERS]
+_PINNING = ("tidegate-version", "tidegate-arm")
 _VERSION = {
     "name": "version",
     "in": "path",
@@ -80,11 +80,13 @@ class Described(msgspec.Struct, frozen=True):
     Attributes:
         contract: What it takes and gives.
         inputs, outputs: Its tensors by each name that they go by; None: the contract's fields.
+        pinning: Whether callers may choose who answers.
     """
 
     contract: Contract
     inputs: tuple[TensorMetadata, ...] | None = None
     outputs: tuple[TensorMetadata, ...] | None = None
+    pinning: bool = False
 
 
 def openapi_document(
@@ -105,13 +107,13 @@ def openapi_document(
     schemas: dict[str, JsonSchema] = {"Error": _error_schema(), **_outcome_schemas()}
     for name, service in services.items():
         schemas |= _service_schemas(name, service, max_rows)
-        paths[f"/services/{name}/predict"] = {"post": _predict(name)}
+        paths[f"/services/{name}/predict"] = {"post": _predict(name, service)}
         paths[f"/services/{name}/outcomes"] = {"post": _outcomes(name)}
         for part, of in (("", ""), ("/versions/{version}", "version.")):
             base, shared = f"/v2/models/{name}{part}", {"parameters": [_VERSION]} if part else {}
             paths[base] = {**shared, "get": _metadata(name, of)}
             paths[f"{base}/ready"] = {**shared, "get": _ready(name, of)}
-            paths[f"{base}/infer"] = {**shared, "post": _infer(name, of)}
+            paths[f"{base}/infer"] = {**shared, "post": _infer(name, of, service)}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version},
@@ -208,11 +210,19 @@ def _protocol_schemas(name: str, service: Described) -> dict[str, JsonSchema]:
     }
 
 
-def _predict(name: str) -> dict[str, Any]:
+def _header_refs(service: Described) -> list[dict[str, str]]:
+    return [
+        {"$ref": f"#/components/parameters/{name}"}
+        for name in _HEADERS
+        if service.pinning or name not in _PINNING
+    ]
+
+
+def _predict(name: str, service: Described) -> dict[str, Any]:
     return {
         "operationId": f"{name}.predict",
         "summary": f"Predict with {name}: one row as an object, several as rows or columns.",
-        "parameters": _HEADER_REFS,
+        "parameters": _header_refs(service),
         "requestBody": _body(_ref(f"{name}.Request")),
         "responses": {"200": _answer("The prediction.", _ref(f"{name}.Answer")), **_errors(_REFUSALS)},
     }
@@ -268,11 +278,11 @@ def _ready(name: str, of: str) -> dict[str, Any]:
     }
 
 
-def _infer(name: str, of: str) -> dict[str, Any]:
+def _infer(name: str, of: str, service: Described) -> dict[str, Any]:
     return {
         "operationId": f"{name}.{of}infer",
         "summary": f"Predict with {name}, in the Open Inference Protocol.",
-        "parameters": _HEADER_REFS,
+        "parameters": _header_refs(service),
         "requestBody": _body(_ref(f"{name}.InferRequest")),
         "responses": {
             "200": _answer("The output tensors.", _ref(f"{name}.InferResponse")),

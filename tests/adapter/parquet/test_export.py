@@ -146,7 +146,7 @@ def test_every_row_of_any_contract_is_written(
         turn.arrived_us = [START_US] * len(turn.request_ids)
     write(root / "journal", stream, *given_turns)
 
-    report = export_journal(root / "journal", root / "out")
+    report = export_journal(root / "journal", root / "out", shadows=True)
 
     rows = [turn.rows_per_request or [1] * len(turn.request_ids) for turn in given_turns]
     assert report.damages == []

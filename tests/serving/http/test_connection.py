@@ -310,13 +310,13 @@ def test_target_that_is_too_long_is_414(server: Server, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "GETT", "M-SEARCH2"])
-def test_method_that_is_not_known_is_501(server: Server, method: str) -> None:
+def test_method_that_is_not_known_is_told_so(server: Server, method: str) -> None:
     with Peer(server) as peer:
         peer.send(request(method=method))
 
         answer = peer.answer()
 
-        assert (answer.status, answer.error["code"]) == (501, "unsupported")
+        assert (answer.status, answer.error["message"]) == (400, "This method is not known.")
         assert answer.headers["connection"] == "close"
         assert peer.is_closed
 

@@ -7,7 +7,7 @@ from tidegate.serving.http.error import PROTOCOL_STATUS, STATUS
 from tidegate.serving.http.native import REQUEST_ID_HEADER, TRACE_HEADER
 from tidegate.serving.http.pin import ARM_HEADER, VERSION_HEADER
 
-DOCUMENT = openapi_document({"flight": Described(FLIGHT)}, title="T", version="1")
+DOCUMENT = openapi_document({"flight": Described(FLIGHT, pinning=True)}, title="T", version="1")
 PREDICT = DOCUMENT["paths"]["/services/flight/predict"]["post"]
 INFER = DOCUMENT["paths"]["/v2/models/flight/infer"]["post"]
 
@@ -30,6 +30,17 @@ def test_both_faces_name_every_header_that_is_read():
     assert known["tidegate-timeout-ms"]["schema"]["maximum"] == MAX_TIMEOUT_MS
     for face in (PREDICT, INFER):
         assert face["parameters"] == [{"$ref": f"#/components/parameters/{name}"} for name in known]
+
+
+def test_headers_that_choose_who_answers_are_named_only_where_they_are_taken():
+    document = openapi_document({"flight": Described(FLIGHT)}, title="T", version="1")
+
+    named = {
+        each["$ref"].rpartition("/")[2]
+        for each in document["paths"]["/services/flight/predict"]["post"]["parameters"]
+    }
+    assert "tidegate-timeout-ms" in named
+    assert named.isdisjoint({VERSION_HEADER.decode(), ARM_HEADER.decode()})
 
 
 def test_every_status_of_a_refusal_is_listed():

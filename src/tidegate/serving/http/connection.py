@@ -26,7 +26,6 @@ from tidegate.serving.http.exchange import (
     HttpError,
     TargetTooLong,
     TimedOut,
-    Unsupported,
     internal_error,
 )
 
@@ -216,7 +215,7 @@ class Connection(asyncio.Protocol):
             self._fail(error.__context__ or error)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserInvalidMethodError) and _UNKNOWN_METHOD.match(data):
-                self._fail(Unsupported("This method is not known.", hint="Methods are GET, HEAD and POST."))
+                self._fail(HttpError("This method is not known.", hint="Methods are GET, HEAD and POST."))
                 return None
             hint = "Check the request line, headers and framing."
             self._fail(HttpError(f"This is not HTTP/1.1: {error}.", hint=hint))

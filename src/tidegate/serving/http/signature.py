@@ -245,7 +245,8 @@ def described(version: LoadedVersion) -> Described:
     if tensors.matrix and tensors.matrix_fields:
         port = MatrixPort(tensors.matrix, tensors.matrix_fields, contract)
         inputs.append(TensorMetadata(port.name, port.datatype, (-1, port.width)))
-    return Described(contract, tuple(inputs), tuple(named(contract.output.fields)))
+    outputs = tuple(named(contract.output.fields))
+    return Described(contract, tuple(inputs), outputs, pinning=version.limits.pinning)
 
 
 class RaggedOutput(TensorError):
