@@ -17,6 +17,7 @@ from tidegate.bootstrap.setting import Settings
 from tidegate.bootstrap.train import publish_service
 from tidegate.contract.batch import Batch
 from tidegate.contract.declare import contract_of
+from tidegate.contract.schema import Contract, DataType, Field, Schema
 from tidegate.core.error import Conflict, InvalidSetting
 from tidegate.operation.version import list_decisions, list_services
 from tidegate.predictor.protocol import BuildContext, build
@@ -240,3 +241,23 @@ def test_a_sample_that_is_no_input_of_the_model_is_refused(local, tmp_path):
             contract=contract_of(Plain, Answer),
         )
     assert list_services(local.unit) == []
+
+
+@pytest.mark.parametrize("contract", [None, "columns"])
+def test_rows_of_an_array_are_the_contracts_fields_in_order(local, tmp_path, contract) -> None:
+    path = save(unary("Neg", FLOAT, ("N", 3)), tmp_path / "m.onnx")
+    rows = np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    if contract is not None:
+        names = ("a", "b", "c")
+        contract = Contract(
+            Schema(tuple(Field(name, DataType.FLOAT32) for name in names)),
+            Schema((Field("y", DataType.FLOAT32, (3,)),)),
+        )
+
+    version = publish(local, "arrays", path, sample=rows, contract=contract).version
+
+    checks = Manifest.from_json(local.artifacts.read_bytes(version.manifest)).check_inputs
+    assert checks is not None
+    first = {"x": [0.0, 1.0, 2.0]} if contract is None else {"a": 0.0, "b": 1.0, "c": 2.0}
+    assert checks.rows[0] == first
+    assert checks.outputs[1] == {"y": [-3.0, -4.0, -5.0]}
