@@ -8,9 +8,8 @@ from contextlib import ExitStack
 import msgspec
 
 from benchmarks import bare, load, model
-from benchmarks.awake import while_awake
 from benchmarks.contender import Contender, FastApi, listed, questions, running, tidegate_of
-from benchmarks.measure import Goal, Options, Report, Table, interleave, paired, summarise
+from benchmarks.measure import Goal, Options, Report, Summary, Table, interleave, paired, summarise
 from benchmarks.process import Absorber
 
 CONNECTIONS = 64
@@ -27,45 +26,21 @@ class Sample(msgspec.Struct, frozen=True):
     Attributes:
         crowd: The load of 64 connections.
         alone: The load of one connection.
-        awake: The same while no CPU halts.
         cpu_us: CPU time of the whole process tree for one request of the crowd.
     """
 
     crowd: load.Load
     alone: load.Load
-    awake: load.Load
     cpu_us: float
 
 
-class Call(msgspec.Struct, frozen=True):
-    """The bare call in one round.
-
-    Attributes:
-        alone: As the machine is.
-        awake: While no CPU halts.
-    """
-
-    alone: bare.Bare
-    awake: bare.Bare
-
-
 def sample(target: load.Target, cpu_s: Callable[[], float], options: Options) -> Sample:
-    """Measure a server that is up: 64 connections with its CPU time, then one connection, twice."""
+    """Measure a server that is up: 64 connections with its CPU time, then one connection."""
     before_s = cpu_s()
     crowd = load.closed(target, seconds=options.seconds, connections=CONNECTIONS).require_clean()
     used_s = cpu_s() - before_s
-
-    def one() -> load.Load:
-        return load.closed(target, seconds=options.seconds / 2, connections=1).require_clean()
-
-    return Sample(crowd, one(), while_awake(one), used_s / crowd.answered * 1e6)
-
-
-def _call(seconds: float) -> Call:
-    def one() -> bare.Bare:
-        return bare.measure(model.case_a().path, batch=1, threads=1, seconds=seconds)
-
-    return Call(one(), while_awake(one))
+    alone = load.closed(target, seconds=options.seconds / 2, connections=1).require_clean()
+    return Sample(crowd, alone, used_s / crowd.answered * 1e6)
 
 
 def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Report:
@@ -75,7 +50,7 @@ def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Re
         up = {each.name: stack.enter_context(running(each, asked)) for each in contenders}
         for each in up.values():
             load.closed(each.target, seconds=options.seconds / 3, connections=CONNECTIONS)
-        measured: dict[str, Callable[[], Sample | Call]] = {
+        measured: dict[str, Callable[[], Sample | bare.Bare]] = {
             name: lambda each=each: sample(  # type: ignore[misc]  # binds each one's own
                 each.target, each.server.cpu_s, options
             )
@@ -84,15 +59,16 @@ def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Re
         floor = stack.enter_context(Absorber(200))
         sockets = load.Target(floor.port, "/predict", asked.bodies)
         measured[FLOOR] = lambda: sample(sockets, floor.cpu_s, options)
-        measured["bare call"] = lambda: _call(options.seconds / 2)
+        path, seconds = model.case_a().path, options.seconds / 2
+        measured["bare call"] = lambda: bare.measure(path, batch=1, threads=1, seconds=seconds)
         rounds = interleave(measured, rounds=options.rounds)
     samples = {name: [found for found in rounds[name] if isinstance(found, Sample)] for name in [*up, FLOOR]}
-    calls = [found for found in rounds["bare call"] if isinstance(found, Call)]
+    calls_us = [found.call_us for found in rounds["bare call"] if isinstance(found, bare.Bare)]
     report = Report(f"case A, body shape {shape}")
     report.raw = {"samples": samples, "bare": rounds["bare call"]}
-    report.tables.append(_table(samples, calls, contenders, shape, options))
+    report.tables.append(_table(samples, summarise(calls_us), contenders, shape, options))
     if "tidegate" in samples and "fastapi" in samples:
-        report.goals = _goals(samples["tidegate"], samples["fastapi"], calls, shape)
+        report.goals = _goals(samples["tidegate"], samples["fastapi"], calls_us, shape)
         ratio = paired(
             [each.cpu_us for each in samples["fastapi"]], [each.cpu_us for each in samples["tidegate"]]
         )
@@ -104,7 +80,7 @@ def compare(contenders: Sequence[Contender], shape: str, options: Options) -> Re
 
 def _table(
     samples: dict[str, list[Sample]],
-    calls: list[Call],
+    call_us: Summary,
     contenders: Sequence[Contender],
     shape: str,
     options: Options,
@@ -119,12 +95,10 @@ def _table(
                 summarise(each.crowd.latency_us.p50 / 1e3 for each in found).show(2),
                 summarise(each.crowd.latency_us.p99 / 1e3 for each in found).show(2),
                 summarise(each.alone.latency_us.p50 for each in found).show(0),
-                summarise(each.awake.latency_us.p50 for each in found).show(0),
                 summarise(each.crowd.cpu_us_per_request for each in found).show(1),
             ]
         )
-    alone, awake = (summarise(kind).show(1) for kind in zip(*map(_calls_us, calls), strict=True))
-    rows.append(["bare call", "", "", "", "", alone, awake, ""])
+    rows.append(["bare call", "", "", "", "", call_us.show(1), ""])
     return Table(
         f"Case A: {listed(contenders)}; body shape {shape}; {options.workers} workers each; "
         f"{CONNECTIONS} connections; {options.show()}",
@@ -135,24 +109,16 @@ def _table(
             "p50 ms",
             "p99 ms",
             "p50 us alone",
-            "CPUs awake",
             "generator CPU us/request",
         ],
         rows,
     )
 
 
-def _calls_us(call: Call) -> tuple[float, float]:
-    return call.alone.call_us, call.awake.call_us
-
-
-def _goals(ours: list[Sample], theirs: list[Sample], calls: list[Call], shape: str) -> list[Goal]:
+def _goals(ours: list[Sample], theirs: list[Sample], calls_us: list[float], shape: str) -> list[Goal]:
     factor = paired([each.crowd.rate_per_s for each in ours], [each.crowd.rate_per_s for each in theirs])
     over_ms = summarise(
-        (each.alone.latency_us.p50 - call.alone.call_us) / 1e3 for each, call in zip(ours, calls, strict=True)
-    )
-    awake_ms = summarise(
-        (each.awake.latency_us.p50 - call.awake.call_us) / 1e3 for each, call in zip(ours, calls, strict=True)
+        (each.alone.latency_us.p50 - call_us) / 1e3 for each, call_us in zip(ours, calls_us, strict=True)
     )
     cpu = summarise(each.cpu_us for each in ours)
     return [
@@ -172,9 +138,6 @@ def _goals(ours: list[Sample], theirs: list[Sample], calls: list[Call], shape: s
         ),
         Goal(
             f"case A {shape}: p50 alone over the bare call", over_ms.median, OVER_BARE_LIMIT_MS, False, "ms"
-        ),
-        Goal(
-            f"case A {shape}: the same while no CPU halts", awake_ms.median, OVER_BARE_LIMIT_MS, False, "ms"
         ),
     ]
 

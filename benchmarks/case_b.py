@@ -9,7 +9,6 @@ from contextlib import ExitStack
 import msgspec
 
 from benchmarks import bare, load, model
-from benchmarks.awake import while_awake
 from benchmarks.batching import mark, mean_batch
 from benchmarks.contender import Contender, Mosec, Running, has_mosec, listed, questions, running, tidegate_of
 from benchmarks.measure import Goal, Options, Report, Summary, Table, interleave, paired, summarise
@@ -37,21 +36,13 @@ class Crowd(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One contender in one round; `awake` is `alone` while no CPU halts."""
+    """One contender in one round."""
 
     crowds: dict[int, Crowd]
     alone: load.Load
-    awake: load.Load
 
 
-class Call(msgspec.Struct, frozen=True):
-    """Both kinds of bare session in one round, as the machine is and while no CPU halts."""
-
-    alone: tuple[bare.Bare, ...]
-    awake: tuple[bare.Bare, ...]
-
-
-Round = Sample | Call
+Round = Sample | tuple[bare.Bare, ...]
 
 
 def _threads() -> int:
@@ -91,15 +82,7 @@ def _crowd(up: Running, connections: int, options: Options) -> Crowd:
 
 def _sample(up: Running, options: Options) -> Sample:
     crowds = {connections: _crowd(up, connections, options) for connections in CROWDS}
-
-    def one() -> load.Load:
-        return load.closed(up.target, seconds=options.seconds, connections=1).require_clean()
-
-    return Sample(crowds, one(), while_awake(one))
-
-
-def _call(seconds: float) -> Call:
-    return Call(_bare(1, seconds), while_awake(lambda: _bare(1, seconds)))
+    return Sample(crowds, load.closed(up.target, seconds=options.seconds, connections=1).require_clean())
 
 
 def compare(contenders: Sequence[Contender], options: Options) -> Report:
@@ -114,28 +97,22 @@ def compare(contenders: Sequence[Contender], options: Options) -> Report:
             for name, each in up.items()
         }
         # of the two kinds of bare session the faster one: the harder one to stand beside
-        measured["bare session"] = lambda: _call(options.seconds / 2)
+        measured["bare session"] = lambda: _bare(1, options.seconds / 2)
         rounds = interleave(measured, rounds=options.rounds)
     samples = {name: [found for found in rounds[name] if isinstance(found, Sample)] for name in up}
-    calls = [found for found in rounds["bare session"] if isinstance(found, Call)]
-    alone_us, awake_us = (
-        [-found for found in _better(kind, lambda each: -each.call_us)]
-        for kind in ([call.alone for call in calls], [call.awake for call in calls])
-    )
+    alone = [found for found in rounds["bare session"] if not isinstance(found, Sample)]
+    calls_us = [-found for found in _better(alone, lambda each: -each.call_us)]
     report = Report("case B", raw={"samples": samples, "bare": rounds["bare session"]})
-    report.tables.append(_table(samples, (summarise(alone_us), summarise(awake_us)), contenders, options))
+    report.tables.append(_table(samples, summarise(calls_us), contenders, options))
     if "tidegate" in samples:
-        report.goals = _goals(samples, alone_us, awake_us)
+        report.goals = _goals(samples, calls_us)
     if "mosec" not in samples:
         report.notes.append("Mosec is not installed here, so it is not compared.")
     return report
 
 
 def _table(
-    samples: dict[str, list[Sample]],
-    calls_us: tuple[Summary, Summary],
-    contenders: Sequence[Contender],
-    options: Options,
+    samples: dict[str, list[Sample]], call_us: Summary, contenders: Sequence[Contender], options: Options
 ) -> Table:
     rows = []
     for name, found in samples.items():
@@ -149,21 +126,18 @@ def _table(
                 summarise(each.rows_per_cpu_s for each in crowds).show(0),
             ]
         row.append(summarise(each.alone.latency_us.p50 / 1e3 for each in found).show(2))
-        row.append(summarise(each.awake.latency_us.p50 / 1e3 for each in found).show(2))
         rows.append(row)
     row = ["bare session"]
     for connections in CROWDS:
         row += ["", "", summarise(_beside(samples["tidegate"], connections)).show(0)]
-    for call_us in calls_us:
-        row.append(f"{call_us.median / 1e3:,.2f} ({call_us.min / 1e3:,.2f}-{call_us.max / 1e3:,.2f})")
-    rows.append(row)
+    rows.append([*row, f"{call_us.median / 1e3:,.2f} ({call_us.min / 1e3:,.2f}-{call_us.max / 1e3:,.2f})"])
     columns = [""]
     for connections in CROWDS:
         columns += [f"rows/s at {connections}", "rows a call", "rows/CPU s"]
     return Table(
         f"Case B: {listed(contenders)}; {options.workers} workers, {_threads()} model threads in all; "
         f"{options.show()}",
-        [*columns, "p50 ms alone", "CPUs awake"],
+        [*columns, "p50 ms alone"],
         rows,
     )
 
@@ -174,17 +148,15 @@ def _beside(samples: Sequence[Sample], connections: int) -> list[float]:
     return _better([each for each in found if each], lambda each: each.rows_per_cpu_s)
 
 
-def _goals(samples: dict[str, list[Sample]], alone_us: list[float], awake_us: list[float]) -> list[Goal]:
+def _goals(samples: dict[str, list[Sample]], calls_us: list[float]) -> list[Goal]:
     ours = samples["tidegate"]
     full = max(CROWDS)
     crowds = [each.crowds[full] for each in ours]
     shares = paired([each.rows_per_cpu_s for each in crowds if each.bare], _beside(ours, full))
     name = f"case B: rows a CPU second over the bare session's at the same batch size, {full} connections"
     goals = [Goal(name, shares.median, EFFICIENCY_LIMIT, True)]
-    lone = paired([each.alone.latency_us.p50 for each in ours], alone_us)
+    lone = paired([each.alone.latency_us.p50 for each in ours], calls_us)
     goals.append(Goal("case B: lone request over the bare call", lone.median, LONE_LIMIT, False, "x"))
-    awake = paired([each.awake.latency_us.p50 for each in ours], awake_us)
-    goals.append(Goal("case B: the same while no CPU halts", awake.median, LONE_LIMIT, False, "x"))
     if "mosec" in samples:
         for connections, factor in MOSEC_FACTORS.items():
             ratio = paired(
