@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
+import msgspec
+
 from tidegate.core.error import InvalidSetting
 
 P = ParamSpec("P")
@@ -27,6 +29,18 @@ _WORDS: dict[Any, str] = {
 }
 _MANY: dict[Any, str] = {float: "numbers", int: "whole numbers", str: "texts"}
 _MOST = 60
+
+
+class Declared(msgspec.Struct, frozen=True):
+    """A declaration as plain data: whoever makes one is told at once of a value of another type."""
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types.
+
+        Raises:
+            InvalidSetting: One has another; the message names it.
+        """
+        check_types(self)
 
 
 def check_types(declared: object) -> None:

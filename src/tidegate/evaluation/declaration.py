@@ -12,13 +12,13 @@ import msgspec
 
 from tidegate.contract.field import DataType, Role
 from tidegate.contract.schema import Contract, Field
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared
 from tidegate.core.error import InvalidSetting
 
 Task = Literal["binary", "multiclass", "regression", "ranking", "forecast"]
 
 
-class CostMatrix(msgspec.Struct, frozen=True):
+class CostMatrix(Declared, frozen=True):
     """What one decision brings, by what happens then. Gains are positive, costs negative.
 
     Attributes:
@@ -34,14 +34,6 @@ class CostMatrix(msgspec.Struct, frozen=True):
     false_negative: float
     true_negative: float
     currency: str
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
     def threshold(self) -> float:
         """Return the probability from which acting is worth more than not, if it is calibrated.
@@ -62,7 +54,7 @@ class CostMatrix(msgspec.Struct, frozen=True):
         return regret_of_acting / (regret_of_acting + regret_of_waiting)
 
 
-class Monotone(msgspec.Struct, frozen=True, tag="monotone"):
+class Monotone(Declared, frozen=True, tag="monotone"):
     """A rule: with more of one column and all else equal, the prediction never goes the other way.
 
     Attributes:
@@ -75,16 +67,8 @@ class Monotone(msgspec.Struct, frozen=True, tag="monotone"):
     direction: Literal["rising", "falling"]
     tolerance: float = 1e-9
 
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
 
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
-
-
-class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
+class Invariant(Declared, frozen=True, tag="invariant"):
     """A rule: another value of one column, all else equal, does not change the prediction.
 
     Attributes:
@@ -95,16 +79,8 @@ class Invariant(msgspec.Struct, frozen=True, tag="invariant"):
     column: str
     tolerance: float = 1e-9
 
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
 
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
-
-
-class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Evaluation(Declared, frozen=True, omit_defaults=True, kw_only=True):
     """What is measured of a model, beside what follows from its contract.
 
     Attributes:
@@ -138,14 +114,6 @@ class Evaluation(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     costs: CostMatrix | None = None
     protected: Sequence[str] = ()
     rules: Sequence[Monotone | Invariant] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
     def checked(self, contract: Contract) -> Evaluation:
         """Return the declaration, as it fits a contract.

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared
 from tidegate.core.error import InvalidSetting
 
 NAMES = (
@@ -30,7 +30,7 @@ NAMES = (
 """Every gate, in the order in which they are shown: what makes the later ones meaningless comes first."""
 
 
-class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Gates(Declared, frozen=True, omit_defaults=True, kw_only=True):
     """How much worse a version may be, and how sure of it one has to be. docs/gate.md has the reasons.
 
     Attributes:
@@ -77,15 +77,7 @@ class Gates(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     data_behind_s: float = 31 * 86_400.0
     level: float = 0.95
     keep_sensitive: bool = False
-    left_out: dict[str, str] = {}
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
     def checked(self) -> Gates:
         """Return the declaration if it can be used.

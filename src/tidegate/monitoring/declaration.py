@@ -9,7 +9,7 @@ import msgspec
 
 from tidegate.contract.schema import Contract
 from tidegate.contract.slicing import MAX_FIELDS, can_be_sliced
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared
 from tidegate.core.error import InvalidSetting
 from tidegate.core.identifier import check_name
 from tidegate.statistics.budget import AlarmBudget
@@ -26,7 +26,7 @@ SHARES = {
 """Who may spend the budget of false alarms. Inputs have most, for there are many of them."""
 
 
-class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
+class Kpi(Declared, frozen=True, omit_defaults=True):
     """A figure of the business whose mean over the predictions of a day is watched.
 
     Attributes:
@@ -43,16 +43,8 @@ class Kpi(msgspec.Struct, frozen=True, omit_defaults=True):
     unit: str = ""
     tolerance: float | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
 
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
-
-
-class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Monitoring(Declared, frozen=True, omit_defaults=True, kw_only=True):
     """How closely a service is watched.
 
     Attributes:
@@ -79,14 +71,6 @@ class Monitoring(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     kpis: Sequence[Kpi] = ()
     owner: str = ""
     reference_days: int = 28
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
     @property
     def budget(self) -> AlarmBudget:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared
 from tidegate.core.error import InvalidSetting
 
 
-class Card(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Card(Declared, frozen=True, omit_defaults=True, kw_only=True):
     """The written parts, each a few sentences.
 
     Attributes:
@@ -28,14 +28,6 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     out_of_scope: str = ""
     training_data: str = ""
     ethics: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
     @property
     def missing(self) -> tuple[str, ...]:

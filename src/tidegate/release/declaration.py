@@ -6,11 +6,11 @@ from collections.abc import Collection
 
 import msgspec
 
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared
 from tidegate.core.error import InvalidSetting
 
 
-class Experiment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Experiment(Declared, frozen=True, omit_defaults=True, kw_only=True):
     """What experiments on a service measure, and how they draw keys.
 
     Attributes:
@@ -23,20 +23,12 @@ class Experiment(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         alpha: Probability that any interval, of any arm at any time, misses what it promises to hold.
     """
 
-    arms: dict[str, float] = {}
+    arms: dict[str, float] = msgspec.field(default_factory=dict)
     outcome: str = ""
     against: str = ""
     beyond: float = 0.5
     number: bool = False
     alpha: float = 0.05
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
     def checked(self, outputs: Collection[str]) -> Experiment:
         """Return the declaration, as it fits a service.

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 import numpy as np
 
-from tidegate.core.declared import check_types
+from tidegate.core.declared import Declared, check_types
 from tidegate.core.error import InvalidSetting, TidegateError
 from tidegate.statistics.allowance import BETS, growth
 from tidegate.statistics.eprocess import drift, safety_test
@@ -70,7 +70,7 @@ class Guardrail(msgspec.Struct, frozen=True, omit_defaults=True):
             )
 
 
-class PlanStep(msgspec.Struct, frozen=True):
+class PlanStep(Declared, frozen=True):
     """A stretch of constant share.
 
     Attributes:
@@ -81,16 +81,8 @@ class PlanStep(msgspec.Struct, frozen=True):
     share: float
     least_s: float = 60.0
 
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
 
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
-
-
-class ShadowStep(msgspec.Struct, frozen=True):
+class ShadowStep(Declared, frozen=True):
     """The stretch before any user is answered by the candidate.
 
     Attributes:
@@ -109,14 +101,6 @@ class ShadowStep(msgspec.Struct, frozen=True):
     max_disagreement: float | None = 0.5
     max_slice_disagreement: float | None = 0.8
     slow_us: float = 1000.0
-
-    def __post_init__(self) -> None:
-        """Refuse values of other types.
-
-        Raises:
-            InvalidSetting: One has another; the message names it.
-        """
-        check_types(self)
 
 
 class Plan(msgspec.Struct, frozen=True):
