@@ -65,8 +65,17 @@ SMALL, LARGE = Limits(max_body_bytes=2000), Limits(max_body_bytes=64 << 20)
         (SMALL, gzip.compress(row_of(2001)), {"Content-Encoding": "gzip"}, 413),
         (SMALL, gzip.compress(np.random.default_rng(1).bytes(1990)), {"Content-Encoding": "gzip"}, 413),
         (LARGE, row_of(17 << 20), {}, 200),
+        (SMALL, row_of(100), {"Content-Length": "0" * 5000 + "100"}, 200),
     ],
-    ids=["at the bound", "above it", "zipped", "unzipped above it", "above it as sent", "above the usual"],
+    ids=[
+        "at the bound",
+        "above it",
+        "zipped",
+        "unzipped above it",
+        "above it as sent",
+        "above the usual",
+        "zeros",
+    ],
 )
 def test_a_body_has_the_same_bound_whether_its_service_is_loaded_or_not(
     tmp_path, limits, body, headers, expected

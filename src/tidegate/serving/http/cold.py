@@ -12,13 +12,15 @@ from tidegate.serving.call import NotReady, Overloaded
 from tidegate.serving.http.coding import body_too_large
 from tidegate.serving.http.door import TIMEOUT_HEADER, read_timeout_s
 from tidegate.serving.http.error import native_error, protocol_error, retry_after
-from tidegate.serving.http.exchange import Exchange, Handler, internal_error
+from tidegate.serving.http.exchange import Exchange, Handler, content_length, internal_error
 
 MAX_WAITING = 256
 """Requests that wait in one worker for models: each holds its body."""
 
 Find = Callable[[bytes, bytes], Handler]
 """Maps method and target to a handler."""
+
+_USUAL_BODY_BYTES = Limits().max_body_bytes
 
 
 class Waiting:
@@ -65,8 +67,8 @@ class ColdHandler:
 
     @property
     def max_body_bytes(self) -> int:
-        """Bound of what any resource of the service may be sent: outcomes have the usual one."""
-        return max(Limits().max_body_bytes, self._limits(self.service).max_body_bytes)
+        """Bound of what any resource of the service may be sent; the handler that is found has its own."""
+        return max(_USUAL_BODY_BYTES, self._limits(self.service).max_body_bytes)
 
     def admit(self, exchange: Exchange) -> None:
         """Refuse what would be one too many to wait."""
@@ -148,5 +150,5 @@ class ColdHandler:
 
 def _check_size(exchange: Exchange, body: bytes, limit: int) -> None:
     """Hold a body against the bound of whoever is to have it, as sent and as decompressed."""
-    if max(len(body), int(exchange.headers.get(b"content-length", b"0"))) > limit:
+    if max(len(body), content_length(exchange.headers)) > limit:
         raise body_too_large(limit)

@@ -26,6 +26,7 @@ from tidegate.serving.http.exchange import (
     HttpError,
     TargetTooLong,
     TimedOut,
+    content_length,
     internal_error,
 )
 
@@ -448,8 +449,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse_on_headers(self, exchange: Exchange, error: TidegateError) -> None:
         self._discarding = True
-        length = _length(exchange.headers.get(b"content-length", b"0"))
-        if b"transfer-encoding" in exchange.headers or length > MAX_DISCARDED_BYTES:
+        if b"transfer-encoding" in exchange.headers or content_length(exchange.headers) > MAX_DISCARDED_BYTES:
             exchange.keep_alive = False
             self._closing = self._unread = True
         elif b"expect" in exchange.headers:
@@ -538,19 +538,13 @@ def _is_host(value: bytes) -> bool:
 
 def _check_framing(exchange: Exchange) -> None:
     headers = exchange.headers
-    length = headers.get(b"content-length")
-    if length is not None:
-        if _length(length) > exchange.handler.max_body_bytes:
+    if b"content-length" in headers:
+        if content_length(headers) > exchange.handler.max_body_bytes:
             raise body_too_large(exchange.handler.max_body_bytes)
     elif b"transfer-encoding" in headers and headers[b"transfer-encoding"].lower() != b"chunked":
         raise UnsupportedEncoding(
             "No transfer encoding is taken but chunked.", hint="Say a compression in Content-Encoding."
         )
-
-
-def _length(digits: bytes) -> int:
-    """Return a Content-Length that the parser has taken: below 2**64, but with any number of zeros."""
-    return int(digits[-20:])
 
 
 def _head_too_large() -> HeadTooLarge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tidegate.core.error import TidegateError
@@ -39,6 +40,12 @@ class TargetTooLong(TidegateError):
     """The address in the request line exceeds its bound."""
 
     code = "target_too_long"
+
+
+def content_length(headers: Mapping[bytes, bytes]) -> int:
+    """Return how many bytes a request says its body has; 0 if it does not say."""
+    # the parser has taken nothing from 2**64 on, but any number of zeros before it
+    return int(headers.get(b"content-length", b"0")[-20:])
 
 
 class TimedOut(TidegateError):
