@@ -230,9 +230,8 @@ def _by_outcomes(
     with tempfile.TemporaryDirectory(prefix="tidegate-recent-") as folder:
         since_us = min((each.at_us for each in known), default=now_us)
         files = export(local.home, Path(folder), service=version.service, since_us=since_us).files
-        own_digits = contract_digits(
-            manifest.contract.fingerprint
-        )  # another contract's inputs are not its own
+        # another contract's inputs are not its own
+        own_digits = contract_digits(manifest.contract.fingerprint)
         paths = [file.path for file in files if file.contract == own_digits]
         rows = recent_rows(known, paths, target=goal, output=field.name, version=version.number)
     columns = rows.columns

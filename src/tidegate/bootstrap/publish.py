@@ -11,9 +11,9 @@ import numpy as np
 
 from tidegate.adapter.runtime.builder import BUILDERS
 from tidegate.adapter.runtime.prepare import ROW_BY_ROW, prepare
+from tidegate.adapter.runtime.sample import contract_columns
 from tidegate.bootstrap.local import Local
 from tidegate.bootstrap.setting import read_settings
-from tidegate.contract.batch import Column
 from tidegate.contract.encode import RowEncoder
 from tidegate.contract.infer import columns_of
 from tidegate.contract.objective import Cache, Limits, Objectives
@@ -354,19 +354,6 @@ def _record_parity(local: Local, version: Version, evidence: list[Evidence], *, 
     record_decision(local.unit, decision, key=key, clock=local.clock)
 
 
-def _sample_columns(sample: Any, schema: Schema) -> dict[str, Column]:
-    """Return a sample's columns; an array has no names, and its columns are the fields in order."""
-    if isinstance(sample, Mapping) or hasattr(sample, "columns"):
-        return columns_of(sample)
-    array = np.asarray(sample)
-    width = array.shape[1] if array.ndim == 2 else 1
-    first = schema.fields[0]
-    if len(schema.fields) == 1 and first.shape == array.shape[1:] and not first.is_scalar:
-        return {first.name: array}
-    fits = len(schema.fields) == width and all(field.is_scalar for field in schema.fields)
-    return columns_of(sample, names=schema.names if fits else None)
-
-
 def _check_inputs(
     local: Local, spec: Spec, contract: Contract, sample: Any, notes: list[str]
 ) -> tuple[Spec, CheckInputs | None]:
@@ -375,7 +362,7 @@ def _check_inputs(
     if sample is None:
         notes.append("No check inputs: there is no sample.")
         return spec, None
-    columns = _sample_columns(sample, schema)
+    columns = contract_columns(sample, schema)
     missing = [field.name for field in schema.fields if field.name not in columns and not field.optional]
     if missing:
         raise InvalidSetting(

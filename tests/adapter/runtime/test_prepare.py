@@ -271,15 +271,21 @@ def test_an_array_is_named_by_the_contract(table, rebuild):
     np.testing.assert_allclose(answer["p_late"], fitted.predict_proba(x)[:, 1], atol=1e-5)
 
 
-@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
-def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, rebuild, library):
+def boosted_on_categories(library, flights):
+    """Return a booster that was fitted on a categorical column, and its rows."""
     frame, late = flights
     typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
-    fitted = (
+    model = (
         lgb.LGBMClassifier(**QUIET, min_data_per_group=5, cat_smooth=0)
         if library == "lightgbm"
         else xgb.XGBClassifier(**XGB, enable_categorical=True)
-    ).fit(typed, late)
+    )
+    return model.fit(typed, late), typed
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, rebuild, library):
+    fitted, typed = boosted_on_categories(library, flights)
 
     prepared = prepare(fitted, typed)
     answer = rebuild(prepared).predict(prepared.sample)
@@ -289,13 +295,7 @@ def test_categorical_columns_of_a_booster_go_by_the_models_own_codes(flights, re
 
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 def test_a_category_that_the_model_knows_is_taken_though_the_sample_lacks_it(flights, library):
-    frame, late = flights
-    typed = frame.astype({"carrier": pd.CategoricalDtype(["UA", "B6", "AA"])})
-    fitted = (
-        lgb.LGBMClassifier(**QUIET, min_data_per_group=5, cat_smooth=0)
-        if library == "lightgbm"
-        else xgb.XGBClassifier(**XGB, enable_categorical=True)
-    ).fit(typed, late)
+    fitted, typed = boosted_on_categories(library, flights)
     few = typed[typed["carrier"] != "UA"].copy()
     few["carrier"] = few["carrier"].cat.remove_unused_categories()
 

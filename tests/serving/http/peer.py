@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -49,6 +50,12 @@ class Peer:
     def send(self, *parts: bytes | str) -> None:
         for part in parts:
             self.socket.sendall(part.encode() if isinstance(part, str) else part)
+
+    def send_until_cut(self, piece: bytes | str) -> None:
+        """Send a piece a hundred times, or until the server has closed the connection."""
+        with suppress(OSError):
+            for _ in range(100):
+                self.send(piece)
 
     def finish(self) -> None:
         """Say that nothing more is sent."""

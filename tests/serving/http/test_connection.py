@@ -341,11 +341,7 @@ def test_host_of_every_form_is_taken(peer: Peer, host: str) -> None:
 def test_head_that_never_ends_is_cut_off_in_small_pieces(server: Server) -> None:
     with Peer(server) as peer:
         peer.send(b"GET /v2 HTTP/1.1\r\nHost: t\r\nX: ")
-        for _ in range(100):
-            try:
-                peer.send(LONG)
-            except OSError:  # it was cut off before all was sent
-                break
+        peer.send_until_cut(LONG)
 
         assert b"431" in peer.rest()[:20]
 
@@ -486,11 +482,7 @@ def test_chunked_request_that_is_refused_on_its_head_is_answered_once(server: Se
 def test_framing_of_a_chunked_body_that_never_ends_is_cut_off(server: Server, start: bytes) -> None:
     with Peer(server) as peer:
         peer.send(request(b"", headers="Transfer-Encoding: chunked\r\n") + start)
-        for _ in range(100):
-            try:
-                peer.send(LONG)
-            except OSError:  # it was cut off before all was sent
-                break
+        peer.send_until_cut(LONG)
 
         assert b"431" in peer.rest()[:20]
 
@@ -499,11 +491,7 @@ def test_framing_of_a_large_chunked_body_earns_no_credit_for_its_trailer(server:
     with Peer(server) as peer:
         peer.send(request(b"", headers="Transfer-Encoding: chunked\r\n"))
         peer.send(b"3e800\r\n" + bytes(0x3E800) + b"\r\n0\r\nX: ")
-        for _ in range(100):
-            try:
-                peer.send(LONG)
-            except OSError:
-                break
+        peer.send_until_cut(LONG)
 
         assert b"431" in peer.rest()[:20]
 

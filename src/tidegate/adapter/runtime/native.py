@@ -158,6 +158,11 @@ def missing_text(field: str, nones: Collection[str]) -> float | None:
     return None if field in nones else math.nan
 
 
+def marked(column: Column, missing: float | None) -> Column:
+    """Return a column of objects in which what is missing is what it is to the model."""
+    return np.array([missing if value is None else value for value in column.tolist()], dtype=object)
+
+
 def frame_maker(
     nones: Collection[str], times: Mapping[str, str]
 ) -> Callable[[Sequence[str], Sequence[str], Batch], Any]:
@@ -185,9 +190,8 @@ def frame_maker(
         columns = {}
         for source, field in zip(sources, fields, strict=True):
             column = batch.columns[field]
-            if column.dtype == object and None in (values := column.tolist()):
-                missing = missing_text(field, nones)
-                column = np.array([missing if value is None else value for value in values], dtype=object)
+            if column.dtype == object:
+                column = marked(column, missing_text(field, nones))
             columns[source] = make(column, times.get(field, ""))
         return frame(columns)
 

@@ -18,6 +18,7 @@ from tidegate.adapter.runtime.native import (
     NativeOptions,
     NativePredictor,
     frame_maker,
+    marked,
     missing_text,
 )
 from tidegate.adapter.runtime.prepared import Prepared
@@ -205,14 +206,8 @@ class Preparation:
             return frame_maker(self._nones, self._times)(self._frame, fields, batch)
         names = tuple(field.name for _, field in self._features)
         if any(batch[name].dtype.hasobject for name in names) and not self._codes:
-            columns = [self._marked(batch[name].tolist(), name) for name in names]
-            return np.stack(columns, axis=1)
+            return np.stack([marked(batch[name], missing_text(name, self._nones)) for name in names], axis=1)
         return np.zeros((batch.n_rows, len(names))) if self._codes else batch.matrix(names, np.float64)
-
-    def _marked(self, values: list[Any], name: str) -> Column:
-        """Return a column of objects in which what is missing is what it is to the model."""
-        missing = missing_text(name, self._nones)
-        return np.array([missing if value is None else value for value in values], dtype=object)
 
     def _native_binding(self, outputs: tuple[Tensor, ...]) -> Binding:
         names = tuple(field.name for _, field in self._features)

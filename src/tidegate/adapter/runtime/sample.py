@@ -24,13 +24,30 @@ leaves of an ensemble, few enough that a slow native model answers in seconds.""
 
 def sample_columns(sample: Any, fitted: FittedModel, contract: Contract | None) -> dict[str, Column]:
     """Return the sample's columns by name; an array's are named by the model or the contract."""
-    if isinstance(sample, Mapping) or hasattr(sample, "columns"):
+    if _has_columns(sample):
         return columns_of(sample)
-    width = np.shape(sample)[1] if len(np.shape(sample)) == 2 else 1
-    names: Sequence[str] | None = fitted.features if len(fitted.features) == width else None
-    if names is None and contract is not None:
-        names = _matrix_names(contract.input, width)
+    if len(fitted.features) == _width(sample):
+        return columns_of(sample, names=fitted.features)
+    names = None if contract is None else _matrix_names(contract.input, _width(sample))
     return columns_of(sample, names=names)
+
+
+def contract_columns(sample: Any, schema: Schema) -> dict[str, Column]:
+    """Return the sample's columns by name; an array's are named by the contract.
+
+    Raises:
+        InvalidSetting: An array's columns may be other fields.
+    """
+    if _has_columns(sample):
+        return columns_of(sample)
+    first = schema.fields[0]
+    if len(schema.fields) == 1 and first.shape and first.shape == np.shape(sample)[1:]:
+        return {first.name: np.asarray(sample)}
+    return columns_of(sample, names=_matrix_names(schema, _width(sample)))
+
+
+def _width(sample: Any) -> int:
+    return np.shape(sample)[1] if len(np.shape(sample)) == 2 else 1
 
 
 def _matrix_names(schema: Schema, width: int) -> Sequence[str]:
@@ -106,31 +123,35 @@ def given_rows(sample: Any, sources: Sequence[str]) -> Any:
     return chosen.iloc[index] if hasattr(chosen, "iloc") else chosen[index.tolist()]
 
 
+def _originals(sample: Any, sources: Sequence[str]) -> dict[str, Any]:
+    """Return a frame's or mapping's columns as they were given, by the names that they have as text."""
+    names = {str(name): name for name in (sample if isinstance(sample, Mapping) else sample.columns)}
+    return {source: sample[names[source]] for source in sources}
+
+
 def none_columns(sample: Any, sources: Sequence[str]) -> frozenset[str]:
     """Return which columns mark a missing text by None: to a fitted encoder it is another value than NaN."""
-    if isinstance(sample, Mapping):
-        return frozenset(
-            source for source in sources if _has_none(np.asarray(sample[source], dtype=object).ravel())
-        )
-    if not hasattr(sample, "columns"):
-        array = np.asarray(sample)
-        is_none = array.dtype == object and _has_none(array.ravel())
-        return frozenset(sources) if is_none else frozenset()
-    names = {str(name): name for name in sample.columns}
-    return frozenset(source for source in sources if _has_none(np.asarray(sample[names[source]])))
+    if not _has_columns(sample):
+        return frozenset(sources) if _has_none(np.asarray(sample)) else frozenset()
+    return frozenset(
+        source for source, values in _originals(sample, sources).items() if _has_none(np.asarray(values))
+    )
 
 
 def _has_none(values: npt.NDArray[Any]) -> bool:
-    return values.dtype == object and any(value is None for value in values.tolist())
+    return values.dtype == object and any(value is None for value in values.ravel().tolist())
 
 
 def time_columns(sample: Any, sources: Sequence[str]) -> dict[str, str]:
     """Return column -> the dtype of its times or durations, as pandas writes it, in the sample."""
-    if not (isinstance(sample, Mapping) or hasattr(sample, "columns")):
+    if not _has_columns(sample):
         return {}
-    names = {str(name): name for name in (sample if isinstance(sample, Mapping) else sample.columns)}
-    found = {source: _time_dtype(sample[names[source]]) for source in sources}
+    found = {source: _time_dtype(values) for source, values in _originals(sample, sources).items()}
     return {source: dtype for source, dtype in found.items() if dtype}
+
+
+def _has_columns(sample: Any) -> bool:
+    return isinstance(sample, Mapping) or hasattr(sample, "columns")
 
 
 def _time_dtype(values: Any) -> str:
