@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -59,6 +60,8 @@ def main() -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a model prints is seen when it prints it
     settings = told(RunnerSettings)
     np.seterr(over="ignore", invalid="ignore")  # infinities are found by the contract's checks, not on stderr
     end_with_supervisor(settings.server)

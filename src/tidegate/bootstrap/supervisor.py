@@ -34,6 +34,7 @@ from tidegate.bootstrap.process import (
     told,
     worker_page,
 )
+from tidegate.bootstrap.relay import Relay
 from tidegate.bootstrap.stage import forget_failures
 from tidegate.core.clock import Clock, SystemClock
 from tidegate.core.error import SystemRefused, TidegateError
@@ -335,10 +336,11 @@ def main() -> None:
             os.write(1, f"{line}\n".encode())
 
     try:
-        _run(told(ServerSettings), tell)
+        with Relay():
+            _run(told(ServerSettings), tell)
+            tell("Stopped.")
     except TidegateError as error:
         sys.exit(f"Error ({error.code}): {error.message}\n{error.hint}".rstrip())
-    tell("Stopped.")
 
 
 if __name__ == "__main__":
