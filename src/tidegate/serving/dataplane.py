@@ -27,6 +27,7 @@ from tidegate.serving.guard import ask_stand_in, fall_back, inspect, is_fault, t
 from tidegate.serving.metric import MetricPage
 from tidegate.serving.outbox import Outbox
 from tidegate.serving.reroute import take_back
+from tidegate.serving.vigil import ANSWER_S, CALLER_S, Vigil
 
 _log = logging.getLogger("tidegate.serving")
 
@@ -67,6 +68,8 @@ class DataPlane:
         self._journal = JournalLane(journal, loop, clock=clock)
         self._metrics = metrics
         self._courtesy = Courtesy(yields)
+        self._caller = Vigil(CALLER_S, loop.call_soon, clock.monotonic_s)
+        self._answer = Vigil(ANSWER_S, loop.call_soon, clock.monotonic_s)
         self._arrived: list[Call] = []
         self._finished: list[Group] = []
         self._settling = False
@@ -110,6 +113,7 @@ class DataPlane:
     def _enqueue(self, call: Call) -> None:
         if not self._arrived:
             self._loop.call_soon(self._turn)
+            self._caller.end()
         self._arrived.append(call)
         version = call.arm.version
         if version.is_elsewhere:
@@ -217,6 +221,8 @@ class DataPlane:
         self._settling = False
         if self._finished:
             self._settle()
+        elif self._unfinished and self.outbox.is_alone():
+            self._answer.begin()
 
     def _start(self, arm: Arm, calls: list[Call]) -> None:
         now_s = self.clock.monotonic_s()
@@ -300,6 +306,7 @@ class DataPlane:
 
     def _arrive(self, group: Group) -> None:
         """Take a group back from its executor, with outputs or an error."""
+        self._answer.end()
         calls = group.calls
         self._unfinished.difference_update(calls)
         if any(call.settled for call in calls):
@@ -340,6 +347,8 @@ class DataPlane:
     def _settle(self) -> None:
         groups, self._finished = self._finished, []
         self.outbox.send(groups)
+        if not self.busy and self.outbox.is_alone():
+            self._caller.begin()
 
     def _check(self, group: Group) -> None:
         """Hold the outputs against the contract; calls that got a bad row fall back."""

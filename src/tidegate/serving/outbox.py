@@ -119,14 +119,16 @@ class Outbox:
         meter = self._meters.get(group.arm)
         if meter is None:
             meter = self._meters[group.arm] = Meter(self._metrics, group.arm)
-        meter.count(group, self._clock.monotonic_s())
-        group.arm.version.n_asked += len(group.calls)
+        now_s = self._clock.monotonic_s()
         for call in group.calls:
             if not call.abandoned:
                 try:
                     call.reply(call)
                 except Exception as defect:  # noqa: BLE001 - it must cost this answer, not the turn's others
                     self._fail([call], defect)
+        # what nobody waits for comes after the answers
+        meter.count(group, now_s)
+        group.arm.version.n_asked += len(group.calls)
         if group.arm.shadows:
             self._shadow.offer(group)
         group.calls.clear()  # calls and group refer to each other; without this only the collector frees them
