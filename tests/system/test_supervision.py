@@ -40,13 +40,14 @@ def status(server: Server, service: str, a: float = 1.0, headers: str = "") -> i
 
 def test_a_system_that_gives_no_more_processes_ends_nothing_that_runs(server):
     """Descriptors stand for processes: the same call wants them, and one process can be denied them."""
+    (control,) = wait_until(lambda: server.child("tidegate.control"), what="the control plane")
     supervisor = psutil.Process(server.pid)
     before = supervisor.rlimit(psutil.RLIMIT_NOFILE)
     supervisor.rlimit(psutil.RLIMIT_NOFILE, (4, before[1]))
     try:
         (runner,) = server.child("tidegate.bootstrap.runner")
         runner.kill()
-        server.child("tidegate.control")[0].kill()
+        control.kill()
         add_function(server, "later", "return {'total': columns['a']}")
 
         for words in (
