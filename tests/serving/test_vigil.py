@@ -60,21 +60,21 @@ def test_a_loop_stays_awake_once_short_waits_are_known(wait):
     slept = wait(*[40e-6] * 40)
 
     assert slept == sorted(slept, reverse=True)
-    assert 15 < sum(slept) < 30
+    assert 10 < sum(slept) < 20
 
 
-def test_one_long_wait_ends_the_vigil(wait, loop):
+def test_it_stays_awake_no_longer_than_the_limit(wait, loop):
     wait(*[40e-6] * 40)
-    began_s, n_looks = loop.now_s, loop.n_looks
+    n_looks = loop.n_looks
 
-    assert wait(1.0, *[40e-6] * 5) == [True] * 6
+    assert wait(1.0) == [True]
     assert (loop.n_looks - n_looks) * TURN_S <= LIMIT_S + TURN_S
-    assert loop.now_s - began_s > 1.0
 
 
-def test_it_begins_again_with_short_waits(wait):
-    wait(*[40e-6] * 40, 1.0)
+def test_long_waits_end_the_vigil_and_short_ones_begin_it_again(wait):
+    wait(*[40e-6] * 40)
 
+    assert wait(*[1.0] * 3, 40e-6) == [True] * 4
     assert wait(*[40e-6] * 40)[-1] is False
 
 
@@ -85,7 +85,7 @@ def test_long_waits_are_slept_through(wait, loop, wait_s):
 
 
 def test_every_fourth_caller_slow_is_no_reason_to_stay_awake(wait, loop):
-    wait(*[20e-6, 20e-6, 20e-6, 0.005] * 50)
+    wait(*[20e-6, 20e-6, 0.005, 20e-6] * 50)
 
     assert loop.n_looks == 0
 

@@ -336,6 +336,9 @@ class DataPlane:
 
     def _settle_later(self) -> None:
         if self._finished and not self._settling:
+            if self.outbox.is_alone():  # nothing else comes in this turn
+                self._settle()
+                return
             self._settling = True
             self._loop.call_soon(self._settle_soon)
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-CALLER_S = 100e-6
-ANSWER_S = 200e-6
+CALLER_S = 200e-6
+ANSWER_S = 300e-6
 """Who needs longer, a caller or a model in its runner, is not waited for awake, and nobody for longer."""
 
+_SHARE = 0.8
+"""Of the waits that have to be short: of those that are not, each takes the limit's time of a core."""
 _LEARNING_RATE = 0.125
-_LONG = 10.0
-"""Limits that a wait beyond the limit counts as. One ends the vigil; after it six short ones begin it
-again, after several some twenty."""
 
 
 class Vigil:
@@ -34,29 +33,28 @@ class Vigil:
         """Begin asleep.
 
         Args:
-            limit_s: How long a wait is at most, on average and each, for which the loop stays awake, seconds.
+            limit_s: How long most waits have to be at most for the loop to stay awake, and how long it does
+                so then, seconds.
             call_soon: Runs a function in the loop's next turn, and keeps the loop from sleeping before it.
             monotonic_s: Gives the time, seconds.
         """
         self._limit_s = limit_s
         self._call_soon = call_soon
         self._monotonic_s = monotonic_s
-        self._mean_s = self._long_s = _LONG * limit_s
+        self._short = 0.0  # share of the last waits that were
         self._since_s: float | None = None
 
     def begin(self) -> None:
         """From now on there is nothing to do but to wait."""
         self._since_s = self._monotonic_s()
-        if self._mean_s < self._limit_s:
+        if self._short > _SHARE:
             self._call_soon(self._look)
 
     def end(self) -> None:
         """It has come, or something else has."""
         if self._since_s is not None:
-            waited_s = self._monotonic_s() - self._since_s
-            if waited_s > self._limit_s:
-                waited_s = self._long_s
-            self._mean_s += _LEARNING_RATE * (waited_s - self._mean_s)
+            was_short = self._monotonic_s() - self._since_s < self._limit_s
+            self._short += _LEARNING_RATE * (was_short - self._short)
             self._since_s = None
 
     def _look(self) -> None:
