@@ -99,3 +99,19 @@ def test_what_comes_unawaited_is_no_wait(loop):
 
     assert loop.run(loop.now_s + 1.0)
     assert loop.n_looks == 0
+
+
+def test_it_looks_once_a_turn_however_often_it_begins(loop):
+    vigil = Vigil(LIMIT_S, loop.call_soon, lambda: loop.now_s)
+    for _ in range(40):
+        vigil.begin()
+        loop.run(loop.now_s + 40e-6)
+        vigil.end()
+
+    for _ in range(100):  # another end is not told of in between
+        vigil.begin()
+        loop.run(loop.now_s + 10 * TURN_S)
+    n_looks = loop.n_looks
+    loop.run(loop.now_s + 10 * TURN_S)
+
+    assert loop.n_looks - n_looks == 10

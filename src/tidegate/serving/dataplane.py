@@ -105,6 +105,7 @@ class DataPlane:
 
     def submit(self, call: Call) -> None:
         """Take a call; its `reply` is called when it is answered and journalled."""
+        self._caller.end()
         version = call.arm.version
         if version.cache is not None and not call.arm.safe_mode and self._reuse(call, version.cache):
             return
@@ -113,7 +114,6 @@ class DataPlane:
     def _enqueue(self, call: Call) -> None:
         if not self._arrived:
             self._loop.call_soon(self._turn)
-            self._caller.end()
         self._arrived.append(call)
         version = call.arm.version
         if version.is_elsewhere:

@@ -4,8 +4,8 @@ A core that has nothing to do is halted, and in a virtual machine it takes tens 
 as long as the request itself. Where the next one comes at once, its arrival is looked for instead, which
 takes no more CPU time than to halt, to wake and to find the caches cold.
 
-Source: the kernel does the same for a halted guest and for a device's queue ("Guest halt polling",
-"NAPI", section on busy polling, in its documentation); grow and shrink by what the last waits were.
+Source: Linux does the same for a guest that would halt and for a network device's queue (its
+documentation, "Guest halt polling" and, in "NAPI", busy polling).
 """
 
 from __future__ import annotations
@@ -43,11 +43,13 @@ class Vigil:
         self._monotonic_s = monotonic_s
         self._short = 0.0  # share of the last waits that were
         self._since_s: float | None = None
+        self._is_looking = False
 
     def begin(self) -> None:
         """From now on there is nothing to do but to wait."""
         self._since_s = self._monotonic_s()
-        if self._short > _SHARE:
+        if self._short > _SHARE and not self._is_looking:
+            self._is_looking = True
             self._call_soon(self._look)
 
     def end(self) -> None:
@@ -60,3 +62,5 @@ class Vigil:
     def _look(self) -> None:
         if self._since_s is not None and self._monotonic_s() - self._since_s < self._limit_s:
             self._call_soon(self._look)
+        else:
+            self._is_looking = False
