@@ -159,8 +159,11 @@ def missing_text(field: str, nones: Collection[str]) -> float | None:
 
 
 def marked(column: Column, missing: float | None) -> Column:
-    """Return a column of objects in which what is missing is what it is to the model."""
-    return np.array([missing if value is None else value for value in column.tolist()], dtype=object)
+    """Return a column in which a value that is missing is what it is to the model."""
+    values = column.tolist()
+    if None not in values:
+        return column
+    return np.array([missing if value is None else value for value in values], dtype=object)
 
 
 def frame_maker(
