@@ -16,7 +16,7 @@ class Stage(msgspec.Struct, frozen=True):
 
     Attributes:
         runner: Whether the model runs in a runner instead of the workers.
-        call_us: Batch rows -> median duration of a call, microseconds.
+        call_us: Batch rows -> duration of a call that nothing disturbs, microseconds.
         max_batch_rows: Rows of one call at which the machine gets most rows done.
         n_threads: Threads of one call.
         peak_bytes: Peak memory of the trial process.
