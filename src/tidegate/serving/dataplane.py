@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
@@ -19,6 +19,7 @@ from tidegate.journal.lane import JournalLane
 from tidegate.journal.record import Event, Flag, JournalUnavailable, Outcome, Refusal
 from tidegate.journal.segment import JournalWriter
 from tidegate.predictor.protocol import PredictorError
+from tidegate.serving.alarm import Alarm
 from tidegate.serving.cache import ResponseCache
 from tidegate.serving.call import BreakerOpen, Call, DeadlineExceeded, Group, Overloaded, SafeMode
 from tidegate.serving.courtesy import Courtesy
@@ -31,7 +32,6 @@ from tidegate.serving.vigil import ANSWER_S, CALLER_S, Vigil
 
 _log = logging.getLogger("tidegate.serving")
 
-_SWEEP_S = 0.01
 _PATIENCE_S = 2.0
 """How long reported outcomes wait for a disk that stands."""
 
@@ -74,7 +74,7 @@ class DataPlane:
         self._finished: list[Group] = []
         self._settling = False
         self._unfinished: set[Call] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._sweep, loop.call_later, clock.monotonic_s)
         self._refused: dict[tuple[str, str, str], int] = {}
         self._recording = 0  # reports of outcomes that wait for the disk
         self._dropped = metrics.counter("tidegate_journal_dropped_total")
@@ -263,11 +263,11 @@ class DataPlane:
         except Exception as defect:  # noqa: BLE001 - it must cost these calls, not the turn
             self._unfinished.difference_update(calls)
             self._fail(calls, defect)
-        self._watch()
+        self._watch(calls)
 
-    def _watch(self) -> None:
-        if self._unfinished and self._sweeper is None:
-            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+    def _watch(self, calls: Iterable[Call]) -> None:
+        if self._unfinished:
+            self._alarm.set(min(call.deadline_s for call in calls))
 
     def _cap(self, group: Group) -> Group | None:
         """Have the stable version answer what an arm beside it would answer too late; return the rest.
@@ -380,7 +380,7 @@ class DataPlane:
         stand_in, asked = found
         self._unfinished.update(part.calls)
         stand_in.executor.submit(asked, lambda asked: self._arrive_instead(part, asked, stand_in, error))
-        self._watch()
+        self._watch(part.calls)
 
     def _arrive_instead(
         self, part: Group, asked: Group, stand_in: LoadedVersion, error: TidegateError
@@ -429,7 +429,7 @@ class DataPlane:
         elif cache.board(key, call):
             Group(call.arm, [call], inputs)  # what it is answered from if its time is over before
             self._unfinished.add(call)
-            self._watch()
+            self._watch([call])
         else:
             call.cache_key = key
             return False
@@ -498,7 +498,6 @@ class DataPlane:
         call.reply(call)
 
     def _sweep(self) -> None:
-        self._sweeper = None
         now_s = self.clock.monotonic_s()
         late = [call for call in self._unfinished if call.deadline_s <= now_s]
         silent: set[LoadedVersion] = set()
@@ -525,8 +524,7 @@ class DataPlane:
             self._blame(version)
         if self._finished and not self._settling:
             self._settle()
-        if self._unfinished:
-            self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._watch(self._unfinished)
 
     def close_journal(self) -> None:
         """Write what waits and close the journal, unless its disk stands."""
