@@ -40,7 +40,8 @@ from tidegate.core.identifier import uuid7_factory
 from tidegate.core.struct import learn_structs
 from tidegate.journal.record import Event
 from tidegate.journal.segment import JournalWriter
-from tidegate.route.follower import POLL_INTERVAL_S, RouteFollower
+from tidegate.route.follower import NOTICED_INTERVAL_S, POLL_INTERVAL_S, RouteFollower
+from tidegate.route.notice import open_notice
 from tidegate.route.route import Route, ServiceRoute
 from tidegate.route.status import ServiceStatus, StatusFile, WorkerStatus, process_start
 from tidegate.route.store import RouteStore
@@ -109,6 +110,7 @@ class Worker:
         self._site = Site()
         self._plane.outbox.is_alone = lambda: len(self._site.connections) < 2
         self._follower = RouteFollower(RouteStore(home.route(cell), cell=cell), clock=self._clock)
+        self._notice = open_notice(home.route(cell))
         self._status_file = StatusFile(home.workers(cell), slot=settings.slot)
         self._loader = VersionLoader(settings, loop, unwell=self._plane.unwell)
         self._secret = home.secret_key()
@@ -153,10 +155,14 @@ class Worker:
         await self._load_first()
         await self._listen()
         self._write_status()
+        if self._notice is not None:
+            self._loop.add_reader(self._notice.fileno(), self._hear)
         self._follow()
         await self._stopping.wait()
         await self._drain()
         self._has_ended = True
+        if self._notice is not None:
+            self._loop.remove_reader(self._notice.fileno())
         house.cancel()
         for versions in self._loaded.values():
             for version in versions.values():
@@ -203,16 +209,15 @@ class Worker:
         )
 
     def _follow(self) -> None:
-        """Look for a new route, and do what is due; called every few milliseconds by the loop itself.
+        """Look for a new route, and do what is due; called several times a second by the loop itself.
 
-        A plain callback: as a task that sleeps this would cost as much as a thousand requests a second.
+        A plain callback: as a task that sleeps this would cost several times as much.
         """
         if self._has_ended:
             return
-        self._loop.call_later(POLL_INTERVAL_S, self._follow)
-        route = self._follower.poll()
-        if route is not None:
-            self._apply(route)
+        interval_s = POLL_INTERVAL_S if self._notice is None else NOTICED_INTERVAL_S
+        self._loop.call_later(interval_s, self._follow)
+        self._look()
         now_s = self._loop.time()
         if now_s >= self._due_at_s:
             self._due_at_s = now_s + 1.0
@@ -225,6 +230,16 @@ class Worker:
                 self._stopping.set()
 
     # --- following the route ---
+
+    def _hear(self) -> None:
+        assert self._notice is not None
+        self._notice.clear()
+        self._look()
+
+    def _look(self) -> None:
+        route = self._follower.poll()
+        if route is not None:
+            self._apply(route)
 
     def _apply(self, route: Route) -> None:
         """Load what the route names and is not here; serve what is complete."""

@@ -7,8 +7,10 @@ from tidegate.route.route import Route
 from tidegate.route.store import Damage, RouteStorageError, RouteStore
 
 POLL_INTERVAL_S = 0.02
-"""A poll is one stat of about 2 us: at 50 a second a worker spends a ten-thousandth of its time, and
-learns of a change 10 ms after it on average."""
+"""How often to look where nothing tells of a change: it is learnt of 10 ms after it on average."""
+
+NOTICED_INTERVAL_S = 0.1
+"""How often to look all the same where the kernel tells of it; see `Notice`."""
 
 LISTING_INTERVAL_S = 1.0
 """A listing also finds what lies more than one number ahead: after a damaged file, or a long sleep."""
