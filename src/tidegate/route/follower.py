@@ -9,7 +9,7 @@ from tidegate.route.store import Damage, RouteStorageError, RouteStore
 POLL_INTERVAL_S = 0.02
 """How often to look where nothing tells of a change: it is learnt of 10 ms after it on average."""
 
-NOTICED_INTERVAL_S = 0.1
+NOTICED_INTERVAL_S = 0.2
 """How often to look all the same where the kernel tells of it; see `Notice`."""
 
 LISTING_INTERVAL_S = 1.0
