@@ -506,15 +506,11 @@ static void dispatch(struct worker *worker, int64_t due_ns) {
     }
 }
 
-/* Send and receive once a tick, all that is due or has come by then: woken for each answer the generator
- * would take more of the machine than many a server. */
-static void rest(struct worker *worker, int64_t until_ns) {
+static void pause_until(int64_t until_ns) {
     int64_t left = until_ns - now_ns();
-    if (left > 0) {
-        struct timespec pause = {.tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S};
-        nanosleep(&pause, NULL);
-    }
-    wait_events(worker, now_ns());
+    if (left <= 0) return;
+    struct timespec pause = {.tv_sec = left / NS_PER_S, .tv_nsec = left % NS_PER_S};
+    nanosleep(&pause, NULL);
 }
 
 static void run_open(struct worker *worker, int64_t start_ns) {
@@ -525,11 +521,15 @@ static void run_open(struct worker *worker, int64_t start_ns) {
             dispatch(worker, (int64_t)due);
             due += draw_gap_ns(worker);
         }
-        int64_t wake = (int64_t)due;
-        if (wake < now + worker->options->tick_ns) wake = now + worker->options->tick_ns;
+        int64_t soonest = now + worker->options->tick_ns;
+        if (soonest > worker->end_ns) soonest = worker->end_ns;
+        int64_t wake = (int64_t)due > soonest ? (int64_t)due : soonest;
         if (wake > worker->end_ns) wake = worker->end_ns;
-        if (worker->options->tick_ns >= COARSE_TICK_NS) rest(worker, wake);
-        else wait_events(worker, wake);
+        /* Send and receive once a tick, all that is due or has come by then: woken for each answer the
+         * generator would take more of the machine than many a server. What comes later than in a tick is
+         * waited for as ever: an answer must not lie there until the next request is due. */
+        if (worker->options->tick_ns >= COARSE_TICK_NS) pause_until(soonest);
+        wait_events(worker, wake);
     }
 }
 
