@@ -31,9 +31,9 @@ def put(
 
 
 def stand(queue: CallQueue[str]) -> None:
-    """Let a queue not be empty for long enough that it counts as standing."""
-    put(queue, "x" * 30, within=0.4)
-    for step in range(1, 10):
+    """Let the oldest in a queue have waited too long for long enough that it counts as standing."""
+    put(queue, "x" * 90, within=0.4)
+    for step in range(1, 21):
         queue.take(step * CALL_S)
 
 
@@ -84,11 +84,11 @@ def test_does_not_let_a_batch_grow_past_the_first_deadline_in_it() -> None:
 def test_a_standing_queue_serves_the_newest_of_the_most_critical_first() -> None:
     queue = make(3)
     stand(queue)
-    put(queue, "ab", at=0.12, how=Criticality.CRITICAL)
-    put(queue, "cd", at=0.12)
-    put(queue, "e", at=0.12, how=Criticality.SHADOW)
+    put(queue, "ab", at=0.22, how=Criticality.CRITICAL)
+    put(queue, "cd", at=0.22)
+    put(queue, "e", at=0.22, how=Criticality.SHADOW)
 
-    taken = queue.take(0.12)
+    taken = queue.take(0.22)
 
     assert taken.batch == ["a", "b", "d"]
 
@@ -96,13 +96,36 @@ def test_a_standing_queue_serves_the_newest_of_the_most_critical_first() -> None
 def test_a_standing_queue_refuses_who_has_waited_for_a_good_part_of_his_time() -> None:
     queue = make()
     stand(queue)
-    put(queue, "a", at=0.12)
+    put(queue, "a", at=0.22)
 
-    taken = queue.take(0.12)
+    taken = queue.take(0.22)
 
     assert taken.batch == ["a"]
     assert set(taken.shed) == {"x"}
     assert len(queue) == 0
+
+
+def test_a_burst_that_makes_some_wait_for_a_moment_is_no_overload() -> None:
+    queue = make()
+    put(queue, "x" * 18, within=0.4)  # the last ones wait for 0.18 s: too long, but not for an interval
+    put(queue, "y" * 5, at=0.17, within=0.4)
+
+    for step in range(1, 24):
+        assert not queue.is_standing(step * CALL_S)
+        taken = queue.take(step * CALL_S)
+        assert (len(taken.batch), taken.late, taken.shed) == (1, [], [])
+
+
+def test_a_queue_that_stood_begins_anew_when_it_has_been_empty() -> None:
+    queue = make()
+    stand(queue)
+    assert queue.is_standing(0.21)
+    queue.take(0.41)  # all the rest is late
+    assert len(queue) == 0
+    put(queue, "x" * 15, at=0.42, within=0.4)
+
+    assert not queue.is_standing(0.5)
+    assert not queue.is_standing(0.55)
 
 
 def test_many_patient_callers_are_no_overload() -> None:

@@ -3,7 +3,7 @@
 A queue that is longer than its model can answer in time does no good to anybody: first in, first out,
 everyone waits until the answer is of no use. As long as the queue runs empty now and then, it is
 first in, first out, and also while it never does but nobody waits for a good part of his time: so many
-patient callers are no overload. Otherwise the load is more than a burst: the newest are served first,
+patient callers are no overload. Once somebody always has for a while, it is: the newest are served first,
 by criticality, for they are those who still can be answered in time, and who has waited too long for
 that is refused. Pure: time comes as an argument.
 
@@ -97,16 +97,25 @@ class CallQueue(Generic[T]):
         self._classes: tuple[deque[Waiting[T]], ...] = tuple(deque() for _ in Criticality)
         self._length = 0
         self._number = 0
-        self._empty_s = -inf
+        self._calm_s = -inf  # when it was last seen empty, or its oldest not to have waited too long
+        self._stands = False
 
     def __len__(self) -> int:
         return self._length
 
     def is_standing(self, now_s: float) -> bool:
-        """Tell whether more comes than can be served: never empty, and the oldest has waited too long."""
-        if self._length == 0 or now_s - self._empty_s <= self._interval_s:
+        """Tell whether more comes than can be served: for an interval the oldest has waited too long.
+
+        Once it stands it does so, whenever the oldest has waited too long, until it has been empty.
+        """
+        if self._length == 0:
             return False
-        return any(self._is_stale(waiting[0], now_s) for waiting in self._classes if waiting)
+        is_stale = any(self._is_stale(waiting[0], now_s) for waiting in self._classes if waiting)
+        if not is_stale:
+            self._calm_s = now_s
+        elif now_s - self._calm_s > self._interval_s:
+            self._stands = True
+        return is_stale and self._stands
 
     def _is_stale(self, entry: Waiting[T], now_s: float) -> bool:
         """Tell whether a request has waited longer than one call and a good part of its time."""
@@ -125,7 +134,7 @@ class CallQueue(Generic[T]):
     ) -> Waiting[T]:
         """Add a request; the answer is what `cancel` takes."""
         if self._length == 0:
-            self._empty_s = now_s
+            self._calm(now_s)
         self._number += 1
         entry = Waiting(
             item,
@@ -180,7 +189,7 @@ class CallQueue(Generic[T]):
             (late if batch else batch).append(hopeless)
         shed = self._shed(now_s) if standing else []
         if self._length == 0:
-            self._empty_s = now_s
+            self._calm(now_s)
         batch.sort(key=lambda entry: entry.number)
         return Taken(
             [each.item for each in batch], [each.item for each in late], [each.item for each in shed]
@@ -207,6 +216,10 @@ class CallQueue(Generic[T]):
                     self._leave(entry)
                     shed.append(entry)
         return shed
+
+    def _calm(self, now_s: float) -> None:
+        self._calm_s = now_s
+        self._stands = False
 
     def _leave(self, entry: Waiting[T]) -> None:
         self._length -= 1
