@@ -38,7 +38,9 @@ class Machine:
 def test_a_busy_machine_does_not_make_large_calls_look_slow(busy: tuple[float, float]) -> None:
     machine = Machine(busy)
     found = time_calls(machine, ROW, SIZES, now_s=lambda: machine.now_s)
-    assert found == pytest.approx({rows: 3000 + 250 * rows for rows in SIZES})
+    assert {rows: min(taken) for rows, taken in found.items()} == pytest.approx(
+        {rows: 3000 + 250 * rows for rows in SIZES}
+    )
     assert machine.now_s < 0.8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from tests.serving.plane import CONTRACT, Harness, Told, answers, journalled
 from tests.serving.test_dataplane import always, in_loop
 from tidegate.core.digest import Digest
 from tidegate.journal.record import Flag
-from tidegate.predictor.protocol import Predictor
+from tidegate.predictor.protocol import Predictor, PredictorError
 from tidegate.route.route import CANDIDATE, PARTS, STABLE, Arm, ServiceRoute
+from tidegate.serving.admission import Backlog
 from tidegate.serving.call import Call, Group
+from tidegate.serving.duration import DurationModel
 from tidegate.serving.endpoint import Endpoint, LoadedVersion
 from tidegate.serving.inline import InlineExecutor
 
@@ -178,3 +181,46 @@ async def test_a_caller_that_is_gone_before_its_turn_costs_the_model_nothing(tmp
     await asyncio.sleep(0.01)
 
     assert model.batches == []
+
+
+class Elsewhere:
+    """An executor that keeps what it is given until a test fails it, as a model in a runner may."""
+
+    in_loop = False
+    is_there = True
+
+    def __init__(self) -> None:
+        self.backlog = Backlog(DurationModel({}), max_batch_rows=8)
+        self.kept: list[tuple[Group, Callable[[Group], None]]] = []
+
+    def submit(self, group: Group, done: Callable[[Group], None]) -> None:
+        self.kept.append((group, done))
+
+    def fail(self, number: int) -> None:
+        group, done = self.kept[number]
+        group.error = PredictorError("broken")
+        done(group)
+
+    def close(self) -> None:
+        pass
+
+
+@in_loop
+async def test_a_stand_in_that_answers_at_once_leaves_alone_what_still_waits(tmp_path: Path) -> None:
+    harness = Harness(tmp_path)
+    harness.plane.outbox.is_alone = lambda: True
+    _, candidate = release(harness, Told(lambda x: x + 1), Told(broken))
+    elsewhere = candidate.executor = Elsewhere()  # type: ignore[assignment]  # all of an executor that is asked here
+    loop = harness.loop
+    defects: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda loop, context: defects.append(context))
+    loop.call_later(0.01, lambda: elsewhere.fail(0))
+    first = loop.create_task(harness.ask([1.0]))
+    await asyncio.sleep(0)
+    second = loop.create_task(harness.ask([2.0], timeout_s=0.05))
+
+    assert said((await first)[0]) == ([2.0], "version:1", "predictor_failed")
+    (late,) = await second
+    assert late.error is not None
+    assert late.error.code == "deadline_exceeded"
+    assert defects == []

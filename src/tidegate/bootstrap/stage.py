@@ -17,6 +17,7 @@ class Stage(msgspec.Struct, frozen=True):
     Attributes:
         runner: Whether the model runs in a runner instead of the workers.
         call_us: Batch rows -> duration of a call that nothing disturbs, microseconds.
+        longest_us: The longest call of any size that was timed, disturbed or not.
         max_batch_rows: Rows of one call at which the machine gets most rows done.
         n_threads: Threads of one call.
         peak_bytes: Peak memory of the trial process.
@@ -27,6 +28,7 @@ class Stage(msgspec.Struct, frozen=True):
 
     runner: bool = False
     call_us: dict[int, float] = {}
+    longest_us: float = 0.0
     max_batch_rows: int = 1
     n_threads: int = 1
     peak_bytes: int = 0
@@ -36,8 +38,8 @@ class Stage(msgspec.Struct, frozen=True):
 
     @property
     def longest_call_s(self) -> float:
-        """How long the largest call took that was timed, seconds; 0 if none was."""
-        return max(self.call_us.values(), default=0.0) / 1e6
+        """How long the longest call took that was timed, seconds; 0 if none was."""
+        return max((self.longest_us, *self.call_us.values())) / 1e6
 
 
 def stage_path(home: Home, manifest: str) -> Path:

@@ -12,7 +12,6 @@ import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from math import inf
 from time import perf_counter
 
 import msgspec
@@ -58,7 +57,7 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
     predictor = build(1)
     predictor.warm_up()
     rows = sample_rows(manifest)
-    one_us = time_calls(predictor, rows, [1])[1]
+    one_us = min(time_calls(predictor, rows, [1])[1])
     if manifest.predictor.kind == "remote":  # workers ask its server themselves; here it has answered once
         predictor.close()
         return Stage(runner=False, call_us={1: one_us}, max_batch_rows=64, peak_bytes=_peak_bytes())
@@ -71,13 +70,17 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
         predictor = build(n_threads)
         predictor.warm_up()
     sizes = _BATCH_ROWS if manifest.contract.batched else (1,)
-    call_us = time_calls(predictor, rows, sizes)
+    durations_us = time_calls(predictor, rows, sizes)
     predictor.close()
+    # while a server starts, its other processes take the cores for a second: what was disturbed least is
+    # the model's own time, and how busy the machine is, is learnt while it serves
+    call_us = {n_rows: min(taken) for n_rows, taken in durations_us.items()}
     best = max(sizes, key=lambda n_rows: n_rows / call_us[n_rows])
     peak_bytes = _peak_bytes()
     return Stage(
         runner=True,
         call_us=call_us,
+        longest_us=max(max(taken) for taken in durations_us.values()),
         max_batch_rows=best,
         n_threads=n_threads if light else 1,
         peak_bytes=peak_bytes,
@@ -87,12 +90,11 @@ def try_version(manifest: Manifest, build: Callable[[int], Predictor]) -> Stage:
 
 def time_calls(
     predictor: Predictor, rows: Batch, sizes: Sequence[int], *, now_s: Callable[[], float] = perf_counter
-) -> dict[int, float]:
-    """Return the shortest duration of a call of each size, microseconds, from at least 3 of each.
+) -> dict[int, list[float]]:
+    """Return how long calls of each size take, microseconds, at least 3 of each.
 
-    While a server starts, its other processes take the cores for a second. What is measured here is the
-    model's: sizes are timed in turns, so that they are disturbed alike, and what was disturbed least
-    counts. How busy the machine is, is learnt while it serves.
+    Sizes are timed in turns, so that whatever else the machine does disturbs them alike. The least of each
+    is the model's own time.
 
     Source: Chen & Revels, "Robust benchmarking in noisy environments", 2016 (the minimum).
 
@@ -105,15 +107,15 @@ def time_calls(
     batches = {n_rows: repeat(rows, n_rows) for n_rows in sizes}
     for batch in batches.values():
         predictor.predict(batch)
-    shortest_s = dict.fromkeys(sizes, inf)
+    taken_us: dict[int, list[float]] = {n_rows: [] for n_rows in sizes}
     began_s, n_rounds = now_s(), 0
     while n_rounds < 3 or (now_s() - began_s < _TRIAL_S * len(sizes) and n_rounds < 100):
         for n_rows, batch in batches.items():
             started_s = now_s()
             predictor.predict(batch)
-            shortest_s[n_rows] = min(shortest_s[n_rows], now_s() - started_s)
+            taken_us[n_rows].append((now_s() - started_s) * 1e6)
         n_rounds += 1
-    return {n_rows: each_s * 1e6 for n_rows, each_s in shortest_s.items()}
+    return taken_us
 
 
 def _peak_bytes() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from tidegate.contract.batch import Batch
 from tidegate.core.clock import Clock
@@ -267,7 +268,7 @@ class DataPlane:
 
     def _watch(self, calls: Iterable[Call]) -> None:
         if self._unfinished:
-            self._alarm.set(min(call.deadline_s for call in calls))
+            self._alarm.set(min((call.deadline_s for call in calls), default=inf))
 
     def _cap(self, group: Group) -> Group | None:
         """Have the stable version answer what an arm beside it would answer too late; return the rest.
