@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
 
 from tidegate.core.clock import Clock
 from tidegate.journal.lane import JournalLane, Writing
 from tidegate.journal.record import JournalMode, JournalUnavailable
+from tidegate.serving.alarm import Alarm
 from tidegate.serving.call import Call, Group
 
-_LOOK_S = 0.01
 _SHARE = 0.9
 """Part of a request's time after which its answer leaves as the journal mode says: it has a way to go."""
 
@@ -45,12 +46,11 @@ class Hold:
             clock: Time.
             release: Answers a group whose record is not written, as its journal mode says.
         """
-        self._loop = loop
         self._lane = lane
         self._clock = clock
         self._release = release
         self._held: set[Held] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._look, loop.call_later, clock.monotonic_s)
 
     def __bool__(self) -> bool:
         return bool(self._held)
@@ -70,8 +70,7 @@ class Hold:
                     held.entries[at] = None
                     held.was_answered = True
                     self._release(group, self._stalled())
-        if self._timer is None:
-            self._timer = self._loop.call_later(_LOOK_S, self._look)
+        self._watch([held])
         return held
 
     def take(self, held: Held) -> list[Group | None]:
@@ -93,7 +92,11 @@ class Hold:
                     self._release(_part(group, late) if rest else group, self._stalled())
             if not any(held.entries) and self._is_over(held):
                 self._held.discard(held)
-        self._timer = self._loop.call_later(_LOOK_S, self._look) if self._held else None
+        self._watch(self._held)
+
+    def _watch(self, several: Iterable[Held]) -> None:
+        kept = (group for held in several for group in held.entries if group is not None)
+        self._alarm.set(min((_limit_s(call) for group in kept for call in group.calls), default=inf))
 
     def _is_over(self, held: Held) -> bool:
         """Tell whether nothing more is to come of it.
