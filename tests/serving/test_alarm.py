@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-from itertools import count
 from math import inf
 
 import pytest
 
+from tests.serving.world import Loop
 from tidegate.serving.alarm import REST_S, Alarm
 
 
-class Timer:
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
-
-
 class World:
-    """A clock and its timers; the alarm is told again of all deadlines that are not over."""
+    """A loop in which the alarm is told again of all deadlines that are not over."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
+        self.loop = Loop()
+        self.loop.now_s = 0.0
         self.rang_at: list[float] = []
         self.waiting: list[float] = []
-        self._number = count()
-        self._timers: list[tuple[float, int, Timer, Callable[[], None]]] = []
-        self.alarm = Alarm(self._ring, self._call_later, lambda: self.now_s)  # type: ignore[arg-type]  # a timer of ours
+        self.alarm = Alarm(self._ring, self.loop.call_later, self.loop.monotonic_s)  # type: ignore[arg-type]  # a timer of its own
 
     def add(self, deadline_s: float) -> None:
         self.waiting.append(deadline_s)
         self.alarm.set(deadline_s)
 
     def run(self, until_s: float) -> None:
-        while self._timers and self._timers[0][0] <= until_s:
-            self.now_s, _, timer, function = heapq.heappop(self._timers)
-            if not timer.cancelled:
-                function()
-        self.now_s = until_s
-
-    def _call_later(self, delay_s: float, function: Callable[[], None]) -> Timer:
-        timer = Timer()
-        heapq.heappush(self._timers, (self.now_s + delay_s, next(self._number), timer, function))
-        return timer
+        while (timer := self.loop.next_timer(until_s)) is not None:
+            timer.act()
+        self.loop.now_s = until_s
 
     def _ring(self) -> None:
-        self.rang_at.append(self.now_s)
-        self.waiting = [each for each in self.waiting if each > self.now_s]
+        self.rang_at.append(self.loop.now_s)
+        self.waiting = [each for each in self.waiting if each > self.loop.now_s]
         self.alarm.set(min(self.waiting, default=inf))
 
 
@@ -82,7 +64,7 @@ def test_calls_that_are_answered_in_time_hardly_ever_ring_it() -> None:
     world = World()
     for turn in range(1000):  # one call every 10 ms with a second each, answered at once
         world.run(0.01 * turn)
-        world.add(world.now_s + 1.0)
+        world.add(world.loop.now_s + 1.0)
         if turn % 100:
             world.waiting.clear()
     assert len(world.rang_at) <= 11
