@@ -163,6 +163,7 @@ class Worker:
         self._has_ended = True
         if self._notice is not None:
             self._loop.remove_reader(self._notice.fileno())
+            self._notice.close()
         house.cancel()
         for versions in self._loaded.values():
             for version in versions.values():

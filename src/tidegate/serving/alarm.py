@@ -1,7 +1,7 @@
 """Rings when the first of many deadlines is over.
 
 To look every few milliseconds would be simpler, but a process that wakes finds its caches cold: next to a
-slow model that cost a worker a tenth of its time, and the model more than that.
+slow model that cost a worker a tenth of its time.
 """
 
 from __future__ import annotations
